@@ -90,6 +90,7 @@ class BalanceAnswer(AccountAnswer):
     ``available`` is what a deduction may take. ``lots`` are what remains, by source. ``pending`` takes effect
     later. ``monthly_allocation`` is absent where the catalog lacks the tier. ``next_credit_at`` is when the
     next credit is certain to come (a free tier's period, or a scheduled credit), of ``next_credit_tokens``.
+    An account with ``frozen_at`` takes no usage and no holds since then.
     """
 
     type: Literal["answer.balance"] = "answer.balance"
@@ -107,6 +108,7 @@ class BalanceAnswer(AccountAnswer):
     monthly_allocation: int | None = None
     monthly_allocation_formatted: str | None = None
     quotas: tuple[QuotaStatus, ...]
+    frozen_at: datetime | None = None
     next_credit_at: datetime | None = None
     next_credit_tokens: int | None = None
     opened_at: datetime
@@ -261,15 +263,28 @@ class OperationAnswer(BaseAnswer):
     reply: Reply | None = None
 
 
+class CatalogRate(AnswerPart):
+    """Tokens for an amount that the buyer chooses: ``tokens`` for each ``per_minor`` units, rounded down."""
+
+    tokens: int
+    per_minor: int
+
+
 class CatalogPackage(AnswerPart):
-    """Package for sale; ``index`` is its ``packageIndex``."""
+    """Package for sale; ``index`` is its ``packageIndex``.
+
+    ``prices`` are those valid at ``as_of``, in minor units by currency; ``price_minor`` and ``currency`` say
+    the same where there is one. A package with ``rates`` has no prices: its tokens follow from the amount.
+    """
 
     id: str
     index: int
     tokens: int
     bonus_tokens: int
-    price_minor: int
-    currency: str
+    price_minor: int | None = None
+    currency: str | None = None
+    prices: Mapping[str, int]
+    rates: Mapping[str, CatalogRate]
     valid_days: int | None = None
     bonus_valid_days: int | None = None
 
@@ -298,7 +313,7 @@ class CatalogMeter(AnswerPart):
 
 
 class CatalogAnswer(BaseAnswer):
-    """All that is for sale. ``hash`` is another one after any change."""
+    """All that is for sale. ``hash`` is another one after any change, and when a price begins to be valid."""
 
     type: Literal["answer.catalog"] = "answer.catalog"
     hash: str

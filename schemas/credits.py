@@ -14,7 +14,8 @@ class RefundCredit(BaseCommand):
     However many refunds name one usage, together they never give back more than it took. Without an original
     it is refused, unless the catalog says otherwise (``refunds.unbound``). The usage's free units go back to
     the period they came from while that runs: ``free_quantity`` of them; without it all, where the refund
-    gives back the last of its tokens.
+    gives back the last of its tokens. Without ``free_quantity`` more ``tokens`` than are left of usage with
+    free units give back all that is left of both.
     """
 
     CONTENT = ("tokens", "original_reference_id", "free_quantity")

@@ -1,7 +1,7 @@
 """Notices: events of the ledger for all listeners, on the event exchange; their routing key is the type."""
 
 from datetime import datetime
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
@@ -10,14 +10,18 @@ from schemas.version import SCHEMA_VERSION
 
 NoticeType = Literal["balance.low", "balance.depleted", "credit.expiring", "payment.rejected"]
 
+#: Types whose user may be unknown; all others name one.
+UNNAMED_NOTICES: Final = frozenset({"payment.rejected"})
+
 
 class Notice(BaseModel):
     """One notice. The same one may come twice (at least once): ``id`` is then the same.
 
     ``reference_id`` is the operation that brought it about, ``recorded_at`` when. Of a balance: ``available``
     tokens were at or below ``mark``. Of credit: ``tokens`` of ``lot`` (its number in the account) end with
-    ``expires_at``. Of a rejected payment: its ``code``, and the money. A reader of today takes types of later
-    versions, and ignores fields that it doesn't know.
+    ``expires_at``. Of a rejected payment: its ``code``, and the money; its ``user_id`` is absent where the
+    message named none. A reader of today takes types of later versions, and ignores fields that it doesn't
+    know.
     """
 
     model_config = ConfigDict(
@@ -32,7 +36,7 @@ class Notice(BaseModel):
     schema_version: int = SCHEMA_VERSION
     type: NoticeType | str
     id: str
-    user_id: str
+    user_id: str | None = None
     reference_id: str
     recorded_at: datetime
     available: int | None = None

@@ -1,6 +1,7 @@
 """The catalog: the packaged default, and the errors about a bad file."""
 
 import re
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 
@@ -21,6 +22,12 @@ tokens = 50_000
 price_minor = 499
 currency = "USD"
 """
+PRICE = 'price_minor = 499\ncurrency = "USD"\n'
+CHANGE = """
+[[packages.changes]]
+valid_from = 2026-12-01T00:00:00Z
+prices = { USD = 599 }
+"""
 RULE = """
 [pricing.upload]
 unit = "byte"
@@ -28,6 +35,15 @@ per = 1_024
 tokens = 10
 """
 GOOD = TIER + PACKAGE + RULE
+OPEN_AMOUNT = (
+    TIER
+    + """
+[[packages]]
+id = "open"
+rates = { USD = { tokens = 100, per_minor = 1 }, JPY = { tokens = 70, per_minor = 1 } }
+"""
+)
+NOW = datetime(2026, 11, 22, 10, 15, tzinfo=UTC)
 
 
 def loaded(folder: Path, text: str) -> Catalog:
@@ -45,11 +61,11 @@ def test_packaged_default_loads_and_has_packages() -> None:
 
 
 def test_larger_default_packages_cost_more_and_cost_less_per_token() -> None:
-    packages = load_catalog().packages
-    assert list(packages) == sorted(packages, key=lambda package: package.price_minor)
-    for smaller, larger in pairwise(packages):
+    sold = [(package, package.prices_at(NOW)["USD"]) for package in load_catalog().packages]
+    assert sold == sorted(sold, key=lambda one: one[1])
+    for (smaller, less), (larger, more) in pairwise(sold):
         credited = smaller.tokens + smaller.bonus_tokens, larger.tokens + larger.bonus_tokens
-        assert credited[0] * larger.price_minor < credited[1] * smaller.price_minor
+        assert credited[0] * more < credited[1] * less
 
 
 def test_own_file_replaces_the_default_and_may_have_zeros(tmp_path: Path) -> None:
@@ -68,6 +84,52 @@ def test_omitted_setting_has_the_safe_default(tmp_path: Path) -> None:
     tier = catalog.tiers["free"]
     assert (tier.auto_renew, tier.rollover_tokens, tier.free_units) == (False, 0, {})
     assert catalog.packages[0].valid_days is None
+
+
+def test_package_has_a_price_for_each_currency(tmp_path: Path) -> None:
+    prices = "prices = { USD = 499, EUR = 459, JPY = 750 }\n"
+    (package,) = loaded(tmp_path, GOOD.replace(PRICE, prices)).packages
+    assert package.prices_at(NOW) == {"USD": 499, "EUR": 459, "JPY": 750}
+    assert (package.price_minor, package.currency) == (None, None)
+
+
+def test_price_and_currency_are_prices_of_one_currency(tmp_path: Path) -> None:
+    assert loaded(tmp_path, GOOD).packages[0].prices_at(NOW) == {"USD": 499}
+
+
+def test_latest_change_that_is_valid_counts_whatever_its_place(tmp_path: Path) -> None:
+    later = CHANGE.replace("2026-12-01T00:00:00Z", "2027-01-01T01:00:00+01:00").replace("599", "699")
+    (package,) = loaded(tmp_path, GOOD.replace("[pricing", later + CHANGE + "[pricing")).packages
+    second, third = datetime(2026, 12, 1, tzinfo=UTC), datetime(2027, 1, 1, tzinfo=UTC)
+    before = timedelta(microseconds=1)
+    moments = (NOW, second - before, second, third - before, third)
+    assert [package.prices_at(moment)["USD"] for moment in moments] == [499, 499, 599, 599, 699]
+
+
+def test_package_of_an_open_amount_has_rates_and_no_price(tmp_path: Path) -> None:
+    (package,) = loaded(tmp_path, OPEN_AMOUNT).packages
+    assert (package.tokens, package.prices_at(NOW)) == (0, {})
+    assert (package.rates["JPY"].tokens, package.rates["JPY"].per_minor) == (70, 1)
+
+
+def test_payments_are_checked_exactly_unless_the_catalog_says_otherwise(tmp_path: Path) -> None:
+    policy = loaded(tmp_path, GOOD).payments
+    assert (policy.price_check, policy.on_mismatch) == ("exact", "reject")
+    assert (policy.dispute_hold_days, policy.waiting_days) == (365, 3)
+    other = (
+        GOOD
+        + """
+[payments]
+on_dispute = "hold"
+dispute_hold_days = 120
+price_check = "at_least"
+on_mismatch = "credit_and_flag"
+waiting_days = 7
+"""
+    )
+    policy = loaded(tmp_path, other).payments
+    assert (policy.on_dispute, policy.dispute_hold_days, policy.waiting_days) == ("hold", 120, 7)
+    assert (policy.price_check, policy.on_mismatch) == ("at_least", "credit_and_flag")
 
 
 def test_granted_tokens_are_used_before_purchased_ones() -> None:
@@ -120,7 +182,112 @@ def test_package_is_found_by_its_id_or_its_position(
             id="a key of another time",
         ),
         pytest.param(
-            GOOD.replace("price_minor = 499\n", ""), "packages.0.price_minor", "Field required", id="no price"
+            GOOD.replace("price_minor = 499\n", ""),
+            "packages.0",
+            "give price_minor and currency together, or prices = { USD = 1_999 }",
+            id="a currency without a price",
+        ),
+        pytest.param(
+            GOOD.replace('currency = "USD"\n', ""),
+            "packages.0",
+            "give price_minor and currency together",
+            id="a price without a currency",
+        ),
+        pytest.param(
+            GOOD.replace(PRICE, ""),
+            "packages.0",
+            "one of price_minor with currency, prices, and",
+            id="no price",
+        ),
+        pytest.param(
+            GOOD.replace(PRICE, PRICE + "prices = { EUR = 459 }\n"),
+            "packages.0",
+            "one of price_minor with currency, prices, and rates",
+            id="prices in two forms",
+        ),
+        pytest.param(
+            GOOD.replace(PRICE, "prices = { usd = 499 }\n"),
+            "packages.0.prices.usd",
+            "[A-Z]{3}",
+            id="a small currency among prices",
+        ),
+        pytest.param(
+            GOOD.replace(PRICE, "prices = { USD = 4.99 }\n"),
+            "packages.0.prices.USD",
+            "valid integer",
+            id="a price in fractions among prices",
+        ),
+        pytest.param(
+            GOOD.replace(PRICE, "prices = { USD = -1 }\n"),
+            "packages.0.prices.USD",
+            "greater than 0",
+            id="a negative price among prices",
+        ),
+        pytest.param(
+            GOOD.replace("[pricing", CHANGE.replace("Z", "") + "[pricing"),
+            "packages.0.changes.0.valid_from",
+            "must have an offset",
+            id="a change of price at a time without an offset",
+        ),
+        pytest.param(
+            GOOD.replace("[pricing", CHANGE.replace("prices", "price") + "[pricing"),
+            "packages.0.changes.0.price",
+            "not permitted",
+            id="a change of another kind",
+        ),
+        pytest.param(
+            GOOD.replace("[pricing", CHANGE.replace("{ USD = 599 }", "{}") + "[pricing"),
+            "packages.0.changes.0.prices",
+            "give a price",
+            id="a change without a price",
+        ),
+        pytest.param(
+            GOOD.replace("[pricing", CHANGE + CHANGE + "[pricing"),
+            "packages.0",
+            "two changes are valid from 2026-12-01T00:00:00+00:00",
+            id="two changes of one time",
+        ),
+        pytest.param(
+            GOOD.replace(PRICE, "rates = { USD = { tokens = 100, per_minor = 1 } }\n"),
+            "packages.0",
+            "a package with rates has no tokens",
+            id="rates beside tokens",
+        ),
+        pytest.param(
+            OPEN_AMOUNT.replace("per_minor = 1", "per_minor = 0"),
+            "packages.0.rates.USD.per_minor",
+            "greater than 0",
+            id="a rate for nothing",
+        ),
+        pytest.param(
+            OPEN_AMOUNT.replace("tokens = 100", "tokens = 0"),
+            "packages.0.rates.USD.tokens",
+            "greater than 0",
+            id="a rate of nothing",
+        ),
+        pytest.param(
+            GOOD + '[payments]\nprice_check = "loose"\n',
+            "payments.price_check",
+            "'exact', 'at_least' or 'off'",
+            id="an unknown check of prices",
+        ),
+        pytest.param(
+            GOOD + '[payments]\non_mismatch = "credit"\n',
+            "payments.on_mismatch",
+            "'reject' or 'credit_and_flag'",
+            id="an unknown answer to a mismatch",
+        ),
+        pytest.param(
+            GOOD + "[payments]\nwaiting_days = 0\n",
+            "payments.waiting_days",
+            "greater than 0",
+            id="events that wait for no day",
+        ),
+        pytest.param(
+            GOOD + "[payments]\ndispute_hold_days = 1.5\n",
+            "payments.dispute_hold_days",
+            "valid integer",
+            id="half a day of a hold",
         ),
         pytest.param(
             GOOD.replace("499", "-499"), "packages.0.price_minor", "greater than 0", id="a negative price"
@@ -140,7 +307,7 @@ def test_package_is_found_by_its_id_or_its_position(
             GOOD.replace("499", "nan"), "packages.0.price_minor", "valid integer", id="not a number"
         ),
         pytest.param(
-            GOOD.replace("50_000", "0"), "packages.0.tokens", "greater than 0", id="nothing for sale"
+            GOOD.replace("50_000", "0"), "packages.0", "tokens: give what the package", id="nothing for sale"
         ),
         pytest.param(
             GOOD.replace("50_000", str(2**63)),

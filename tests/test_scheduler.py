@@ -13,7 +13,15 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import Engine, event, func, select, text
 
-from schemas import BonusCredit, Command, OpenAccount, ReserveUsage, SettleAccount
+from schemas import (
+    BonusCredit,
+    Command,
+    OpenAccount,
+    PaymentRefunded,
+    PaymentSucceeded,
+    ReserveUsage,
+    SettleAccount,
+)
 from tests.support.apply_commands import applied
 from tests.support.fake_stop import FakeStop
 from tests.support.fakes import FakeLink
@@ -31,7 +39,7 @@ from worker.errors import BrokerUnavailableError, ConfigurationError
 from worker.ledger.audit import audit
 from worker.ledger.due import DueAccount, due_accounts
 from worker.ledger.engine import ledger_engine
-from worker.ledger.tables import accounts, operations
+from worker.ledger.tables import accounts, operations, waiting_events
 from worker.messages.policy import SCHEDULER_APP_ID
 from worker.metrics import Metrics
 from worker.processes import run_scheduler, run_worker
@@ -633,3 +641,81 @@ def test_scheduler_publishes_over_the_embedded_transport(
     assert nothing_is_due(application.engine)
     assert application.link().depth(BILLING.replies.name) == 0
     application.engine.dispose()
+
+
+# -- what waits for a payment that is there ---------------------------------------------------------------
+
+
+def paid(reference: str, **more: Any) -> PaymentSucceeded:
+    fields = {"user_id": "ann", "package_id": "standard", "amount_minor": 1_999, "currency": "USD", **more}
+    return PaymentSucceeded.model_validate({"reference_id": reference, **fields})
+
+
+def refunded(reference: str, payment: str) -> PaymentRefunded:
+    fields = {"original_reference_id": payment, "amount_minor": 500, "currency": "USD"}
+    return PaymentRefunded.model_validate({"reference_id": reference, **fields})
+
+
+@pytest.fixture
+def left_waiting(engine: Engine, catalog: Catalog) -> None:
+    """Refunds of two payments that wait although the payments are there: these got their names later."""
+    applied(engine, catalog, OpenAccount(reference_id="open", user_id="ann", tier="free"), now=NOW)
+    for number in (1, 2):
+        applied(engine, catalog, refunded(f"re_{number}", f"ch_{number}"), paid(f"pi_{number}"), now=NOW)
+        applied(engine, catalog, paid(f"pi_{number}", also_known_as=[f"ch_{number}"]), now=NOW)
+
+
+@pytest.mark.usefixtures("left_waiting")
+def test_event_that_waits_for_a_payment_that_is_there_is_taken_in(
+    engine: Engine, catalog: Catalog, schedulers: Schedulers, broker: Broker
+) -> None:
+    scheduler = schedulers()
+    assert scheduler.tick(NOW + MINUTE) == 0, "it may be under way"
+    moments = [NOW + n * MINUTE for n in (2, 3, 4, 5)]
+    published = []
+    for moment in moments:
+        published.append(scheduler.tick(moment))
+        commands = [SettleAccount.model_validate_json(message.body) for message in broker.published]
+        applied(engine, catalog, *commands, now=moment)
+    assert published == [1, 1, 0, 0], "a payment is taken in at a time"
+    assert len(set(broker.references)) == 2
+    with engine.connect() as connection:
+        assert connection.execute(select(func.count()).select_from(waiting_events)).scalar_one() == 0
+
+
+@pytest.mark.usefixtures("left_waiting")
+def test_waiting_event_has_the_same_reference_from_every_scheduler(
+    schedulers: Schedulers, broker: Broker
+) -> None:
+    moment = NOW + 2 * MINUTE
+    assert [schedulers().tick(moment) for _ in range(2)] == [1, 1]
+    assert schedulers().tick(moment + HOUR) == 1
+    one, other, later = broker.references
+    assert one == other
+    assert later == f"{one}:1"
+    assert one.startswith("due:")
+    assert len(one) < 100
+
+
+@pytest.mark.usefixtures("left_waiting")
+def test_waiting_event_is_not_published_again_while_it_is_under_way(
+    schedulers: Schedulers, broker: Broker
+) -> None:
+    scheduler = schedulers()
+    assert scheduler.tick(NOW + 2 * MINUTE) == 1
+    assert scheduler.tick(NOW + 2 * MINUTE + SECOND) == 0
+    assert scheduler.tick(NOW + 2 * MINUTE + REMEMBERED_FOR) == 1
+
+
+def test_event_without_its_payment_brings_no_command(
+    engine: Engine, catalog: Catalog, schedulers: Schedulers, broker: Broker
+) -> None:
+    applied(engine, catalog, refunded("re_1", "pi_1"), now=NOW)
+    assert schedulers().tick(NOW + DAY) == 0
+    assert broker.opened == 0
+
+
+@pytest.mark.usefixtures("left_waiting")
+def test_waiting_events_leave_room_for_what_is_due(schedulers: Schedulers, broker: Broker) -> None:
+    broker.waiting = 1
+    assert schedulers(interval_s=1.0, rate=1).tick(NOW + 2 * MINUTE) == 0

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from worker.queries.sources import Database
     from worker.runtime.stop import Stop
     from worker.scheduler import Scheduler
+    from worker.waiting_watch import WaitingWatch
 
 #: Share of the broker's consumer timeout after which an outage's held messages are given back.
 _HELD_SHARE = 0.8
@@ -298,6 +299,13 @@ class Application:
         from worker.messages.reply_queue import ReplyQueueWatch
 
         return ReplyQueueWatch(self.link, self.settings.reply_queue, self.metrics)
+
+    def waiting_watch(self) -> WaitingWatch:
+        """Watch over events that wait for their payment, ready to run."""
+        from worker.waiting_watch import WaitingWatch
+
+        days = self.catalog.payments.waiting_days
+        return WaitingWatch(self.service_engine, days, self.metrics, self.clock)
 
     def drainer(self) -> Drainer:
         """Drainer of the dead-letter queue into the ledger's database, ready to run."""

@@ -65,7 +65,7 @@ class Rate(_Model):
     per_minor: PositiveAmount
 
 
-Prices = Mapping[Currency, Amount]
+Prices = Mapping[Currency, PositiveAmount]
 
 
 class PriceChange(_Model):
@@ -80,6 +80,15 @@ class PriceChange(_Model):
         if value.tzinfo is None:
             raise ValueError("must have an offset, such as 2026-11-22T10:15:00Z")
         return value.astimezone(UTC)
+
+    @field_validator("prices")
+    @classmethod
+    def _some(cls, value: Prices) -> Prices:
+        if not value:
+            raise ValueError(
+                "give a price, such as { USD = 1_999 }; a currency that is left out is not taken"
+            )
+        return value
 
 
 class Package(_Model):
@@ -112,6 +121,9 @@ class Package(_Model):
             raise ValueError("a package with rates has no tokens, bonus_tokens and changes of its own")
         if not self.rates and not self.tokens:
             raise ValueError("tokens: give what the package credits")
+        moments = [change.valid_from for change in self.changes]
+        if twice := next((moment for moment in moments if moments.count(moment) > 1), None):
+            raise ValueError(f"changes: two changes are valid from {twice.isoformat()}; make them one")
         return self
 
     def prices_at(self, moment: datetime) -> Prices:

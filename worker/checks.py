@@ -8,6 +8,8 @@ from worker.bootstrap import Application
 from worker.broker import BILLING, broker_is_embedded
 from worker.errors import BillingError, ConfigurationError, TransientError
 from worker.ledger.engine import translated_errors
+from worker.ledger.queries import snapshot
+from worker.ledger.queries.incidents import overdue_before, waiting_counts
 from worker.ledger.replica import replica_age
 from worker.ledger.revisions import current_revision, newest_revision
 from worker.ledger.session_settings import MissingSettings, missing_settings
@@ -39,6 +41,7 @@ def checks_of(application: Application) -> Sequence[HealthCheck]:
         ("writes", "", _writes),
         ("session", "", _session),
         *_replica_asked(application),
+        ("payments", "", _payments),
         ("broker", redacted(settings.broker_url), _broker),
         ("topology", "", _topology),
         ("delivery limits", "", _delivery_limits),
@@ -232,3 +235,24 @@ def _paused(application: Application) -> CheckResult:
             "; ".join(f"{pause.queue} by {pause.worker} ({pause.code}): {pause.text}" for pause in pauses)
         )
     return _ok("nothing")
+
+
+def _payments(application: Application) -> CheckResult:
+    """Check that no event waits for its payment longer than the catalog says, and that each can count."""
+    try:
+        days = application.catalog.payments.waiting_days
+        application.require_newest_schema()
+        with snapshot(application.engine) as connection:
+            found = waiting_counts(connection, overdue_before(application.clock(), days))
+    except (ConfigurationError, TransientError):
+        return _unknown("see the lines above")
+    if not found.overdue and not found.stuck:
+        return _ok(f"{_events(found.waiting)} for a payment, none longer than {days} days")
+    late = [f"{_events(found.overdue)} longer than {days} days for a payment"] if found.overdue else []
+    if found.stuck:
+        late.append(f"{found.stuck} can't count for theirs")
+    return CheckResult(HealthState.NOTE, f"{', '.join(late)}: see `billing-worker payments`")
+
+
+def _events(count: int) -> str:
+    return {0: "no event waits", 1: "1 event waits"}.get(count, f"{count:,} events wait")

@@ -32,6 +32,25 @@ class Metrics:
             ["type", "outcome"],
             registry=self.registry,
         )
+        self.payments_rejected = Counter(
+            "billing_payments_rejected",
+            "Rejected payments, and rejected events of payments, by the code of the reply.",
+            ["code"],
+            registry=self.registry,
+        )
+        # Nobody has looked yet: that is not nothing.
+        self.payments_waiting = Gauge(
+            "billing_payments_waiting",
+            "Events that wait for their payment, as the scheduler's process last saw; NaN where unknown.",
+            registry=self.registry,
+        )
+        self.payments_overdue = Gauge(
+            "billing_payments_overdue",
+            "Those that wait longer than the catalog says, or can't count; NaN where unknown.",
+            registry=self.registry,
+        )
+        for gauge in (self.payments_waiting, self.payments_overdue):
+            gauge.set(nan)
         self.dead_letters = Counter(
             "billing_worker_dead_lettered", "Dead letters published.", ["reason"], registry=self.registry
         )

@@ -29,6 +29,7 @@ from worker.messages.outgoing import OutgoingResponse
 from worker.messages.policy import Policy
 from worker.messages.publishing import Publisher
 from worker.messages.receiving import message_in, poison_failure
+from worker.messages.rejected_payments import RejectedPayments
 from worker.messages.replies import Replies, failure_of
 from worker.messages.senders import sender_in
 from worker.metrics import Metrics
@@ -99,6 +100,7 @@ class Pipeline:
         self._publisher = Publisher(policy, self._replies, metrics)
         self._fault_log = LimitedLog(log, logging.ERROR, every_s=10.0)
         self._refusal_log = LimitedLog(log, logging.WARNING)
+        self._rejected_payments = RejectedPayments(metrics, log)
 
     def receive(self, deliveries: Sequence[Delivery]) -> list[Item]:
         """Decode each delivery by itself; one without a command is refused and disturbs no neighbour."""
@@ -182,6 +184,8 @@ class Pipeline:
         for item in fresh:
             self._write_responses(item, now)
         self._count_refusals(fresh)
+        for item in fresh:
+            self._rejected_payments.add(item.answers or ())
         try:
             outgoing = [item.outgoing for item in items if item.outgoing and not item.kept]
             left = self._publisher.send(link, outgoing, now)

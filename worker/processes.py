@@ -36,6 +36,7 @@ def run_worker(
             "scheduler": application.scheduler().run,
             "drainer": application.drainer().run,
             "replies": application.reply_queue_watch().run,
+            "payments": application.waiting_watch().run,
         }
     with beside(stop, **loops):
         application.consumer(stop).run(drain=drain)
@@ -51,8 +52,12 @@ def run_scheduler(application: Application, stop: SignalStop) -> None:
         redacted(settings.database_url),
         redacted(settings.broker_url),
     )
-    watch = application.reply_queue_watch()
-    with beside(stop, drainer=application.drainer().run, replies=watch.run):
+    loops = {
+        "drainer": application.drainer().run,
+        "replies": application.reply_queue_watch().run,
+        "payments": application.waiting_watch().run,
+    }
+    with beside(stop, **loops):
         application.scheduler().run(stop)
     log.info("stopped")
 

@@ -1,12 +1,14 @@
 """Publishes ``account.settle`` for what falls due and brings no message of its own.
 
-That is: a hold that runs out, credit that expires or takes effect, a renewal that costs nothing. The command
+That is: a hold that runs out, credit that expires or takes effect, a renewal that costs nothing, and an event
+that a crash left waiting although its payment is there. The command
 goes through the queue, like any other. Its reference is made of the account and the time at which it fell
 due, so that it is applied once, whoever publishes it and however often. Several schedulers may run, and one
 that crashes needs no memory. While none runs nothing is wrong: what is due is posted with the account's next
 command, and reads count it.
 """
 
+import hashlib
 import logging
 import random
 from collections.abc import Callable, Sequence
@@ -24,7 +26,7 @@ from worker.errors import (
     LedgerUnavailableError,
     TransientError,
 )
-from worker.ledger.due import DueAccount, due_accounts
+from worker.ledger.due import AwaitedPayment, DueAccount, awaited_payments, due_accounts
 from worker.messages.outgoing import OutgoingCommand
 from worker.messages.policy import SCHEDULER_APP_ID
 from worker.metrics import Metrics
@@ -40,11 +42,14 @@ _CLOCKS_APART = timedelta(seconds=1)
 #: An account that is still due after so long was posted by a clock far behind: its reference is spent. It
 #: gets another one, once in this time.
 _ANEW_EVERY = timedelta(hours=1)
+#: Time that a payment has to take in what waits for it: where the ledger is distributed, in several steps.
+_TAKEN_IN_AFTER = timedelta(minutes=1)
 _CHUNK = 1_000
 _RETRY_FIRST_S, _RETRY_MOST_S = 0.2, 10.0
 _WHILE_AWAY = "trying again until it is back; what falls due meanwhile is published then"
 
 _TYPE = type_of(SettleAccount)
+_Due = DueAccount | AwaitedPayment
 
 
 class Scheduler:
@@ -73,7 +78,7 @@ class Scheduler:
         self._backoff = Backoff(_RETRY_FIRST_S, _RETRY_MOST_S, rng)
         self._broker, self._database = self._outage("broker"), self._outage("database")
         self._sent_as = sent_as
-        self._recent: dict[DueAccount, datetime] = {}
+        self._recent: dict[_Due, datetime] = {}
         self._after: DueAccount | None = None
 
     def run(self, stop: Stop) -> None:
@@ -115,10 +120,20 @@ class Scheduler:
             self._after = page[-1] if len(page) == self._most else None
         elif published:
             self._after = fresh[published - 1]
+        published += self._publish_awaited(now, self._most - published)
         self._metrics.last_tick.set(now.timestamp())
         return published
 
-    def _publish(self, fresh: Sequence[DueAccount], now: datetime) -> int:
+    def _publish_awaited(self, now: datetime, most: int) -> int:
+        """Publish for payments that are there while events wait for them, at most so many; return how many.
+
+        Nearly always there are none: a payment takes in what waits for it.
+        """
+        found = awaited_payments(self._engine, now - _TAKEN_IN_AFTER, self._most)
+        fresh = [awaited for awaited in found if awaited not in self._recent][: max(most, 0)]
+        return self._publish(fresh, now) if fresh else 0
+
+    def _publish(self, fresh: Sequence[_Due], now: datetime) -> int:
         """Publish the first of ``fresh``, as many as there is room for; return their number."""
         with closing(self._connect()) as link:
             room = max(self._most - link.depth(BILLING.queue_of(_TYPE).name), 0)
@@ -130,9 +145,9 @@ class Scheduler:
             log.info("published %d commands for what fell due", len(chosen))
         return len(chosen)
 
-    def _publish_chunk(self, link: Publishes, chunk: Sequence[DueAccount], now: datetime) -> None:
+    def _publish_chunk(self, link: Publishes, chunk: Sequence[_Due], now: datetime) -> None:
         """Publish, and remember what the broker has. Raises BrokerUnavailableError unless it has all."""
-        published: dict[Outgoing, DueAccount] = {self._command(due, now): due for due in chunk}
+        published: dict[Outgoing, _Due] = {self._command(due, now): due for due in chunk}
         result = link.publish(list(published))
         self._recent |= {published[command]: now for command in result.accepted}
         self._metrics.scheduled.inc(len(result.accepted))
@@ -140,7 +155,7 @@ class Scheduler:
         if result.returned:
             raise BrokerUnavailableError(f"no queue takes {_TYPE}: run `billing-worker topology declare`")
 
-    def _command(self, due: DueAccount, now: datetime) -> OutgoingCommand:
+    def _command(self, due: _Due, now: datetime) -> OutgoingCommand:
         reference = reference_of(due, now)
         body = SettleAccount(reference_id=reference, user_id=due.user_id).to_json()
         return OutgoingCommand.of(
@@ -155,8 +170,15 @@ class Scheduler:
         return self._database if is_database else self._broker
 
 
-def reference_of(due: DueAccount, now: datetime) -> str:
+def reference_of(due: _Due, now: datetime) -> str:
     """Return the reference of what fell due: the same for every scheduler, another one each hour of delay."""
     moment = due.due_at.astimezone(UTC).isoformat(timespec="microseconds")
     delay = (now - due.due_at) // _ANEW_EVERY
-    return f"due:{due.account_id}:{moment}" + (f":{delay}" if delay else "")
+    return f"due:{_subject(due)}:{moment}" + (f":{delay}" if delay else "")
+
+
+def _subject(due: _Due) -> str:
+    """Return the account that is due, or the digest of the event that waits: its reference may be long."""
+    if isinstance(due, DueAccount):
+        return str(due.account_id)
+    return hashlib.blake2b(due.event_reference.encode(), digest_size=16).hexdigest()

@@ -1,8 +1,11 @@
 """``balance`` and ``can-afford``: output for a terminal, a pipe and a script."""
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
 
 from tests.cli.console import Cli, FilledLedger
+from tests.support.commands import freezing
 
 pytestmark = pytest.mark.usefixtures("paying_ann")
 
@@ -87,4 +90,15 @@ def test_unaffordable_amount_exits_with_1_in_json_too(ledger_cli: Cli) -> None:
         "required": 283_600,
         "available": 283_500,
         "shortfall": 100,
+        "code": "insufficient_balance",
     }
+
+
+def test_frozen_account_is_shown_and_affords_nothing(ledger_cli: Cli, ledger: FilledLedger) -> None:
+    assert "frozen since" not in dict(ledger_cli("balance", "ann").rows)
+    freeze = freezing(user_id="ann", occurred_at=datetime.now(UTC) - timedelta(hours=1))
+    assert ledger.apply(freeze) == ["freeze_began"]
+    assert dict(ledger_cli("balance", "ann").rows)["frozen since"]
+    assert ledger_cli("balance", "ann", "--json").json["frozenAt"]
+    ended = ledger_cli("can-afford", "ann", "5")
+    assert (ended.code, ended.out) == (1, "no, account frozen: 5 required, 283500 available\n")

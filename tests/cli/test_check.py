@@ -1,18 +1,23 @@
 """``check``: a line each of what is well, and what to do about the rest."""
 
 import re
+from datetime import timedelta
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 from sqlalchemy import Engine, make_url
 
-from tests.cli.console import Cli, Ended
+from schemas import PaymentRefunded, PaymentSucceeded
+from tests.cli.console import Cli, Ended, FilledLedger
+from tests.support.apply_commands import applied
 from tests.support.pages import page, section
 from tests.support.provision import RabbitMQServer
 from tests.support.rabbit_client import RabbitClient
 from tests.support.waiting import eventually
+from worker.bootstrap import utc_now
 from worker.broker import BILLING, open_link
+from worker.catalog import load_catalog
 from worker.messages import reply_queue
 
 
@@ -29,7 +34,7 @@ def test_check_says_of_each_part_in_a_line_that_it_is_well(
     well = dict.fromkeys(
         ["catalog", "database", "schema", "writes", "session", "broker", "topology", "replies", "paused"],
         "ok",
-    )
+    ) | {"payments": "ok"}
     noted = dict.fromkeys(["delivery", "readers", "workers"], "note")  # the worker may start after the check
     assert states(ended) == {**well, **noted}
     assert ended.err == ""
@@ -66,7 +71,7 @@ def test_check_says_what_is_bad_and_what_to_do_and_looks_at_the_rest(
     ended = cli("check")
     assert ended.code == 1
     assert [name for name, forecast in states(ended).items() if forecast == "bad"] == bad
-    assert len(ended.lines) == 12
+    assert len(ended.lines) == 13
     assert advice in next(line for line in ended.lines if line.startswith("bad"))
 
 
@@ -178,3 +183,43 @@ def test_check_says_what_a_wrong_vhost_is(cli: Cli, broker_url: str) -> None:
     ended = cli("check", BILLING_BROKER_URL=broker_url.rpartition("/")[0] + "/no-such-vhost")
     assert ended.code == 1
     assert "no-such-vhost" in next(line for line in ended.lines if line.startswith("bad"))
+
+
+# -- payments ---------------------------------------------------------------------------------------------
+
+
+def line_of_payments(ended: Ended) -> str:
+    (line,) = [line for line in ended.lines if line.split()[1] == "payments:"]
+    return line
+
+
+def waits(ledger: FilledLedger, reference: str, currency: str = "USD", **since: int) -> None:
+    """Let a refund of pi_1 wait for its payment since so long."""
+    refund = PaymentRefunded.model_validate(
+        {
+            "reference_id": reference,
+            "original_reference_id": "pi_1",
+            "amount_minor": 5,
+            "currency": currency,
+        }
+    )
+    applied(ledger.engine, load_catalog(), refund, now=utc_now() - timedelta(**since))
+
+
+def test_check_notes_events_that_wait_too_long_or_cannot_count(cli: Cli, ledger: FilledLedger) -> None:
+    assert line_of_payments(cli("check")).endswith("no event waits for a payment, none longer than 3 days")
+    waits(ledger, "re_1", days=2)
+    assert line_of_payments(cli("check")).startswith("ok")
+    waits(ledger, "re_2", days=4)
+    waits(ledger, "re_3", "EUR", days=1)
+    late = line_of_payments(cli("check"))
+    assert late.startswith("note")
+    assert late.endswith("1 event waits longer than 3 days for a payment: see `billing-worker payments`")
+    ledger.open("ann")
+    ledger.apply(
+        PaymentSucceeded(
+            reference_id="pi_1", user_id="ann", package_id="standard", amount_minor=1_999, currency="USD"
+        )
+    )
+    stuck = line_of_payments(cli("check"))
+    assert stuck.endswith("1 can't count for theirs: see `billing-worker payments`")

@@ -166,3 +166,49 @@ def test_unknown_reference_exits_with_4_and_names_where_to_look(ledger_cli: Cli)
     assert ended.code == 4
     assert "nothing is known of the reference 'nothing'" in ended.error
     assert "billing-worker dead-letters list" in ended.error
+
+
+def late(reference: str, payment: str, currency: str = "USD") -> PaymentRefunded:
+    fields = {"original_reference_id": payment, "amount_minor": 500, "currency": currency}
+    return PaymentRefunded.model_validate({"reference_id": reference, **fields})
+
+
+def paid_later(reference: str, *names: str) -> PaymentSucceeded:
+    return PaymentSucceeded(
+        reference_id=reference,
+        user_id="ann",
+        package_id="standard",
+        amount_minor=1_999,
+        currency="USD",
+        also_known_as=names,
+    )
+
+
+def test_event_that_waits_says_for_what_and_from_when_it_is_overdue(
+    ledger_cli: Cli, ledger: FilledLedger
+) -> None:
+    ledger.apply(late("re_1", "ch_1"))
+    shown = sections(ledger_cli("explain", "re_1").out)["Came before its payment"]
+    assert shown[0] == "payment\tch_1"
+    assert shown[2].startswith("overdue\tfrom ")
+    by_name = sections(ledger_cli("explain", "ch_1").out)
+    assert by_name["ch_1"] == ["known only by\tevents that wait for their payment"]
+    assert by_name["Events of the payment"][1].split("\t")[:3] == ["re_1", "refunded", "waiting"]
+
+
+def test_event_that_was_taken_in_names_what_took_it_in(ledger_cli: Cli, ledger: FilledLedger) -> None:
+    ledger.apply(late("re_1", "ch_1"))
+    ledger.apply(paid_later("pi_1", "ch_1"))
+    shown = sections(ledger_cli("explain", "re_1").out)
+    assert shown["Came before its payment"][2].startswith("taken in by\tpi_1, ")
+    assert "names\tch_1, pi_1" in shown["Payment pi_1"]
+    assert shown["Events of the payment"][1].split("\t")[:3] == ["re_1", "refunded", "counted"]
+    by_name = sections(ledger_cli("explain", "ch_1").out)
+    assert by_name["ch_1"] == ["known only by\tthe payment pi_1, of which it is a name"]
+
+
+def test_event_that_cannot_count_says_why(ledger_cli: Cli, ledger: FilledLedger) -> None:
+    ledger.apply(late("re_1", "pi_1", "EUR"))
+    ledger.apply(paid_later("pi_1"))
+    shown = sections(ledger_cli("explain", "re_1").out)["Came before its payment"]
+    assert shown[2] == "can't count\tcurrency mismatch"

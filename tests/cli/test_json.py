@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from schemas import PaymentSucceeded
 from tests.cli.commands import COMMANDS
 from tests.cli.console import Cli, FilledLedger
 from tests.support.rabbit_client import RabbitClient
@@ -26,6 +27,9 @@ WITHOUT_JSON = {
 }
 
 BONUS = '{"type": "credit.bonus", "referenceId": "b-1", "userId": "ann", "tokens": 5}'
+UNKNOWN_PACKAGE = PaymentSucceeded(
+    reference_id="pay", user_id="ann", package_id="gone", amount_minor=1, currency="USD"
+)
 PASSWORD = b"a long password\n"
 
 #: Arguments of each command, standard input, and the lists of its output; in the order in which they run.
@@ -49,6 +53,8 @@ CALLS: dict[tuple[str, ...], tuple[tuple[str, ...], bytes, tuple[str, ...]]] = {
     ("stats",): ((), b"", ()),
     ("usage",): (("ann",), b"", ("byDay",)),
     ("audit",): ((), b"", ("findings",)),
+    ("payments",): ((), b"", ("incidents",)),
+    ("retry",): (("pay", "--reason", "x", "--timeout", "60"), b"", ("replies",)),
     ("dead-letters", "drain"): ((), b"", ()),
     ("dead-letters", "park"): ((), b"", ()),
     ("dead-letters", "groups"): ((), b"", ("groups",)),
@@ -116,6 +122,7 @@ def test_every_command_prints_one_json_object(
         ("import",): lambda: (tmp_path / "accounts.csv").write_text(
             "user_id,tier,opened_at,balance\nivy,free,2024-01-05T08:00:00Z,5\n"
         ),
+        ("payments",): lambda: ledger.apply(UNKNOWN_PACKAGE),
         (*replay, "cancel"): lambda: application.service().create_replay([3], "x", "ann"),
     }
     cli.environment["BILLING_CONSOLE_USERS"] = str(tmp_path / "users")

@@ -10,9 +10,11 @@ from selenium import webdriver
 from selenium.webdriver import Keys
 from selenium.webdriver.common.by import By
 
+from schemas import PaymentSucceeded
 from tests.console import sample_data
 from tests.console.browser import BrowserUser
 from tests.console.conftest import PASSWORD
+from tests.support.apply_commands import applied
 from tests.support.processes import WorkerProcesses
 from tests.support.rabbit_client import RabbitClient
 from tests.support.waiting import eventually
@@ -188,6 +190,27 @@ def test_keyboard_reaches_rows_and_pages(ann: BrowserUser, application: Applicat
     assert ann.driver.current_url.endswith("#main")
 
 
+def rejected_payment(reference: str) -> PaymentSucceeded:
+    return PaymentSucceeded(
+        reference_id=reference, user_id="ada", package_id="gone", amount_minor=1_999, currency="USD"
+    )
+
+
+def test_operator_tries_a_rejected_payment_again(
+    ann: BrowserUser, application: Application, rabbit: RabbitClient
+) -> None:
+    applied(application.engine, application.catalog, rejected_payment("pi_1"))
+    ann.goes_to("/")
+    ann.presses("g", "p")
+    ann.sees("Payments that need somebody")
+    ann.driver.find_element(By.CSS_SELECTOR, "input[name=reference]").click()
+    ann.types("reason", "package added")
+    ann.clicks("Try the selected again")
+    ann.sees("Sent 1 payment again")
+    ((properties, body),) = rabbit.take("billing.payments", 1)
+    assert (properties.app_id, json.loads(body)["attempt"]) == ("billing-worker console", 2)
+
+
 def test_viewer_signs_in_and_gets_no_actions(
     driver: webdriver.Chrome, open_console: Callable[..., str], application: Application, tmp_path: Path
 ) -> None:
@@ -216,7 +239,7 @@ def test_viewer_signs_in_and_gets_no_actions(
 PAGES = (
     "/", "/dead-letters", "/dead-letters/list", "/dead-letters/1", "/dead-letters/3", "/dead-letters/5",
     "/dead-letters/3/edit", "/dead-letters/dry-run?n=1&n=3", "/dead-letters/replay?n=1",
-    "/dead-letters/discard?n=1", "/replays", "/accounts",
+    "/dead-letters/discard?n=1", "/replays", "/payments", "/accounts",
     f"/account?user={'x' * 200}", f"/account/history?user={'x' * 200}", f"/account/usage?user={'x' * 200}",
     f"/account/statement?user={'x' * 200}", f"/explain?reference={'r' * 180}3", "/activity-log", "/nowhere",
 )  # fmt: skip
@@ -228,6 +251,7 @@ def test_pages_fit_small_screens(
     sample_data.large(
         application.engine, application.service(), application.catalog, datetime.now(UTC), groups=20
     )
+    applied(application.engine, application.catalog, rejected_payment("p" * 180))
     user = BrowserUser(driver, open_console())
     try:
         for width in (360, 1024):

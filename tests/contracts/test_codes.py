@@ -80,7 +80,9 @@ def test_stored_rejection_is_never_mended_under_the_same_attempt() -> None:
             assert entry.retry in (Retry.AGAIN, Retry.MENDED, Retry.NEW_REFERENCE), code
 
 
-def test_applied_code_asks_nothing_of_anybody() -> None:
+def test_applied_code_asks_operators_alone_and_where_money_differs() -> None:
+    flagged = {Code.PURCHASE_FLAGGED, Code.REFUND_STYLE_MIXED}
     for code, entry in REPLY_CODES.items():
         if entry.status == "applied":
-            assert (entry.retry, entry.acts) == (Retry.NEVER, Actor.NOBODY), code
+            acts = Actor.OPERATOR if code in flagged else Actor.NOBODY
+            assert (entry.retry, entry.acts) == (Retry.NEVER, acts), code

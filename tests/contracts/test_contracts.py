@@ -31,14 +31,15 @@ ALL_STEPS = [step for path in files() for step in steps_of(path)]
 STEPS = [step for step in ALL_STEPS if "reply" in step]
 QUERIES = [step for step in ALL_STEPS if "query" in step]
 ANSWERS = get_args(QueryAnswer)
-#: A fault of the worker's, which no message brings about, and what has no message of its own.
-NO_CODE = {Code.UNPROCESSABLE, Code.PAYMENT_IMPORTED}
+#: A fault of the worker's, which no message brings about, what has no message of its own, and what only a
+#: catalog with `on_mismatch = "credit_and_flag"` does.
+NO_CODE = {Code.UNPROCESSABLE, Code.PAYMENT_IMPORTED, Code.PURCHASE_FLAGGED}
 #: Bodies that no file of text can hold, or should.
 NO_REASON = {"not_utf8", "body_too_large", "too_deep"}
 #: Problems that no query brings about: a right, an outage, a fault of ours.
 NO_PROBLEM = {ProblemCode.NOT_ALLOWED, ProblemCode.UNAVAILABLE, ProblemCode.UNPROCESSABLE}
-#: The packaged catalog has no package that expires.
-NO_ANSWER_FIELD = {"CatalogPackage.validDays"}
+#: The packaged catalog has no package that expires, and none of an open amount.
+NO_ANSWER_FIELD = {"CatalogPackage.validDays", "CatalogRate.tokens", "CatalogRate.perMinor"}
 #: Only where the catalog says `when_spent = "write_off"`.
 NO_FIELD = {"uncollected"}
 

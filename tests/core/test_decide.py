@@ -83,7 +83,7 @@ def test_payment_event_is_recorded_even_if_it_moves_nothing() -> None:
     ledger = after(opening(), payment(reference_id="p"))
     plan = planned(ledger, disputed(500), failed(reference_id="f"), closed("won", 500, reference_id="w"))
     assert [
-        (str(event.happened), event.payment_reference, event.dispute_id, event.amount_minor, event.collected)
+        (str(event.happened), event.name, event.dispute_id, event.amount_minor, event.collected)
         for event in plan.payment_events
     ] == [
         ("disputed", "p", "x", 500, 0),
@@ -366,7 +366,7 @@ def test_rejected_command_leaves_due_entries_to_the_next_one_of_the_batch() -> N
     ledger = after(opening(), bonus(20, "b"))
     refused, used = ledger.apply([deduct(50, "r1"), deduct(10, "r2")], PERIOD_END)
     standing = ("code", "balanceBefore", "balanceAfter", "expired")
-    assert picked(refused, *standing) == ("insufficient_balance", 20, 20, 100)
+    assert picked(refused, *standing) == ("insufficient_balance", 20, 20, None)
     assert picked(used, *standing) == ("tokens_deducted", 20, 10, 100)
     assert {entry.outcome.reference_id for entry in ledger.entries[2:]} == {"r2"}
 
@@ -600,10 +600,23 @@ def test_the_provider_of_a_payment_is_no_content() -> None:
         pytest.param(payment(), payment(currency="USD"), "currency", "EUR", "USD", id="currency"),
         pytest.param(payment(), payment(package_id="plain"), "packageId", "rich", "plain", id="packageId"),
         pytest.param(
-            payment(package_index=1), payment(package_index=0), "packageIndex", "1", "0", id="packageIndex"
+            payment(package_index=1),
+            payment(package_index=2),
+            "packageId",
+            "rich",
+            "brief",
+            id="packageIndex",
         ),
         pytest.param(
-            payment(), payment(package_index=1), "packageId", "rich", "absent", id="id and then position"
+            payment(), payment(package_index=2), "packageId", "rich", "brief", id="id and then position"
+        ),
+        pytest.param(
+            payment(package_index=1),
+            payment(package_index=9),
+            "packageId",
+            "rich",
+            "absent",
+            id="no position",
         ),
     ],
 )
@@ -657,7 +670,7 @@ def test_a_rejection_is_durable_whatever_is_topped_up() -> None:
 
 @pytest.mark.parametrize("together", [True, False], ids=["in one batch", "in later batches"])
 @pytest.mark.parametrize("attempts", [(1, 2), (1, 7), (3, 4)])
-def test_a_higher_attempt_is_judged_anew_and_the_lower_one_keeps_its_reply(
+def test_copy_of_a_lower_attempt_gets_what_a_higher_one_applied(
     attempts: tuple[int, int], together: bool
 ) -> None:
     lower, higher = attempts
@@ -675,8 +688,7 @@ def test_a_higher_attempt_is_judged_anew_and_the_lower_one_keeps_its_reply(
         first, _, second, first_again, second_again = (reply_to(ledger, command) for command in commands)
     assert picked(first, "code", "attempt", "duplicate") == ("insufficient_balance", lower, False)
     assert picked(second, "code", "attempt", "duplicate") == ("tokens_deducted", higher, False)
-    assert first_again == {**first, "duplicate": True}
-    assert second_again == {**second, "duplicate": True}
+    assert first_again == second_again == {**second, "duplicate": True}
     assert second["transactionId"] == first["transactionId"]
     assert ledger.balances() == {"u": 10}
 
@@ -744,6 +756,20 @@ def test_a_lower_attempt_that_was_never_judged_is_answered_with_the_latest() -> 
         "tokens",
     )
     assert ledger.balances() == {"u": 100}
+
+
+def test_copy_of_a_lower_attempt_of_another_content_keeps_its_reply() -> None:
+    ledger = after(opening())
+    first = reply_to(ledger, deduct(150))
+    assert reply_to(ledger, deduct(20, attempt=2))["code"] == "tokens_deducted"
+    assert reply_to(ledger, deduct(150)) == {**first, "duplicate": True}
+
+
+def test_copy_of_a_lower_attempt_keeps_its_reply_while_none_is_applied() -> None:
+    ledger = after(opening())
+    first = reply_to(ledger, deduct(150))
+    reply_to(ledger, deduct(150, attempt=2))
+    assert reply_to(ledger, deduct(150)) == {**first, "duplicate": True}
 
 
 def test_a_lower_attempt_is_compared_with_its_own_content() -> None:

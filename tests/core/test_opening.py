@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from schemas import COMMAND_TYPES, Command, OpeningCommand
+from schemas import COMMAND_TYPES, Command, CommandAboutPayment, OpeningCommand
 from tests.support.commands import (
     adjust,
     bonus,
@@ -20,6 +20,7 @@ from tests.support.commands import (
     payment,
     record,
     refund,
+    refund_failed,
     release,
     renew,
     reserve,
@@ -47,13 +48,11 @@ OPENS: list[Command] = [
     record("page", 1),
     reserve(10),
     payment(),
-    went_back(),
-    disputed(),
-    closed("won"),
-    failed(),
     bonus(5),
     adjust(5),
 ]
+#: What waits for its payment belongs to nobody until that comes.
+OF_PAYMENTS: list[Command] = [went_back(), refund_failed("e"), disputed(), closed("won"), failed()]
 OPENS_NOT: list[Command] = [
     settle(1),
     extend(),
@@ -86,10 +85,24 @@ def test_command_about_what_was_before_opens_no_account(command: Command) -> Non
     assert ledger.accounts == {}
 
 
+@pytest.mark.parametrize("command", OF_PAYMENTS, ids=lambda command: command.type)
+@pytest.mark.parametrize("catalog", [SMALL_CATALOG, FREE], ids=["nothing opens", "opens by itself"])
+def test_event_of_a_payment_that_is_not_there_opens_no_account(command: Command, catalog: Catalog) -> None:
+    ledger = FakeLedger(catalog)
+    waits = reply_to(ledger, command.model_copy(update={"open_tier": "free"}))
+    assert picked(waits, "code", "amount", "openedTier") == ("payment_awaited", 0, None)
+    assert ledger.accounts == {}
+    assert list(ledger.waiting) == [command.reference_id]
+
+
 def test_every_type_opens_an_account_or_is_known_not_to() -> None:
-    opens, opens_not = ({command.type for command in commands} for commands in (OPENS, OPENS_NOT))
-    assert opens == {name for name, model in COMMAND_TYPES.items() if issubclass(model, OpeningCommand)}
-    assert opens | opens_not | {"account.open", "account.import"} == set(COMMAND_TYPES)
+    lists = (OPENS, OF_PAYMENTS, OPENS_NOT)
+    opens, of_payments, opens_not = ({command.type for command in commands} for commands in lists)
+    models = COMMAND_TYPES.items()
+    assert of_payments == {name for name, model in models if issubclass(model, CommandAboutPayment)}
+    assert opens | of_payments == {name for name, model in models if issubclass(model, OpeningCommand)}
+    of_the_account = {"account.open", "account.import", "account.freeze", "account.unfreeze"}
+    assert opens | of_payments | opens_not | of_the_account == set(COMMAND_TYPES)
 
 
 @pytest.mark.parametrize("command", [*OPENS, *OPENS_NOT], ids=lambda command: command.type)

@@ -49,13 +49,13 @@ def total(reference: str, minor: int, day: int) -> dict[str, Any]:
 def disputed(
     reference: str, minor: int = 1999, stage: str = "chargeback", dispute: str = "du"
 ) -> dict[str, Any]:
-    money = {"amountMinor": minor, "currency": "USD"}
+    money: dict[str, Any] = {"amountMinor": minor, "currency": "USD"}
     return about("payment.disputed", reference, "stripe:ch_1", disputeId=dispute, stage=stage, **money)
 
 
 def closed(result: str, day: int | None, minor: int = 1999, dispute: str = "du") -> dict[str, Any]:
     at = {} if day is None else {"occurredAt": f"2026-05-{day:02}T00:00:00Z"}
-    money = {"amountMinor": minor, "currency": "USD"}
+    money: dict[str, Any] = {"amountMinor": minor, "currency": "USD"}
     reference = f"{dispute}:closed:{result}:{day}"
     return about("payment.dispute_closed", reference, disputeId=dispute, result=result, **money, **at)
 

@@ -12,6 +12,7 @@ from schemas import (
     BonusCredit,
     Code,
     Command,
+    CommandAboutPayment,
     DeductUsage,
     FreeUpload,
     OpenAccount,
@@ -37,12 +38,13 @@ from tests.support.commands import (
     reserve,
     settle,
     settling,
+    upload,
     went_back,
 )
-from tests.support.fake_ledger import FakeLedger, after
+from tests.support.fake_ledger import FakeLedger, after, reply_to
 from tests.support.strategies import NOW, STRICT_CATALOG, Day, examples, passing_days
 from worker.catalog import Catalog
-from worker.core.replies import human_amount
+from worker.core.replies import human_amount, human_bytes
 
 CATALOG = Catalog.model_validate(
     {
@@ -98,7 +100,7 @@ def ledger_with(balance: int = 10_000) -> FakeLedger:
         (
             10_000,
             FreeUpload(bytes=10**9, **COMMON),
-            "Free upload limit exceeded. Required: 1.0B, Available: 104.8M",
+            "Free upload limit exceeded. Required: 1.0 GB, Available: 104.8 MB",
         ),
         (
             10_000,
@@ -112,7 +114,11 @@ def ledger_with(balance: int = 10_000) -> FakeLedger:
         (10_000, DeductUsage(tokens=10_000, **COMMON), "Deducted 10.0K tokens. Balance: 0"),
         (0, RefundCredit(tokens=999, **COMMON), "Refunded 999 tokens. Balance: 999"),
         (0, BonusCredit(tokens=1_999, **COMMON), "Granted 1.9K bonus tokens. Balance: 1.9K"),
-        (10_000, FreeUpload(bytes=10**7, **COMMON), "Counted 10.0M free bytes. Used: 10.0M of 104.8M"),
+        (
+            10_000,
+            FreeUpload(bytes=10**7, **COMMON),
+            "Counted 10.0 MB of free uploads. Used: 10.0 MB of 104.8 MB",
+        ),
         (
             0,
             PaymentSucceeded(package_id="standard", **PAYMENT),
@@ -211,7 +217,7 @@ WORDS: list[tuple[Code, list[Command], Command, str]] = [
         Code.ORIGINAL_NOT_REFUNDABLE,
         [HELD],
         refund(5, "hold"),
-        "hold took no tokens that could be given back",
+        "hold has nothing left that could be given back",
     ),
     (
         Code.REFUND_EXCEEDS_ORIGINAL,
@@ -324,6 +330,69 @@ def value_of(text: str) -> int:
     return (int(whole) * 10 + int(tenth or 0)) * size
 
 
+@pytest.mark.parametrize(
+    ("size", "down", "up"),
+    [
+        (0, "0 B", "0 B"),
+        (7, "7 B", "7 B"),
+        (999, "999 B", "999 B"),
+        (1_001, "1.0 kB", "1.1 kB"),
+        (1_073_741_824, "1.0 GB", "1.1 GB"),
+        (999_999_999, "999.9 MB", "1.0 GB"),
+        (5 * 10**12, "5.0 TB", "5.0 TB"),
+        (-1_001, "-1.1 kB", "-1.0 kB"),
+    ],
+)
+def test_bytes_have_a_unit(size: int, down: str, up: str) -> None:
+    assert (human_bytes(size), human_bytes(size, round_up=True)) == (down, up)
+
+
+@pytest.mark.parametrize(
+    ("before", "command", "message"),
+    [
+        ([], upload(7), "Counted 7 B of free uploads. Used: 7 B of 50 B"),
+        ([], upload(51), "Free upload limit exceeded. Required: 51 B, Available: 50 B"),
+        ([], record("upload", 57), "Recorded 57 B of upload: 50 B free, 3 tokens for 7 B. Balance: 97"),
+        ([upload(7, "d")], refund(0, "d"), "Refunded 0 tokens. Free again: 7 B. Balance: 100"),
+        (
+            [upload(7, "d")],
+            refund(0, "d", free_quantity=8),
+            "Refund of 8 B of free usage exceeds what is left of d: 7 B",
+        ),
+        ([record("page", 1, reference_id="d")], refund(20, "d"), "Refunded 20 tokens. Balance: 100"),
+    ],
+)
+def test_text_about_bytes_says_the_unit(before: list[Command], command: Command, message: str) -> None:
+    assert reply_to(after(OPEN, *before), command)["message"] == message
+
+
+@pytest.mark.parametrize(
+    ("before", "command", "message"),
+    [
+        ([], went_back(999, reference_id="e"), "Took back 100 tokens of a refunded payment. Balance: 100"),
+        (
+            [went_back(500, reference_id="e")],
+            went_back(999),
+            "Took back 50 tokens of a refunded payment. Balance: 100. 499 of 999 minor units counted",
+        ),
+        (
+            [went_back(999, reference_id="e")],
+            went_back(500),
+            "Took back 0 tokens of a refunded payment. Balance: 100. 0 of 500 minor units counted",
+        ),
+        (
+            [went_back(500, reference_id="e")],
+            closed("lost"),
+            "Dispute lost, 50 tokens taken back. Balance: 100. 499 of 999 minor units counted",
+        ),
+    ],
+)
+def test_money_beyond_what_was_paid_says_how_much_counted(
+    before: list[Command], command: Command, message: str
+) -> None:
+    assert reply_to(after(OPEN, PAID, *before), command)["message"] == message
+
+
 @examples(300)
 @given(st.integers(0, 10**12), st.integers(1, 10**12))
 def test_required_amount_never_looks_like_the_available_one(available: int, shortfall: int) -> None:
@@ -346,11 +415,9 @@ def assert_known(command: Command, reply: dict[str, Any], now: datetime) -> None
     known = Reply.model_validate(reply)
     assert json.loads(known.to_json()) == reply, "a field that the schema doesn't know"
     assert known.message
-    assert (known.type, known.reference_id, known.user_id) == (
-        command.type,
-        command.reference_id,
-        command.user_id,
-    )
+    assert (known.type, known.reference_id) == (command.type, command.reference_id)
+    if not isinstance(command, CommandAboutPayment):  # the payment knows whose it is
+        assert known.user_id == command.user_id
     if known.code == "reference_conflict":
         assert known.recorded_at is None
         assert known.transaction_id is None

@@ -123,8 +123,12 @@ def test_an_allocation_and_the_free_units_end_with_the_period_to_the_microsecond
     (full, taken) = ledger.apply([upload(1, "f2"), deduct(40, "d1")], last)
     assert (full["code"], full["used"]) == ("free_upload_limit_exceeded", 50)
     assert (taken["balanceAfter"], "expired" in taken) == (60, False)
-    (poor, fresh) = ledger.apply([deduct(1, "d2"), upload(50, "f3")], first)
-    assert (poor["code"], poor["available"], poor["expired"]) == ("insufficient_balance", 0, 60)
+    (poor, unpaid) = ledger.apply([deduct(1, "d2"), upload(50, "f3")], first)
+    assert (poor["code"], poor["available"], "expired" in poor) == ("insufficient_balance", 0, False)
+    assert (unpaid["code"], unpaid["limit"], unpaid["used"]) == ("free_upload_limit_exceeded", 0, 0)
+    renewal = RenewSubscription(reference_id="n1", user_id="u")
+    (renewed, fresh) = ledger.apply([renewal, upload(50, "f4")], first)
+    assert (renewed["code"], renewed["expired"]) == ("subscription_renewed", 60)
     assert (fresh["code"], fresh["used"]) == ("free_upload_counted", 50)
     assert [key.period_start for key in ledger.quotas] == [at(opened).date(), at(end).date()]
 
@@ -183,17 +187,23 @@ def test_free_tier_that_is_posted_daily_gets_each_month_once(tier: str, opened: 
 
 
 @pytest.mark.parametrize("opened", STARTS, ids=str)
-def test_months_in_which_nobody_came_are_not_granted_afterwards(opened: datetime) -> None:
+def test_months_in_which_nobody_came_are_granted_and_lapse_in_few_rows(opened: datetime) -> None:
     ledger, model = FakeLedger(), Model(SMALL_CATALOG)
     later = months_after(opened, 14) + 3 * DAY
     (_, settled) = assert_like_the_model(
         ledger, model, [(opened, [opening("keeper")]), (later, [settling(1)])]
     )
-    # The first month's left-over was kept for the second, and no month after it.
-    assert settled["expired"] == 80
-    assert ledger.balances() == {"u": 80}
-    last = ledger.lots_of("u")[-1]
-    assert (last.effective_at, last.expires_at) == (months_after(opened, 14), months_after(opened, 15))
+    # 15 months, of which the present one is left, and what was kept of the last.
+    assert settled["expired"] == 15 * 80 - 80 - 50
+    assert ledger.balances() == {"u": 80 + 50}
+    assert ledger.accounts["u"].allocated == 15 * 80
+    spans = [(lot.granted, lot.effective_at, lot.expires_at) for lot in ledger.lots_of("u")]
+    assert spans[2:] == [
+        (12 * 80, months_after(opened, 1), months_after(opened, 13)),
+        (80, months_after(opened, 13), months_after(opened, 14)),
+        (50, months_after(opened, 14), months_after(opened, 15)),
+        (80, months_after(opened, 14), months_after(opened, 15)),
+    ]
 
 
 @pytest.mark.parametrize("opened", STARTS, ids=str)

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
 
@@ -10,13 +10,34 @@ import pytest
 from sqlalchemy import Engine
 
 from tests.benchmarks import filling
+from tests.support.partitioned_ledger import partition_ledger
 from tests.support.provision import PostgresServer
 from tests.support.query_samples import NOW, Apply, given, opened
 from tests.support.true_ledger import fill, unguarded
+from worker.ledger.audit import audit
 from worker.ledger.engine import ledger_engine
+from worker.ledger.migrations import migrate
 from worker.ledger.queries import Reader
+from worker.ledger.slots import slot_by_slot
 
 YEAR_OLD = filling.Filling(entries=40_000, accounts=6_000, until=NOW, heavy=2, heavy_entries=4_000)
+
+
+_LONG_AFTER = datetime(2100, 1, 1, tzinfo=UTC)
+
+
+@pytest.fixture(scope="module")
+def stand_in(postgres: PostgresServer) -> Iterator[Engine]:
+    """A distributed ledger for all tests of a module, whose users are their own."""
+    name = f"slots_{uuid4().hex[:12]}"
+    postgres.databases.create_database(name)
+    engine = ledger_engine(postgres.address.url(name), only_by_key=True)
+    migrate(engine)
+    partition_ledger(engine)
+    yield slot_by_slot(engine)
+    assert audit(engine, claims_before=_LONG_AFTER).is_clean
+    engine.dispose()
+    postgres.databases.drop_database(name)
 
 
 @pytest.fixture(scope="session")

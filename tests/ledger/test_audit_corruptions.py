@@ -120,6 +120,14 @@ _ACCOUNTS: Corruptions = {
         "UPDATE accounts SET period_granted = period_granted + 7 WHERE user_id = 'ada'",
         "period_granted, ada: 250 → 257",
     ),
+    "a tier that nobody chose to follow": (
+        "UPDATE accounts SET next_tier = 'pro', next_tier_at = '2029-01-01 10:00:00' WHERE user_id = 'fay'",
+        "next_tier, fay: 0 → 1",
+    ),
+    "a time without the tier that follows": (
+        "UPDATE accounts SET next_tier_at = '2029-01-01 10:00:00.000000' WHERE user_id = 'fay'",
+        "next_tier, fay: 0 → 1",
+    ),
     "an account in the slot of another user": (
         f"UPDATE accounts SET slot = {slot_of('ben')} WHERE user_id = 'ibu'",
         "account_slot, ibu: 63 → 25",
@@ -142,6 +150,7 @@ _ACCOUNTS: Corruptions = {
     "an account with entries that is gone": (
         "DELETE FROM accounts WHERE user_id = 'dan'",
         "account_missing, account 4: -25 → 0",
+        "name_without_payment, dan, dan-pay: 1 → 0",
         "operation_account, dan, dan-credit: 1 → 0",
         "operation_account, dan, dan-failed: 1 → 0",
         "operation_account, dan, dan-hold: 1 → 0",
@@ -149,6 +158,29 @@ _ACCOUNTS: Corruptions = {
         "operation_account, dan, dan-pay: 1 → 0",
         "operation_account, dan, dan-release: 1 → 0",
         "operation_account, dan, dan-use: 1 → 0",
+    ),
+}
+
+_FREEZING: Corruptions = {
+    "a frozen account": (
+        "UPDATE accounts SET frozen_at = NULL WHERE user_id = 'hal'",
+        "frozen, hal: 1 → 0",
+    ),
+    "an account that was frozen by its payment": (
+        "UPDATE accounts SET frozen_at = NULL WHERE user_id = 'gus'",
+        "frozen, gus: 1 → 0",
+    ),
+    "an account that was let go": (
+        "UPDATE accounts SET frozen_at = opened_at WHERE user_id = 'fay'",
+        "frozen, fay: 1 → 0",
+    ),
+    "the time at which an account was let go": (
+        "UPDATE accounts SET unfrozen_at = NULL WHERE user_id = 'fay'",
+        "frozen, fay: 1 → 0",
+    ),
+    "an account that nobody froze": (
+        "UPDATE accounts SET frozen_at = opened_at WHERE user_id = 'ada'",
+        "frozen, ada: 1 → 0",
     ),
 }
 
@@ -304,7 +336,7 @@ _ENTRIES: Corruptions = {
         f"UPDATE lots SET expires_at = '2026-12-04 10:00:00.000000' WHERE account_id = {GUS} AND number = 3",
         "lot_late, gus, gus-cancel, lot 3, entry 7: 0 → -110",
         "lot_late, gus, gus-use, lot 3, entry 6: 0 → -10",
-        "period_granted, gus: 0 → 120",
+        "period_granted, gus: 0 → 10",
     ),
 }
 
@@ -580,6 +612,15 @@ _LOTS: Corruptions = {
         f"UPDATE lots SET {of('ben-due')} WHERE {lot(FAY, 4)}",
         "lot_without_outcome, fay, lot 4: 0 → 40",
     ),
+    "a lot that ended, and nobody canceled": (
+        f"UPDATE lots SET ended_at = '2027-06-01 10:00:00.000000' WHERE {lot(GUS, 1)}",
+        "lot_not_canceled, gus, gus-open, lot 1: 0 → 120",
+    ),
+    "what is left of a lot that was ended": (
+        f"UPDATE lots SET ended_at = '2027-06-01 10:00:00.000000' WHERE {lot(ADA, 7)}",
+        "lot_ended, ada, ada-renew, lot 7: 0 → 250",
+        "lot_not_canceled, ada, ada-renew, lot 7: 0 → 250",
+    ),
     "a period that was granted twice": (
         f"UPDATE lots SET {of('gus-use')} WHERE {lot(GUS, 2)}",
         "allocation_twice, gus, gus-use, lot 2: 0 → 130",
@@ -759,11 +800,51 @@ _REFUNDS: Corruptions = {
     ),
 }
 
+_UP_2 = "meter = 'free_upload' AND sequence = 2"
+_FREED = "meter = 'search' AND sequence = 2"
+
+_FREE_REFUNDS: Corruptions = {
+    "the free units of a refund": (
+        f"UPDATE usage_refunds SET free_quantity = 4 WHERE {of('ada-free')}",
+        "refund_free, ada, ada-free: 4 → 3",
+    ),
+    "more free units than the usage took": (
+        f"UPDATE usage_refunds SET free_quantity = 5 WHERE {of('ada-free')}",
+        "refund_free, ada, ada-free: 5 → 3",
+        "refund_free_exceeds, ada, ada-search: 4 → 5",
+    ),
+    "free units that went back to another meter": (
+        f"UPDATE quota_entries SET meter = 'page' WHERE {_FREED}",
+        "quota_chain, ada, ada-free, entry 2, page 2026-11-01: 0 → 1",
+        "quota_sequence, ada, page 2026-11-01: 2 → 1",
+        "quota_sequence, ada, search 2026-11-01: 1 → 2",
+        "quota_used, ada, page 2026-11-01: 0 → 3",
+        "quota_used, ada, search 2026-11-01: 4 → 1",
+        "refund_quota, ada, ada-free: 0 → 3",
+    ),
+    "free units that went back to another period": (
+        f"UPDATE quota_entries SET period_start = '2026-10-01' WHERE {_FREED}",
+        "quota_chain, ada, ada-free, entry 2, search 2026-10-01: -3 → 1",
+        "quota_gap, ada, ada-free, entry 2, search 2026-10-01: 1 → 2",
+        "quota_missing, ada, search 2026-10-01: -3 → 0",
+        "quota_sequence, ada, search 2026-11-01: 1 → 2",
+        "quota_used, ada, search 2026-11-01: 4 → 1",
+        "refund_quota, ada, ada-free: 0 → 3",
+    ),
+    "a refund without its quota entry": (
+        f"DELETE FROM quota_entries WHERE {_FREED}",
+        "quota_sequence, ada, search 2026-11-01: 1 → 2",
+        "quota_used, ada, search 2026-11-01: 4 → 1",
+        "refund_free, ada, ada-free: 3 → 0",
+    ),
+}
+
 _PAYMENTS: Corruptions = {
     "a payment that is gone": (
         f"DELETE FROM payments WHERE {of('ada-pay')}",
         "lot_granted, ada, ada-pay, lot 2: 0 → 90",
         "lot_granted, ada, ada-pay, lot 3: 0 → 10",
+        "name_without_payment, ada, ada-pay: 1 → 0",
         "payment_missing, ada, ada-pay: 1 → 0",
     ),
     "a payment's base tokens": (
@@ -787,6 +868,7 @@ _PAYMENTS: Corruptions = {
     ),
     "a payment on the account of another user": (
         f"UPDATE payments SET account_id = {BEN} WHERE {of('ada-pay')}",
+        "name_without_payment, ada, ada-pay: 1 → 0",
         "payment_account, ada, ada-pay: 1 → 2",
     ),
     "the money of a payment that went back": (
@@ -868,22 +950,22 @@ _QUOTAS: Corruptions = {
         "quota_missing, ada, free_upload 2026-11-01: 30 → 0",
     ),
     "a hole in a quota's sequence": (
-        "UPDATE quota_entries SET sequence = 4 WHERE sequence = 2",
+        f"UPDATE quota_entries SET sequence = 4 WHERE {_UP_2}",
         "quota_gap, ada, ada-up-2, entry 4, free_upload 2026-11-01: 2 → 4",
         "quota_sequence, ada, free_upload 2026-11-01: 4 → 2",
     ),
     "a quota's broken chain": (
-        "UPDATE quota_entries SET used_after = 31 WHERE sequence = 2",
+        f"UPDATE quota_entries SET used_after = 31 WHERE {_UP_2}",
         "quota_chain, ada, ada-up-2, entry 2, free_upload 2026-11-01: 30 → 31",
     ),
     "a quota entry's amount": (
-        "UPDATE quota_entries SET amount = 21 WHERE sequence = 2",
+        f"UPDATE quota_entries SET amount = 21 WHERE {_UP_2}",
         "quota_chain, ada, ada-up-2, entry 2, free_upload 2026-11-01: 31 → 30",
         "quota_used, ada, free_upload 2026-11-01: 31 → 30",
         "upload_amount, ada, ada-up-2: 20 → 21",
     ),
     "a quota entry of an operation that counts nothing": (
-        f"UPDATE quota_entries SET {of('ada-bonus')} WHERE sequence = 2",
+        f"UPDATE quota_entries SET {of('ada-bonus')} WHERE {_UP_2}",
         "quota_entry_without_outcome, ada, ada-bonus, entry 2, free_upload 2026-11-01: 0 → 20",
         "upload_without_quota_entry, ada, ada-up-2: 20 → 0",
     ),
@@ -904,16 +986,57 @@ _QUOTAS: Corruptions = {
     ),
 }
 
+_NAMES: Corruptions = {
+    "a name that is gone": (
+        "DELETE FROM payment_names WHERE name = 'ada-pay'",
+        "payment_without_name, ada, ada-pay: 1 → 0",
+    ),
+    "a name of another payment": (
+        "UPDATE payment_names SET payment_reference = 'cyd-pay-1' WHERE name = 'ada-pay'",
+        "name_without_payment, ada, ada-pay: 1 → 0",
+        "payment_without_name, ada, ada-pay: 1 → 0",
+    ),
+    "a name of another user": (
+        "UPDATE payment_names SET user_id = 'ibu' WHERE name = 'ada-pay'",
+        "name_without_payment, ibu, ada-pay: 1 → 0",
+        "payment_without_name, ada, ada-pay: 1 → 0",
+    ),
+    "a name that is bound to nothing": (
+        "UPDATE payment_names SET payment_reference = NULL, user_id = NULL WHERE name = 'ada-pay'",
+        "payment_without_name, ada, ada-pay: 1 → 0",
+    ),
+    "a waiting event that is gone": (
+        "DELETE FROM waiting_events WHERE reference_id = 'cyd-lone'",
+        "awaited_without_event, cyd, cyd-lone: 1 → 0",
+    ),
+    "a waiting event that nobody sent": (
+        "UPDATE waiting_events SET reference_id = 'cyd-other' WHERE reference_id = 'cyd-lone'",
+        "awaited_without_event, cyd, cyd-lone: 1 → 0",
+        "waiting_without_outcome, cyd, cyd-other: 1 → 0",
+    ),
+    "a waiting event of another user": (
+        "UPDATE waiting_events SET user_id = 'ibu' WHERE reference_id = 'cyd-lone'",
+        "waiting_without_outcome, ibu, cyd-lone: 1 → 0",
+    ),
+    "an event that waits for a payment that is there": (
+        "UPDATE waiting_events SET name = 'cyd-pay-1' WHERE reference_id = 'cyd-lone'",
+        "event_not_taken_in, cyd, cyd-lone: 0 → 1",
+    ),
+}
+
 CORRUPTIONS: Corruptions = {
     **_ACCOUNTS,
+    **_FREEZING,
     **_ENTRIES,
     **_OPERATIONS,
     **_LOTS,
     **_HOLDS,
     **_LATE_HOLDS,
     **_REFUNDS,
+    **_FREE_REFUNDS,
     **_PAYMENTS,
     **_QUOTAS,
+    **_NAMES,
 }
 
 
@@ -1036,3 +1159,37 @@ def test_every_division_of_the_ledger_has_the_same_findings(true_ledger: Engine)
     assert len(whole.found) > 20
     assert whole.unlisted > 0
     assert whole == fifths == slots
+
+
+# -- names of payments ------------------------------------------------------------------------------------
+
+
+def test_event_may_wait_some_time_for_a_payment_that_is_there(true_ledger: Engine) -> None:
+    statement, finding = _NAMES["an event that waits for a payment that is there"]
+    assert findings(true_ledger, statement, waiting_before=LATER) == [finding]
+    assert findings(true_ledger, statement, waiting_before=OPENED) == []
+
+
+def test_event_that_cannot_count_may_wait_for_a_payment_that_is_there(true_ledger: Engine) -> None:
+    statement, _ = _NAMES["an event that waits for a payment that is there"]
+    stuck = "UPDATE waiting_events SET reason = 'currency_mismatch' WHERE reference_id = 'cyd-lone'"
+    assert findings(true_ledger, statement, stuck) == []
+
+
+@pytest.mark.parametrize("corrupted", sorted(_NAMES.keys() - {"a waiting event that is gone"}))
+def test_distributed_ledger_may_be_under_way_with_new_names(true_ledger: Engine, corrupted: str) -> None:
+    statement, *_ = _NAMES[corrupted]
+    new = [
+        one
+        for one in findings(
+            true_ledger,
+            _CLAIM_ALL,
+            statement,
+            claims_before=OPENED - timedelta(days=90),
+            waiting_before=OPENED,
+        )
+        if one.startswith(
+            ("payment_without_name", "waiting_without", "awaited_without", "event_not_taken_in")
+        )
+    ]
+    assert new == []

@@ -88,7 +88,7 @@ def test_a_balance_is_explained_by_its_sums(reader: Reader, ada: str, apply: App
             "tier": "none",
             "periodStart": "2026-11-22T10:15:00Z",
             "periodEnd": "2026-12-22T10:15:00Z",
-            "grantedUntil": "2025-12-22T10:15:00Z",
+            "grantedUntil": "2026-12-22T10:15:00Z",
             "endsAt": None,
         },
         "monthlyAllocation": 0,
@@ -102,6 +102,7 @@ def test_a_balance_is_explained_by_its_sums(reader: Reader, ada: str, apply: App
         "sequence": 6,
         "openedAt": "2025-11-22T10:15:00Z",
         "updatedAt": "2026-11-22T10:15:00Z",
+        "frozenAt": None,
     }
 
 

@@ -31,6 +31,7 @@ from worker.catalog import Catalog
 from worker.core import reply_for
 from worker.errors import NotFoundError
 from worker.ledger.queries import Explanation, Reader
+from worker.ledger.queries.payment_views import AwaitedView
 from worker.ledger.queries.senders import SenderView
 from worker.ledger.senders import UNNAMED, Sender
 
@@ -154,7 +155,7 @@ def test_attempts_of_a_taken_usage_come_before_those_of_the_taker(
     assert ("usage.deduct", "account_not_found") not in counted, "its reference is another's"
 
 
-def test_event_that_named_another_user_is_among_the_events_of_the_payment(
+def test_event_that_named_another_user_counts_for_the_payment(
     reader: Reader, ada: str, apply: Apply, catalog: Catalog
 ) -> None:
     apply(
@@ -172,8 +173,8 @@ def test_event_that_named_another_user_is_among_the_events_of_the_payment(
     for reference in ("pay-ada", "back"):
         view = reader.explain(reference, NOW + DAY, catalog)
         assert view.payment is not None
-        assert (view.payment.reference_id, view.payment.collected) == ("pay-ada", 0)
-        assert [event.reference_id for event in view.payment_events] == ["back"]
+        assert (view.payment.reference_id, view.payment.collected) == ("pay-ada", 275_000)
+        assert [event.reference_id for event in view.payment_events] == ["back", "pay-ada"]
 
 
 @on_sqlite
@@ -253,6 +254,61 @@ def test_a_payment_is_explained_with_all_that_happened_to_it(
     assert [lot.source for lot in reader.explain("pay-ada", NOW, catalog).lots] == [
         "purchase",
         "purchase_bonus",
+    ]
+
+
+def late_refund(reference: str, payment: str, currency: str = "USD") -> PaymentRefunded:
+    fields = {"original_reference_id": payment, "amount_minor": 1_999, "currency": currency}
+    return PaymentRefunded.model_validate({"reference_id": reference, **fields})
+
+
+def test_event_that_waits_says_for_what_and_until_when(
+    reader: Reader, ada: str, apply: Apply, catalog: Catalog
+) -> None:
+    apply(late_refund("back", "ch_1"), now=NOW)
+    view = reader.explain("back", NOW + DAY, catalog)
+    assert view.awaited == AwaitedView(
+        name="ch_1",
+        state="waiting",
+        since=NOW,
+        overdue_at=NOW + 3 * DAY,
+        payment_reference_id=None,
+        taken_in_by=None,
+        taken_in_at=None,
+    )
+    by_name = reader.explain("ch_1", NOW, catalog)
+    assert (by_name.asked, by_name.payment) == (None, None)
+    assert [(event.reference_id, event.state) for event in by_name.payment_events] == [("back", "waiting")]
+
+
+def test_event_that_was_taken_in_names_the_operation_that_did_it(
+    reader: Reader, ada: str, apply: Apply, catalog: Catalog
+) -> None:
+    apply(late_refund("back", "ch_1"), now=NOW)
+    apply(paid(ada).model_copy(update={"also_known_as": ("ch_1",)}), now=NOW + TICK)
+    view = reader.explain("back", NOW + DAY, catalog)
+    assert view.awaited is not None
+    assert (view.awaited.state, view.awaited.payment_reference_id) == ("counted", "pay-ada")
+    assert (view.awaited.taken_in_by, view.awaited.taken_in_at) == ("pay-ada", NOW + TICK)
+    assert view.original is not None
+    assert (view.original.reference_id, view.original.type) == ("pay-ada", "payment.succeeded")
+    for reference in ("pay-ada", "ch_1"):
+        view = reader.explain(reference, NOW + DAY, catalog)
+        assert view.payment is not None
+        assert view.payment.names == ("ch_1", "pay-ada")
+        assert view.payment.collected == 275_000
+        assert view.awaited is None
+
+
+def test_event_that_cannot_count_says_why(reader: Reader, ada: str, apply: Apply, catalog: Catalog) -> None:
+    apply(late_refund("back", "pay-ada", "EUR"), now=NOW)
+    apply(paid(ada), now=NOW + TICK)
+    view = reader.explain("back", NOW + DAY, catalog)
+    assert view.awaited is not None
+    assert (view.awaited.state, view.awaited.payment_reference_id) == ("currency_mismatch", "pay-ada")
+    assert view.awaited.taken_in_by is None
+    assert [(event.reference_id, event.state) for event in view.payment_events] == [
+        ("back", "currency_mismatch")
     ]
 
 

@@ -5,7 +5,7 @@ The distributed one runs on the stand-in, whose tables are partitioned by slot.
 
 import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from itertools import permutations
@@ -19,8 +19,7 @@ from schemas import Command, Malformed, commands_of, decode, slot_of
 from tests.support.commands import bonus, deduct, importing, opening, payment, refund, went_back
 from tests.support.forms import transacted
 from tests.support.model import Model, predicted
-from tests.support.partitioned_ledger import PARTITIONS, partition_ledger, partitions_in
-from tests.support.provision import PostgresServer
+from tests.support.partitioned_ledger import PARTITIONS, partitions_in
 from tests.support.strategies import LIMITS, SMALL_CATALOG
 from tests.support.waiting import eventually
 from worker.catalog import Catalog, load_catalog
@@ -31,7 +30,6 @@ from worker.ledger import other_slots
 from worker.ledger.audit import audit
 from worker.ledger.engine import ledger_engine
 from worker.ledger.form import LedgerForm, distribute
-from worker.ledger.migrations import migrate
 from worker.ledger.references import ABANDONED_AFTER, AWAITED_FOR, Claims, UniqueKey
 from worker.ledger.slots import slot_by_slot
 from worker.ledger.store import Ledger
@@ -39,20 +37,6 @@ from worker.ledger.tables import accounts, claims, entries, id_counters, lots, o
 
 NOW = datetime.fromisoformat("2026-11-26T12:00:00+00:00")
 FORMS = list(LedgerForm)
-
-
-@pytest.fixture(scope="module")
-def stand_in(postgres: PostgresServer) -> Iterator[Engine]:
-    """A distributed ledger for all tests of this module, whose users are their own."""
-    name = f"slots_{uuid4().hex[:12]}"
-    postgres.databases.create_database(name)
-    engine = ledger_engine(postgres.address.url(name), only_by_key=True)
-    migrate(engine)
-    partition_ledger(engine)
-    yield slot_by_slot(engine)
-    assert audit(engine, claims_before=NOW + timedelta(days=1)).is_clean
-    engine.dispose()
-    postgres.databases.drop_database(name)
 
 
 @pytest.fixture(params=FORMS)

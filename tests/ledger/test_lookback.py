@@ -110,12 +110,12 @@ def test_a_subscription_is_seen_as_it_was(reader: Reader, apply: Apply, catalog:
         ("basic", month, None),
         ("pro", month, None),
         ("pro", next_month, None),
-        ("basic", next_month, None),
-        ("basic", next_month, times[3]),
         ("pro", next_month, None),
+        ("pro", month, month),
+        ("pro", month, None),
     ]
     assert [view.pending for view in seen] == [0, 0, 500_000, 500_000, 0, 0]
-    assert [view.quotas[0].limit for view in seen[3:]] == [2**30, 0, 10 * 2**30]
+    assert [view.quotas[0].limit for view in seen[3:]] == [10 * 2**30] * 3
 
 
 @on_sqlite

@@ -221,6 +221,7 @@ def test_balance_of_an_account_becomes_its_first_lot(migrated: Migrated) -> None
         "pending": 0,
         "is_noticed": False,
         "expires_at": None,
+        "ended_at": None,
     }
     assert rows == [
         whole
@@ -368,6 +369,7 @@ PAYMENT_EVENT = {
     "operation_id": 19,
     "slot": ADA,
     "account_id": 1,
+    "reference_id": "dispute-1",
     "payment_reference": "pay-1",
     "happened": "disputed",
     "recorded_at": NOW,
@@ -512,8 +514,8 @@ def test_allowed_updates_succeed(migrated: Migrated) -> None:
 ORPHANS = (
     (tables.entries, {"account_id": 99}),
     (tables.entries, {"sequence": 99, "operation_id": 99}),
-    (tables.payments, {"operation_id": 99}),
-    (tables.payments, {"operation_id": 1, "account_id": 99}),
+    (tables.payments, {"operation_id": 99, "reference_id": "new"}),
+    (tables.payments, {"operation_id": 1, "account_id": 99, "reference_id": "new"}),
     (tables.quotas, {"account_id": 99}),
     (tables.quota_entries, {"account_id": 99}),
     (tables.quota_entries, {"sequence": 99, "operation_id": 99}),
@@ -529,8 +531,8 @@ ORPHANS = (
     (tables.usage_refunds, {"operation_id": 99}),
     (tables.usage_refunds, {"operation_id": 1, "original_id": 99}),
     (tables.usage_refunds, {"operation_id": 1, "account_id": 99}),
-    (tables.payment_events, {"operation_id": 99}),
-    (tables.payment_events, {"operation_id": 1, "account_id": 99}),
+    (tables.payment_events, {"operation_id": 99, "reference_id": "new"}),
+    (tables.payment_events, {"operation_id": 1, "account_id": 99, "reference_id": "new"}),
 )
 
 

@@ -27,6 +27,7 @@ from schemas import (
 )
 from tests.ledger.history_0006 import EACH, write_deductions, write_history
 from tests.support.apply_commands import applied
+from tests.support.moved_payments import ADDED, moved_events, moved_payments
 from tests.support.provision import PostgresServer
 from tests.support.true_ledger import CATALOG, OPENED
 from worker.core import reply_for
@@ -46,7 +47,14 @@ Rows = Mapping[str, list[Row]]
 #: Codes that no outcome in the ledger has: answers to commands that are refused before, or to batches.
 NOT_STORED = {Code.BATCH_PROCESSED, Code.REFERENCE_CONFLICT, Code.MALFORMED, Code.UNPROCESSABLE}
 #: Types and codes of later versions.
-LATER_TYPES = {"usage.extend", "account.import", "payment.import"}
+LATER_TYPES = {
+    "usage.extend",
+    "account.import",
+    "payment.import",
+    "payment.refund_failed",
+    "account.freeze",
+    "account.unfreeze",
+}
 LATER_CODES = {
     Code.HOLD_EXTENDED,
     Code.HOLD_SETTLED_LATE,
@@ -55,6 +63,16 @@ LATER_CODES = {
     Code.PAYMENT_IMPORTED,
     Code.REFERENCE_TAKEN,
     Code.ALLOCATION_OUTLASTS_PERIOD,
+    Code.PURCHASE_FLAGGED,
+    Code.REFUND_FAILED,
+    Code.REFUND_STYLE_MIXED,
+    Code.INQUIRY_OPENED,
+    Code.DISPUTE_PREVENTED,
+    Code.DISPUTE_WITHDRAWN,
+    Code.CHANGE_SCHEDULED,
+    Code.FREEZE_BEGAN,
+    Code.FREEZE_ENDED,
+    Code.ACCOUNT_FROZEN,
 }
 #: References that another command took from a usage.
 TAKEN = {"taken-1", "taken-2", "taken-3", "taken-4", "eve-due-1", "eve-due-2"}
@@ -127,13 +145,18 @@ def expected(before: Rows) -> Rows:
     """The rows that must be there after the migration."""
     users = {row["account_id"]: row["user_id"] for row in before["accounts"]}
     kept, taken = parted(before)
-    return {
-        table: [row | {"slot": slot_of(users[row["account_id"]])} for row in rows]
+    own = {
+        table: [row | {"slot": slot_of(users[row["account_id"]])} | ADDED.get(table, {}) for row in rows]
         for table, rows in before.items()
         if table not in ("accounts", "operations", "superseded_outcomes", "entries", "quota_entries")
-    } | {
+    }
+    paid, happened = own["payments"], own["payment_events"]
+    return own | {
+        "payments": moved_payments(paid, before["operations"]),
+        "payment_events": moved_events(happened, paid, before["operations"]),
         "accounts": [
-            row | {"slot": slot_of(row["user_id"]), "imported_at": None} for row in before["accounts"]
+            row | {"slot": slot_of(row["user_id"]), "imported_at": None} | ADDED["accounts"]
+            for row in before["accounts"]
         ],
         "operations": [outcome(row) | {"is_taken": False} for row in before["operations"]]
         + [outcome(row) | {"is_taken": True} for row in taken],

@@ -3,7 +3,7 @@
 import random
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from threading import Barrier
 from typing import Any
 from uuid import uuid4
@@ -19,15 +19,16 @@ from worker.catalog import load_catalog
 from worker.core import Answer, Decided
 from worker.errors import ContentionError
 from worker.ledger.audit import audit
+from worker.ledger.due import awaited_payments
 from worker.ledger.engine import ledger_engine
 from worker.ledger.form import LedgerForm
 from worker.ledger.migrations import migrate
-from worker.ledger.payment_names import users_with_waiting_events
 from worker.ledger.slots import slot_by_slot
 from worker.ledger.store import Ledger
 from worker.ledger.tables import accounts, payment_events, payment_names, waiting_events
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
+MUCH_LATER = NOW + timedelta(days=400)
 CATALOG = load_catalog()
 WHOLE = 275_000
 
@@ -140,8 +141,7 @@ def test_event_before_its_payment_counts_when_that_comes(
 def settle_what_waits(ledger: Ledger, engine: Engine) -> None:
     """Do what the scheduler does for events that wait although their payment is there."""
     for number in range(10):
-        with engine.connect() as connection:
-            users = users_with_waiting_events(connection, 100)
+        users = [awaited.user_id for awaited in awaited_payments(engine, MUCH_LATER, 100)]
         if not users:
             return
         for user in users:
@@ -236,7 +236,7 @@ def test_event_that_cannot_count_says_why_it_waits(ledger: Ledger, request: pyte
     with engine.connect() as connection:
         reason = select(waiting_events.c.reason).where(waiting_events.c.reference_id == f"{user}:re")
         assert connection.execute(reason).scalar_one() == "currency_mismatch"
-        assert users_with_waiting_events(connection, 10) == []
+    assert awaited_payments(engine, MUCH_LATER, 10) == []
     assert balance(engine, user) == 100_000 + WHOLE
     with engine.begin() as connection:  # the next tests of this module find nothing that waits
         connection.execute(waiting_events.delete().where(waiting_events.c.reference_id == f"{user}:re"))

@@ -193,6 +193,7 @@ def test_changed_row_has_all_that_may_change() -> None:
         **{name: getattr(lot, name) for name in ("account_id", "number", "remaining", "held", "pending")},
         "is_noticed": True,
         "is_open": True,
+        "ended_at": lot.ended_at,
     }
     assert only_row(rows.of_used_lots([lot], SLOTS_OF)) == {
         "slot": SLOT,

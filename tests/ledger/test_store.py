@@ -376,9 +376,9 @@ _MANY_ACCOUNTS = (
     SELECT operation_id, slot, operation_id, operation_id, 1, now() FROM operations
     """,
     """
-    INSERT INTO payments (operation_id, slot, account_id, package_id, amount_minor, currency, base_tokens,
-        bonus_tokens, recorded_at)
-    SELECT operation_id, slot, operation_id, 'x', 1, 'USD', 1, 0, now() FROM operations
+    INSERT INTO payments (operation_id, slot, reference_id, account_id, package_id, amount_minor, currency,
+        base_tokens, bonus_tokens, recorded_at)
+    SELECT operation_id, slot, reference_id, operation_id, 'x', 1, 'USD', 1, 0, now() FROM operations
     """,
     """
     INSERT INTO payment_events (operation_id, slot, account_id, payment_reference, happened, recorded_at)

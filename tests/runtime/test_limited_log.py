@@ -35,3 +35,14 @@ def test_kinds_have_lines_of_their_own_up_to_a_bound(caplog: pytest.LogCaptureFi
     for number in range(1_000):
         limited.add(f"sender {number}", f"refused {number}")
     assert lines(caplog) == ["refused 0", "refused 1", "refused 2", "refused 3"]
+
+
+def test_kind_that_has_not_happened_for_long_makes_room(caplog: pytest.LogCaptureFixture) -> None:
+    clock = Clock()
+    limited = LimitedLog(logging.getLogger("t"), logging.WARNING, every_s=60, kinds_max=2, seconds=clock)
+    for kind in ("a", "b", "b"):
+        limited.add(kind, kind)
+    clock.now = 60.0
+    for kind in ("c", "d", "b"):
+        limited.add(kind, kind)
+    assert lines(caplog) == ["a", "b", "c", "d", "b (2 times since the last such line)"]

@@ -239,7 +239,8 @@ def value_of(schema: Schema) -> str:
             least = schema.get("minimum", schema.get("exclusiveMinimum", 0) + 1)
             return f"{_NUMBERS.get(least, least)} to {_NUMBERS.get(schema['maximum'], schema['maximum'])}"
         case {"type": "array"}:
-            return f"{schema.get('minItems', 0)} to {schema['maxItems']} objects"
+            kind = "identifiers" if schema["items"].get("type") == "string" else "objects"
+            return f"{schema.get('minItems', 0)} to {schema['maxItems']} {kind}"
         case {"$ref": _}:
             return "object"
     raise AssertionError(f"a kind of value that the page has no word for: {schema}")

@@ -16,6 +16,7 @@ from schemas import (
     DisputeClosed,
     ExtendUsage,
     FreeUpload,
+    FreezeAccount,
     ImportAccount,
     OpenAccount,
     PaymentDisputed,
@@ -24,11 +25,13 @@ from schemas import (
     PaymentSucceeded,
     RecordUsage,
     RefundCredit,
+    RefundFailed,
     ReleaseUsage,
     RenewSubscription,
     ReserveUsage,
     SettleAccount,
     SettleUsage,
+    UnfreezeAccount,
 )
 
 
@@ -99,6 +102,23 @@ def went_back(amount_minor: int = 999, currency: str = "EUR", **more: Any) -> Pa
     return PaymentRefunded(**_event(amount_minor, currency, more))
 
 
+def went_back_in_all(total_minor: int = 999, currency: str = "EUR", **more: Any) -> PaymentRefunded:
+    total = {"refunded_total_minor": total_minor, "amount_minor": None}
+    return PaymentRefunded(**{**_event(0, currency, more), **total})
+
+
+def refund_failed(refund: str, **more: Any) -> RefundFailed:
+    return RefundFailed(
+        **{
+            "reference_id": "r",
+            "user_id": "u",
+            "original_reference_id": "p",
+            "refund_reference_id": refund,
+            **more,
+        }
+    )
+
+
 def disputed(amount_minor: int = 999, currency: str = "EUR", **more: Any) -> PaymentDisputed:
     return PaymentDisputed(**_event(amount_minor, currency, {"dispute_id": "x", **more}))
 
@@ -144,3 +164,13 @@ def cancel(at: str = "period_end", **more: Any) -> CancelSubscription:
 
 def settling(**more: Any) -> SettleAccount:
     return SettleAccount(**{"reference_id": "r", "user_id": "u", **more})
+
+
+def freezing(reference_id: str = "z", **more: Any) -> FreezeAccount:
+    named = more if "payment_reference_id" in more else {"user_id": "u", **more}
+    return FreezeAccount(**{"reference_id": reference_id, "reason": "fraud warning", **named})
+
+
+def unfreezing(reference_id: str = "y", **more: Any) -> UnfreezeAccount:
+    named = more if "payment_reference_id" in more else {"user_id": "u", **more}
+    return UnfreezeAccount(**{"reference_id": reference_id, "reason": "cleared", **named})

@@ -6,7 +6,8 @@ from typing import Any
 from schemas import ImportAccount
 from tests.support.fake_ledger import FakeLedger
 from worker.core import Lot, Source
-from worker.core.known import Payment, present_period
+from worker.core.calendars import present_period
+from worker.core.known import Payment
 
 
 def exported(ledger: FakeLedger, user: str, now: datetime, **more: Any) -> ImportAccount:

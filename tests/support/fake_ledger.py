@@ -37,9 +37,9 @@ from worker.core import (
     decide,
     reply_for,
 )
+from worker.core.calendars import present_period
 from worker.core.contents import command_of
 from worker.core.needs import names_of, needs_of
-from worker.core.periods import period_at
 from worker.core.superseded import Owner, owner_of
 
 _NEVER = datetime.max.replace(tzinfo=UTC)
@@ -147,7 +147,7 @@ class FakeLedger:
             outcomes=outcomes,
             superseded=self._superseded(commands),
             quotas=self._quotas([a for user, a in accounts.items() if user in needs.counting], now),
-            lots=self._lots(accounts.values(), usages.values(), payments.values()),
+            lots=self._lots(accounts.values(), usages.values(), payments.values(), needs.ending),
             holds=self._holds(accounts.values(), needs.holds),
             usages=usages,
             payments=payments,
@@ -193,10 +193,7 @@ class FakeLedger:
         return self._ids
 
     def _quotas(self, accounts: Iterable[AccountState], now: datetime) -> dict[QuotaKey, QuotaState]:
-        present = {
-            account.account_id: period_at(account.anchor, max(now, account.anchor)).key
-            for account in accounts
-        }
+        present = {account.account_id: present_period(account, now).key for account in accounts}
         return {
             key: copy(quota)
             for key, quota in self.quotas.items()
@@ -209,19 +206,30 @@ class FakeLedger:
             for entry in self.entries
             if entry.outcome.reference_id == reference_id and entry.counter is Counter.USAGE and entry.lot
         )
-        back = sum(row.tokens for row in self.usage_refunds if row.original.reference_id == reference_id)
-        return Taken(parts, back)
+        refunds = [row for row in self.usage_refunds if row.original.reference_id == reference_id]
+        back, freed = sum(row.tokens for row in refunds), sum(row.free_quantity for row in refunds)
+        counted = (entry.key for entry in self.quota_entries if entry.outcome.reference_id == reference_id)
+        return Taken(parts, back, next(counted, None), freed)
 
     def _lots(
-        self, accounts: Iterable[AccountState], usages: Iterable[Taken], payments: Iterable[Payment]
+        self,
+        accounts: Iterable[AccountState],
+        usages: Iterable[Taken],
+        payments: Iterable[Payment],
+        ending: Set[str],
     ) -> dict[int, list[Lot]]:
-        """Lots with something left, lots that usage to be refunded came from, and lots that payments made."""
+        """Lots with something left, lots that usage to be refunded came from, and lots that payments made.
+
+        Of those who are ``ending`` their subscription all allocations.
+        """
+        accounts = list(accounts)
         ids = {account.account_id for account in accounts}
         payments = list(payments)
         taken = {number for usage in usages for number, _ in usage.parts}
         taken |= {number for payment in payments for number in payment.taken if number is not None}
         made_by = {payment.operation_id for payment in payments}
         with_tier = {payment.account_id for payment in payments if payment.tier is not None}
+        with_tier |= {account.account_id for account in accounts if account.user_id in ending}
         known: dict[int, list[Lot]] = {}
         for (account_id, number), lot in sorted(self.lots.items()):
             is_open = lot.remaining > 0 or lot.pending > 0
@@ -439,7 +447,9 @@ class FakeLedger:
         for reference in plan.taken_in:
             self.waiting.pop(reference, None)
         for row in plan.usage_refunds:
-            assert row.tokens > 0
+            assert row.tokens >= 0
+            assert row.free_quantity >= 0
+            assert row.tokens + row.free_quantity > 0
             self.usage_refunds.append(row)
 
     def _move_accounts(self, plan: Plan, known: Known) -> None:

@@ -14,7 +14,7 @@ def transacted(ledger: Ledger, commands: Sequence[Command], now: datetime, catal
     answers: dict[int, Answer] = {}
     for share in ledger.shares(commands):
         own = [command for _, command in share]
-        with ledger.begin(own, now) as transaction:
+        with ledger.begin(own, now, auto_open=catalog.auto_open) as transaction:
             plan = decide(own, transaction.known, now, catalog)
             transaction.write(plan)
         answers.update({place: answer for (place, _), answer in zip(share, plan.answers, strict=True)})

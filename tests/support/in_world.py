@@ -1,13 +1,17 @@
 """Commands with identities of a world of their own, so that many worlds fit one database."""
 
-from schemas import Command, ImportAccount, ImportedLot, ImportedPayment
+from schemas import Command, ImportAccount, ImportedLot, ImportedPayment, PaymentSucceeded
 
-_NAMES = ("reference_id", "user_id", "original_reference_id")
+_NAMES = ("reference_id", "user_id", "original_reference_id", "refund_reference_id")
 
 
 def in_world(world: int, command: Command) -> Command:
     """Return the command with all that it names in a world: user, references, imported payments."""
-    own = {name: f"{world}-{value}" for name in _NAMES if (value := getattr(command, name, None)) is not None}
+    own: dict[str, object] = {
+        name: f"{world}-{value}" for name in _NAMES if (value := getattr(command, name, None))
+    }
+    if isinstance(command, PaymentSucceeded) and command.also_known_as:
+        own["also_known_as"] = tuple(f"{world}-{name}" for name in command.also_known_as)
     if isinstance(command, ImportAccount):
         return command.model_copy(
             update={

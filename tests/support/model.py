@@ -13,7 +13,17 @@ from typing import Any
 from schemas import Command
 from tests.support import model_imports
 from tests.support.model_account import AccountModel, Message, Movement
-from tests.support.model_rules import Answer, Judgement, Judgements, Rules, allocate, came_to_nothing
+from tests.support.model_payments import ABOUT_PAYMENTS
+from tests.support.model_rules import (
+    Answer,
+    Judgement,
+    Judgements,
+    Rules,
+    allocate,
+    came_to_nothing,
+    named_money,
+    package_named,
+)
 from worker.catalog import Catalog
 
 #: Fields that move the ledger, by type. Others (free text, provider, attempt, …) may differ in a duplicate.
@@ -33,16 +43,27 @@ CONTENT: Mapping[str, tuple[str, ...]] = {
     "account.settle": (),
     "credit.adjust": ("allowNegative", "expiresAt", "tokens"),
     "credit.bonus": ("effectiveAt", "expiresAt", "priority", "tokens"),
-    "credit.refund": ("originalReferenceId", "tokens"),
+    "credit.refund": ("freeQuantity", "originalReferenceId", "tokens"),
     "payment.dispute_closed": ("amountMinor", "currency", "disputeId", "originalReferenceId", "result"),
-    "payment.disputed": ("amountMinor", "currency", "disputeId", "originalReferenceId"),
+    "payment.disputed": ("amountMinor", "currency", "disputeId", "originalReferenceId", "stage"),
     "payment.failed": ("originalReferenceId",),
     "payment.import": (),  # never a message: only what names the reference of an imported payment
-    "payment.refunded": ("amountMinor", "currency", "originalReferenceId"),
-    "payment.succeeded": ("amountMinor", "currency", "packageId", "packageIndex"),
+    "payment.refund_failed": ("originalReferenceId", "refundReferenceId"),
+    "payment.refunded": ("amountMinor", "currency", "originalReferenceId", "refundedTotalMinor"),
+    "payment.succeeded": (
+        "amountMinor",
+        "currency",
+        "discountMinor",
+        "listMinor",
+        "otherMinor",
+        "packageId",
+        "packageIndex",
+        "quantity",
+        "taxMinor",
+    ),
     "subscription.cancel": ("at",),
-    "subscription.change": ("tier",),
-    "subscription.renew": ("periodStart",),
+    "subscription.change": ("effectiveAt", "payment", "periodEnd", "periodStart", "tier"),
+    "subscription.renew": ("payment", "periodEnd", "periodStart"),
     "usage.deduct": ("feature", "tokens"),
     "usage.extend": ("originalReferenceId", "ttlSeconds"),
     "usage.free_upload": ("bytes",),
@@ -51,7 +72,7 @@ CONTENT: Mapping[str, tuple[str, ...]] = {
     "usage.reserve": ("tokens", "ttlSeconds"),
     "usage.settle": ("feature", "onExcess", "onExpired", "originalReferenceId", "tokens"),
 }
-#: Types that open a missing account, and take the tier for that as content.
+#: Types that take a tier for a missing account as content; those about a payment open none.
 OPENING = frozenset(
     {
         "credit.adjust",
@@ -59,6 +80,7 @@ OPENING = frozenset(
         "payment.dispute_closed",
         "payment.disputed",
         "payment.failed",
+        "payment.refund_failed",
         "payment.refunded",
         "payment.succeeded",
         "usage.deduct",
@@ -67,7 +89,10 @@ OPENING = frozenset(
         "usage.reserve",
     }
 )
-_TIMES = frozenset({"anchor", "asOf", "effectiveAt", "expiresAt", "openedAt", "paidAt", "periodStart"})
+_PAYMENTS = ("payment.succeeded", "payment.import")
+_TIMES = frozenset(
+    {"anchor", "asOf", "effectiveAt", "expiresAt", "openedAt", "paidAt", "periodStart", "periodEnd"}
+)
 
 #: Parts of a reply that the model doesn't predict: words, identities, the ledger's own numbering.
 _NOT_PREDICTED = frozenset(
@@ -76,7 +101,6 @@ _NOT_PREDICTED = frozenset(
         "message",
         "type",
         "referenceId",
-        "userId",
         "attempt",
         "transactionId",
         "unit",
@@ -100,6 +124,8 @@ class Model:
         self.catalog = catalog
         self._accounts: dict[str, AccountModel] = {}
         self._judgements: Judgements = {}
+        #: Time of the latest judgement under each reference.
+        self._judged_at: dict[str, datetime] = {}
         self._rules = Rules(self._judgements)
         #: Each notice in order, with the reference and the user it is about.
         self.notices: list[dict[str, Any]] = []
@@ -108,7 +134,20 @@ class Model:
 
     def apply(self, command: Command, now: datetime) -> Answer:
         """The reply to ``command``, without what ``predicted`` leaves out. Absent fields are left out too."""
-        message: Message = {"attempt": 1, **json.loads(command.to_json())}
+        message = self._with_package_id({"attempt": 1, **json.loads(command.to_json())})
+        answer = self._answer(message, now)
+        if message["type"] == "payment.succeeded" and answer["duplicate"] and answer["status"] == "applied":
+            self._rules.payments.learn(message)
+        return answer
+
+    def _with_package_id(self, message: Message) -> Message:
+        """A package at a place of the catalog is the one with the id there."""
+        package = package_named(self.catalog, message) if "packageIndex" in message else None
+        if package is None:
+            return message
+        return {**{k: v for k, v in message.items() if k != "packageIndex"}, "packageId": package.id}
+
+    def _answer(self, message: Message, now: datetime) -> Answer:
         past = self._judgements.setdefault(message["referenceId"], [])
         mine = [judgement for judgement in past if _is_of_one(message, judgement[0])]
         if mine and mine[-1] is not past[-1]:
@@ -116,13 +155,24 @@ class Model:
         is_taking = bool(past) and not mine and _may_take(message, past[-1])
         most = 1_000 + (past[-1][0]["attempt"] if past else 0)
         if message["attempt"] > most and (mine or is_taking or not past):
-            return _conflict("attempt", f"at most {most}", str(message["attempt"]))
+            return _conflict(message, "attempt", f"at most {most}", str(message["attempt"]))
         if is_taking or not past:
             return self._judged(message, now, past)
         latest, answer = past[-1]
         if mine and answer["status"] == "rejected" and message["attempt"] > latest["attempt"]:
             return self._judged(message, now, past)
-        return _compared(message, *_of_attempt(message, mine) if mine else past[-1])
+        if not mine:
+            return self._compared(message, latest, answer)
+        own = self._compared(message, *_of_attempt(message, mine))
+        if own["duplicate"] and answer["status"] == "applied":  # a later attempt may have applied the same
+            anew = self._compared(message, latest, answer)
+            return anew if anew["duplicate"] else own
+        return own
+
+    def _compared(self, message: Message, earlier: Message, answer: dict[str, Any]) -> dict[str, Any]:
+        if "packageIndex" not in message:
+            earlier = self._with_package_id(earlier)
+        return _compared(message, earlier, answer)
 
     def balances(self) -> dict[str, int]:
         """Balance of every user who has an account, as of the last posting."""
@@ -161,13 +211,14 @@ class Model:
         return self._accounts[user].tier if user in self._accounts else None
 
     def subscription(self, user: str) -> dict[str, Any]:
-        """Anchor, end of the granted periods, tokens granted for the last one, and the subscription's end."""
+        """Last granted period, tokens granted for the last one, and the subscription's end."""
         account = self._accounts[user]
         return {
-            "anchor": account.anchor,
+            "grantedFrom": account.granted_start,
             "grantedUntil": account.granted_until,
             "periodGranted": account.period_granted,
             "endsAt": account.ends_at,
+            "nextTier": account.next_tier,
         }
 
     def warned(self, user: str) -> set[str]:
@@ -215,21 +266,71 @@ class Model:
         """Each thing that happened to a payment, in order."""
         return self._rules.payments.events
 
+    @property
+    def waiting_events(self) -> list[dict[str, Any]]:
+        """Each event that waits for its payment."""
+        return self._rules.payments.waiting
+
+    @property
+    def payment_names(self) -> dict[str, str]:
+        """The payment of each name."""
+        return self._rules.payments.names
+
     # -- the judgement ------------------------------------------------------------------------------------
 
     def _judged(self, message: Message, now: datetime, past: list[Judgement]) -> Answer:
-        answer = self._judge(message, now)
+        opened = set(self._accounts)
+        judged = self._judge(message, now)
+        user = judged.pop("userId", message.get("userId"))
+        if past and _is_of_one(message, past[-1][0]):
+            user = past[-1][1].get("userId")
+        answer = judged if user is None else {**judged, "userId": user}
         past.append((message, answer))
+        self._judged_at[message["referenceId"]] = now
+        for user in self._accounts.keys() - opened:
+            self._judge_earlier_payments(user, now)
         return dict(answer)
 
+    def _judge_earlier_payments(self, user: str, now: datetime) -> None:
+        """Judges the payments anew that came before the user had an account, in the order they came."""
+        for _, name in sorted((at, name) for name, at in self._judged_at.items()):
+            past = self._judgements[name]
+            message, answer = past[-1]
+            is_payment = (message["type"], message.get("userId")) == ("payment.succeeded", user)
+            if is_payment and answer["code"] == "account_not_found":
+                self._judged({**message, "attempt": message["attempt"] + 1}, now, past)
+
     def _judge(self, message: Message, now: datetime) -> Answer:
+        if message["type"] in ABOUT_PAYMENTS:
+            return self._judge_about_payment(message, now)
         if message["userId"] not in self._accounts:
             if message["type"] == "account.open":
                 return self._open(message, now)
             if message["type"] == "account.import":
                 return self._import(message, now)
             return self._judge_first(message, now)
-        return self._judge_with_account(message, now)
+        return self._judge_with_account(message, now, message["userId"])
+
+    def _judge_about_payment(self, message: Message, now: datetime) -> Answer:
+        """The payment says whose account it is; until it comes, the message waits and belongs to nobody."""
+        name = message["originalReferenceId"]
+        payment = self._rules.payments.named(name)
+        own = [
+            judged for judged in self._judgements[message["referenceId"]] if _is_of_one(message, judged[0])
+        ]
+        # A reference that is judged anew stays whose it was; the payment takes the event in later.
+        if payment is not None and own and own[-1][1].get("userId") != payment["userId"]:
+            payment = None
+        if payment is not None:
+            answer = self._judge_with_account(message, now, payment["userId"])
+            return {**answer, "userId": payment["userId"]}
+        past = [j for j in self._judgements.get(name, []) if j[0]["type"] not in _PAYMENTS]
+        if past and past[-1][1]["status"] == "applied" and not came_to_nothing(*past[-1]):
+            named = {"originalReferenceId": name}
+            return {"status": "rejected", "code": "original_not_found", "duplicate": False, **named}
+        self._rules.payments.wait(message, now)
+        waits = {"status": "applied", "code": "payment_awaited", "duplicate": False, "amount": 0}
+        return {**waits, **named_money(message)}
 
     def _judge_first(self, message: Message, now: datetime) -> Answer:
         """The user is new: the message opens the account, whatever else becomes of it."""
@@ -239,26 +340,26 @@ class Model:
         if name not in self.catalog.tiers:
             return {"status": "rejected", "code": "unknown_tier", "duplicate": False, "tier": name}
         account = self._accounts[message["userId"]] = AccountModel(self.catalog, name, message, now)
-        account.granted_until = now  # nothing is granted yet
-        return {**self._judge_with_account(message, now), "openedTier": name}
+        account.granted_until, account.granted_start = now, None  # nothing is granted yet
+        return {**self._judge_with_account(message, now, message["userId"]), "openedTier": name}
 
-    def _judge_with_account(self, message: Message, now: datetime) -> Answer:
-        user = message["userId"]
+    def _judge_with_account(self, message: Message, now: datetime, user: str) -> Answer:
         account = self._accounts[user].taken_up(self.catalog, message, now)
         before = account.balance()
         code, amount, detail = self._rules.judge(account, message)
         if amount is None:
-            return _reply(account, "rejected", code, detail, before)
+            refused = _reply(account, "rejected", code, detail, before)
+            return {name: value for name, value in refused.items() if name != "expired"}
         answer = _reply(account, "applied", code, {"amount": amount, **detail}, before)
         if came_to_nothing(message, answer):
             # The entries that fell due are not kept, so the reply does not report them either.
             return {name: value for name, value in answer.items() if name not in ("expired", "sequence")}
         notices = account.finish()
-        self._keep(account, notices)
+        self._keep(account, user, notices)
         return _reply(account, "applied", code, {"amount": amount, **detail}, before)
 
-    def _keep(self, account: AccountModel, notices: list[dict[str, Any]]) -> None:
-        user, reference_id = account.message["userId"], account.message["referenceId"]
+    def _keep(self, account: AccountModel, user: str, notices: list[dict[str, Any]]) -> None:
+        reference_id = account.message["referenceId"]
         self._accounts[user] = account
         self.notices += [{"userId": user, "referenceId": reference_id, **notice} for notice in notices]
 
@@ -275,7 +376,7 @@ class Model:
         allocate(account, tier.monthly_tokens, account.granted_until)
         for mark in ("low", "depleted"):
             account.look_at_mark(mark)
-        self._keep(account, [])
+        self._keep(account, message["userId"], [])
         return _reply(account, "applied", "account_opened", {"amount": tier.monthly_tokens, "tier": name}, 0)
 
     def _import(self, message: Message, now: datetime) -> Answer:
@@ -285,9 +386,9 @@ class Model:
             return {"status": "rejected", "code": code, "duplicate": False, **detail}
         as_of = model_imports.imported(self.catalog, message, now, self._rules.payments)
         account = as_of.taken_up(self.catalog, message, now)
-        self._keep(account, account.finish())
+        self._keep(account, message["userId"], account.finish())
         for payment in model_imports.payments_of(message):
-            answer = {"status": "applied", "code": "payment_imported"}
+            answer = {"status": "applied", "code": "payment_imported", "userId": payment["userId"]}
             self._judgements.setdefault(payment["referenceId"], []).append((payment, answer))
         # Where the import moves nothing itself, all that is due comes before it.
         own = [m for m in account.movements if m["referenceId"] == message["referenceId"] and not m["dueAt"]]
@@ -297,7 +398,8 @@ class Model:
     def _is_taken(self, payment: Message) -> bool:
         """True where the reference of a payment to be imported names an operation that keeps it."""
         past = self._judgements.get(payment["referenceId"], [])
-        return bool(past) and not _may_take(payment, past[-1])
+        is_judged = bool(past) and not _may_take(payment, past[-1])
+        return is_judged or self._rules.payments.named(payment["referenceId"]) is not None
 
 
 def _reply(account: AccountModel, status: str, code: str, detail: dict[str, Any], before: int) -> Answer:
@@ -315,8 +417,9 @@ def _reply(account: AccountModel, status: str, code: str, detail: dict[str, Any]
 
 
 def _is_of_one(message: Message, other: Message) -> bool:
-    """True where both have the same type and user."""
-    return all(message[name] == other[name] for name in ("type", "userId"))
+    """True where both have the same type and user; of a payment's events the payment knows the user."""
+    is_same_user = message["type"] in ABOUT_PAYMENTS or message["userId"] == other.get("userId")
+    return bool(message["type"] == other["type"] and is_same_user)
 
 
 def _may_take(message: Message, latest: Judgement) -> bool:
@@ -343,15 +446,18 @@ def _compared(message: Message, latest: Message, answer: Answer) -> Answer:
     """The answer to a message that repeats another one, or the first difference."""
     kind = latest["type"]
     content = sorted((*CONTENT[kind], *(["openTier"] if kind in OPENING else [])))
-    for name in ("type", "userId", *content):
+    owner = ("type",) if kind in ABOUT_PAYMENTS else ("type", "userId")
+    for name in (*owner, *content):
         stored, received = _as_content(latest, name), _as_content(message, name)
         if stored != received:
-            return _conflict(name, stored, received)
+            return _conflict(message, name, stored, received)
     return {**answer, "duplicate": True}
 
 
-def _conflict(field: str, expected: str, received: str) -> Answer:
+def _conflict(message: Message, field: str, expected: str, received: str) -> Answer:
+    user = {"userId": message["userId"]} if "userId" in message else {}
     return {
+        **user,
         "status": "rejected",
         "code": "reference_conflict",
         "duplicate": False,

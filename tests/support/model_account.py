@@ -32,6 +32,14 @@ def _is_a_day(year: int, month: int, day: int) -> bool:
     return (datetime(year, month, 28, tzinfo=UTC) + timedelta(days=day - 28)).month == month
 
 
+def meets(anchor: datetime, end: datetime) -> bool:
+    """True where some months after ``anchor`` end at ``end``."""
+    months = 1
+    while boundary(anchor, months) < end:
+        months += 1
+    return boundary(anchor, months) == end
+
+
 def period(anchor: datetime, moment: datetime) -> tuple[datetime, datetime]:
     """The month, counted from ``anchor``, that ``moment`` lies in; found by walking there."""
     months = 0
@@ -50,6 +58,11 @@ class AccountModel:
         self.granted_until = boundary(now, 1)
         self.period_granted = 0
         self.ends_at: datetime | None = None
+        #: When the last granted period began, and the periods that a gateway named, in order.
+        self.granted_start: datetime | None = now
+        self.named: list[tuple[datetime, datetime]] = []
+        #: The tier to come and its time.
+        self.next_tier: tuple[str, datetime] | None = None
         self.warned: set[str] = set()
         self.movements: list[Movement] = []
         self.credits: list[Credit] = []
@@ -65,6 +78,7 @@ class AccountModel:
         account.credits = [dict(credit) for credit in self.credits]
         account.holds = [dict(hold) for hold in self.holds]
         account.counted = list(self.counted)
+        account.named = list(self.named)
         account.warned = set(self.warned)
         account._post_due()
         return account
@@ -107,11 +121,39 @@ class AccountModel:
     def used(self, quota: str) -> int:
         """Amount counted against ``quota`` in the period of now."""
         start, _ = self.period()
-        return sum(amount for name, when, amount in self.counted if (name, when) == (quota, start))
+        day = start.date()  # periods are named by their first day
+        return sum(amount for name, when, amount in self.counted if (name, when.date()) == (quota, day))
 
     def period(self) -> tuple[datetime, datetime]:
-        """The period of now."""
-        return period(self.anchor, max(self.now, self.anchor))
+        """The period of now, in which quotas count: at most a month."""
+        start, end = self.period_of(self.now)
+        if end <= start + timedelta(days=31):
+            return start, end
+        month = period(start, max(self.now, start))
+        return month[0], min(month[1], end)
+
+    def period_of(
+        self, moment: datetime, named: list[tuple[datetime, datetime]] | None = None
+    ) -> tuple[datetime, datetime]:
+        """The period of ``moment`` by which tokens are granted: a gateway's own, or a month."""
+        named, moment = self.named if named is None else named, max(moment, self.anchor)
+        if not named:
+            return period(self.anchor, moment)
+        start, end = named[-1]
+        if moment >= end:
+            return period(self._anchor_after(named), moment)
+        if moment >= start:
+            return start, end
+        before = self.period_of(moment, named[:-1])
+        return before[0], min(before[1], start)
+
+    def _anchor_after(self, named: list[tuple[datetime, datetime]]) -> datetime:
+        """The day from which months count after the gateway's periods: it follows them."""
+        anchor = self.anchor
+        for start, end in named:
+            if period(anchor, max(start, anchor)) != (start, end):
+                anchor = start if meets(start, end) else end
+        return anchor
 
     def plan(self) -> Tier | None:
         """Tier of the account, or None where the catalog has it no longer."""
@@ -121,16 +163,37 @@ class AccountModel:
         """True once the subscription is over."""
         return self.ends_at is not None and self.ends_at <= self.now
 
+    def has_free_units(self) -> bool:
+        """True in a period that was granted, and always where the tier costs nothing."""
+        tier = self.plan()
+        is_granted = self.now < self.granted_until or (tier is not None and tier.auto_renew)
+        return is_granted and not self.has_ended()
+
+    def is_gateways(self) -> bool:
+        """True where a gateway named the last period that was granted."""
+        return bool(self.named) and self.named[-1][0] == self.granted_start
+
+    def name_period(self, named: tuple[datetime, datetime]) -> None:
+        """Notes a period with both its ends; one that was to begin, and hasn't, never will."""
+        if self.named and self.named[-1][0] > self.now:
+            self.named.pop()
+        self.named.append(named)
+
+    def earliest(self) -> datetime:
+        """The beginning of all that a renewal may be about."""
+        return self.period_of(self.now)[0] if self.is_gateways() else self._anchor_after(self.named)
+
     def hold_named(self, reference_id: str) -> Hold | None:
-        """The hold of that name, whatever became of it."""
-        return next((hold for hold in self.holds if hold["reference"] == reference_id), None)
+        """The hold of that name, whatever became of it; that of a dispute has no name."""
+        named = [h for h in self.holds if h["reference"] == reference_id and not h["isDispute"]]
+        return named[0] if named else None
 
     def to_burn(self, at: datetime | None = None) -> list[Credit]:
         """Credits with something free that have not expired ``at`` that time, in the order to be spent."""
         moment = self.now if at is None else at
         usable = [c for c in self.credits if self.free(c) > 0 and not _is_over(c, moment)]
         never = datetime.max.replace(tzinfo=UTC)
-        return sorted(usable, key=lambda c: (c["priority"], c["expiresAt"] or never, c["number"]))
+        return sorted(usable, key=lambda c: (c["priority"], _end(c) or never, c["effectiveAt"], c["number"]))
 
     def lots(self) -> list[dict[str, Any]]:
         """Every credit there ever was, with what is left of it."""
@@ -147,6 +210,7 @@ class AccountModel:
                 "expiresAt": credit["expiresAt"],
                 "parent": credit["parent"],
                 "isNoticed": credit["isNoticed"],
+                "endedAt": credit["endedAt"],
             }
             for credit in self.credits
         ]
@@ -154,7 +218,8 @@ class AccountModel:
     def next_due(self) -> datetime | None:
         """Time when something is due next: an end, a beginning, or a notice of an end."""
         times = [hold["expiresAt"] for hold in self.holds if hold["state"] == "open"]
-        times += [c["expiresAt"] for c in self.credits if c["expiresAt"] is not None and self.free(c) > 0]
+        times += [end for c in self.credits if (end := _end(c)) is not None and self.free(c) > 0]
+        times += [] if self.next_tier is None else [self.next_tier[1]]
         times += [c["effectiveAt"] for c in self.credits if c["isWaiting"]]
         warning = timedelta(days=self.catalog.notices.expiring_days)
         times += [c["expiresAt"] - warning for c in self.credits if warning and self._may_be_noticed(c)]
@@ -217,6 +282,7 @@ class AccountModel:
             "parent": parent,
             "isWaiting": is_waiting,
             "isNoticed": False,
+            "endedAt": None,
         }
         self.credits.append(credit)
         return credit
@@ -262,6 +328,8 @@ class AccountModel:
                 case "b":
                     self._credit_runs_out(self.credits[number], at)
                 case "c":
+                    self._change_tier(at)
+                case "d":
                     self._renew(at)
                 case _:
                     self._take_effect(self.credits[number], at)
@@ -278,19 +346,22 @@ class AccountModel:
             if hold["state"] == "open" and hold["expiresAt"] <= self.now
         ]
         for index, credit in enumerate(self.credits):
-            if _is_over(credit, self.now) and self.free(credit) > 0:
-                due.append((credit["expiresAt"], "b", index))
+            end = _end(credit)
+            if end is not None and end <= self.now and self.free(credit) > 0:
+                due.append((end, "b", index))
             if credit["isWaiting"] and credit["effectiveAt"] <= self.now:
-                due.append((credit["effectiveAt"], "d", index))
+                due.append((credit["effectiveAt"], "e", index))
+        if self.next_tier is not None and self.next_tier[1] <= self.now:
+            due.append((self.next_tier[1], "c", 0))
         if self._renews_itself() and self.granted_until <= self.now:
-            due.append((self.period()[0], "c", 0))
+            due.append((self.granted_until, "d", 0))
         return due
 
     def _hold_runs_out(self, hold: Hold, at: datetime) -> None:
         self.close(hold, "expired", at)
         for lot, _ in hold["parts"]:
             credit = self.credits[lot - 1]
-            if credit["expiresAt"] is not None and credit["expiresAt"] < at:
+            if (end := _end(credit)) is not None and end < at:
                 self._expire(credit)
         self._repay(at)
 
@@ -298,7 +369,8 @@ class AccountModel:
         tier = self.plan()
         is_over = self.ends_at is not None and self.ends_at <= at
         is_kept = credit["source"] == "allocation" and credit["parent"] is None and not is_over
-        if is_kept and tier is not None and period(self.anchor, at)[0] == at:
+        start, end = self._follows(at)
+        if is_kept and credit["endedAt"] is None and tier is not None and at - start < timedelta(days=1):
             siblings = [
                 c["granted"]
                 for c in self.credits
@@ -306,7 +378,6 @@ class AccountModel:
             ]
             kept = min(self.free(credit), tier.rollover_tokens - sum(siblings))
             if kept > 0:
-                _, end = period(self.anchor, at)
                 follower = self.note(
                     "allocation", kept, effective_at=at, expires_at=end, parent=credit["number"]
                 )
@@ -316,7 +387,13 @@ class AccountModel:
         self._expire(credit)
 
     def _expire(self, credit: Credit) -> None:
-        self.write(-self.free(credit), "expiry", credit["number"], credit["expiresAt"])
+        self.write(-self.free(credit), "expiry", credit["number"], _end(credit))
+
+    def _follows(self, at: datetime) -> tuple[datetime, datetime]:
+        """The period that follows one that ended at ``at``: two calendars may differ by less than a day."""
+        if self.named and abs(self.named[-1][0] - at) < timedelta(days=1):
+            return self.named[-1]
+        return self.period_of(at)
 
     def _renews_itself(self) -> bool:
         tier = self.plan()
@@ -331,15 +408,49 @@ class AccountModel:
         for mark in ("low", "depleted"):
             self.look_at_mark(mark)
 
-    def _renew(self, at: datetime) -> None:
-        self._grant(at, self.period()[1])
+    def _change_tier(self, at: datetime) -> None:
+        assert self.next_tier is not None
+        self.tier, self.next_tier = self.next_tier[0], None
+        if self.granted_until < at:
+            self.granted_start = self.period_of(at - timedelta(microseconds=1))[0]
+            self.granted_until, self.period_granted = at, 0
 
-    def _grant(self, at: datetime, end: datetime) -> None:
+    def _renew(self, at: datetime) -> None:
+        """The next period; or in one credit all that have passed but the last, where nothing is left of them.
+
+        While there is a debt that is so for those that it takes whole, until something else is due.
+        """
+        ends = self._ends_of_passed(at)
+        monthly = self.catalog.tiers[self.tier].monthly_tokens
+        if self.debt():
+            others = [when for when, kind, _ in self._due() if kind != "d"]
+            limit = min([self.now, *others])
+            starts = [at, *ends][: len(ends)]
+            ends = [end for start, end in zip(starts, ends, strict=True) if start < limit]
+            ends = ends[: self.debt() // monthly] if monthly else ends
+        if len(ends) < 2:
+            self._grant(at, self.period_of(at)[1])
+            return
+        self._grant(at, ends[-1], len(ends))
+        if monthly:
+            self._expire(self.credits[-1])
+
+    def _ends_of_passed(self, at: datetime) -> list[datetime]:
+        """The ends of the periods from ``at`` on, but not of the present one nor of the last before it."""
+        start, _ = self.period_of(self.now)
+        ends = []
+        while at < start:
+            at = self.period_of(at)[1]
+            ends.append(at)
+        return ends[:-1]
+
+    def _grant(self, at: datetime, end: datetime, count: int = 1) -> None:
         tier = self.catalog.tiers[self.tier]
         if tier.monthly_tokens > 0:
-            credit = self.note("allocation", tier.monthly_tokens, effective_at=at, expires_at=end)
-            self.fill(credit, tier.monthly_tokens, "allocation", at)
-        self.granted_until, self.period_granted = end, tier.monthly_tokens
+            tokens = tier.monthly_tokens * count
+            credit = self.note("allocation", tokens, effective_at=at, expires_at=end)
+            self.fill(credit, tokens, "allocation", at)
+        self.granted_start, self.granted_until, self.period_granted = at, end, tier.monthly_tokens
 
     def _take_effect(self, credit: Credit, at: datetime) -> None:
         credit["isWaiting"] = False
@@ -413,5 +524,11 @@ def _sum(lines: list[dict[str, Any]]) -> int:
     return total
 
 
+def _end(credit: Credit) -> datetime | None:
+    """The time from which nothing is left of a credit."""
+    return min((t for t in (credit["expiresAt"], credit["endedAt"]) if t is not None), default=None)
+
+
 def _is_over(credit: Credit, at: datetime) -> bool:
-    return credit["expiresAt"] is not None and credit["expiresAt"] <= at
+    end = _end(credit)
+    return end is not None and end <= at

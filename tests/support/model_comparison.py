@@ -7,7 +7,8 @@ from typing import Any
 from schemas import Command
 from tests.support.fake_ledger import FakeLedger
 from tests.support.model import Model, predicted
-from worker.core import Entry, Hold, Lot
+from worker.core import Entry, Hold, Lot, PaymentEvent
+from worker.core.calendars import last_start
 from worker.core.known import ALERT_DEPLETED, ALERT_LOW
 
 
@@ -30,6 +31,8 @@ def assert_same_ledger(ledger: FakeLedger, model: Model) -> None:
     assert ledger.balances() == model.balances()
     for user in ledger.accounts:
         assert_same_account(ledger, model, user)
+    assert {n.name: n.payment_reference for n in ledger.names.values() if n.user_id} == model.payment_names
+    assert waiting_events_of(ledger) == sorted(model.waiting_events, key=_reference)
     assert notices_of(ledger) == {
         reference_id: [notice for notice in model.notices if notice["referenceId"] == reference_id]
         for reference_id in {notice["referenceId"] for notice in model.notices}
@@ -48,10 +51,11 @@ def assert_same_account(ledger: FakeLedger, model: Model, user: str) -> None:
         model.debt(user),
     )
     assert {
-        "anchor": account.anchor,
+        "grantedFrom": last_start(account),
         "grantedUntil": account.granted_until,
         "periodGranted": account.period_granted,
         "endsAt": account.ends_at,
+        "nextTier": None if account.next_tier is None else (account.next_tier, account.next_tier_at),
     } == model.subscription(user)
     alerts = {"low": ALERT_LOW, "depleted": ALERT_DEPLETED}
     assert {name for name, alert in alerts.items() if account.alerts & alert} == model.warned(user)
@@ -71,7 +75,8 @@ def assert_same_account(ledger: FakeLedger, model: Model, user: str) -> None:
         for paid in model.payments
         if paid["userId"] == user
     ]
-    assert payment_events_of(ledger, user) == [e for e in model.payment_events if e["userId"] == user]
+    events = [event for event in model.payment_events if event["userId"] == user]
+    assert payment_events_of(ledger, user) == sorted(events, key=_reference)
     due = model.next_due(user)
     assert due is None or (account.due_at is not None and account.due_at <= due), "nobody waits for it"
 
@@ -107,6 +112,7 @@ def as_lot(lot: Lot) -> dict[str, Any]:
         "expiresAt": lot.expires_at,
         "parent": lot.parent,
         "isNoticed": lot.is_noticed,
+        "endedAt": lot.ended_at,
     }
 
 
@@ -121,6 +127,7 @@ def as_hold(hold: Hold) -> dict[str, Any]:
         "openedAt": hold.opened_at,
         "expiresAt": hold.expires_at,
         "closedAt": hold.closed_at,
+        "isDispute": hold.is_dispute,
     }
 
 
@@ -156,25 +163,38 @@ def payments_of(ledger: FakeLedger, user: str) -> list[dict[str, Any]]:
 
 
 def payment_events_of(ledger: FakeLedger, user: str) -> list[dict[str, Any]]:
-    """Return the payment events of a user in the form of the model."""
+    """Return the payment events of a user in the form of the model, by their references."""
     account_id = ledger.accounts[user].account_id
-    return [
-        {
-            "referenceId": event.outcome.reference_id if event.outcome else None,
-            "userId": user,
-            "payment": event.payment_reference,
-            "happened": str(event.happened),
-            "disputeId": event.dispute_id,
-            "amountMinor": event.amount_minor,
-            "currency": event.currency,
-            "occurredAt": event.occurred_at,
-            "recordedAt": event.recorded_at,
-            "collected": event.collected,
-            "uncollected": event.uncollected,
-        }
-        for event in ledger.payment_events
-        if event.account_id == account_id
-    ]
+    own = [event for event in ledger.payment_events if event.account_id == account_id]
+    return sorted(({**_as_event(event), "userId": user} for event in own), key=_reference)
+
+
+def waiting_events_of(ledger: FakeLedger) -> list[dict[str, Any]]:
+    """Return the events that wait for a payment in the form of the model, by their references."""
+    return sorted(map(_as_event, ledger.waiting.values()), key=_reference)
+
+
+def _as_event(event: PaymentEvent) -> dict[str, Any]:
+    return {
+        "referenceId": event.reference_id,
+        "userId": event.user_id,
+        "payment": event.name,
+        "postedBy": event.outcome.reference_id if event.outcome else None,
+        "happened": str(event.happened),
+        "disputeId": event.dispute_id,
+        "refundReference": event.refund_reference,
+        "amountMinor": event.amount_minor,
+        "currency": event.currency,
+        "occurredAt": event.occurred_at,
+        "recordedAt": event.recorded_at,
+        "collected": event.collected,
+        "uncollected": event.uncollected,
+    }
+
+
+def _reference(event: dict[str, Any]) -> str:
+    reference: str = event["referenceId"]
+    return reference
 
 
 def notices_of(ledger: FakeLedger) -> dict[str, list[dict[str, Any]]]:

@@ -74,6 +74,7 @@ def imported(catalog: Catalog, message: Message, now: datetime, payments: Paymen
     account = AccountModel(catalog, message["tier"], message, now)
     account.anchor = _time(message["anchor"])
     start, account.granted_until = _period(message)
+    account.granted_start = start
     account.period_granted = sum(
         _granted(lot)
         for lot in message["lots"]

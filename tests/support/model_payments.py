@@ -1,61 +1,88 @@
-"""Payments by hand: their events, and the tokens that these take back, counted from the start."""
+"""Payments by hand: their names, their events, what waits, and the tokens that follow from all that is known.
 
-from datetime import datetime, timedelta
+Each event looks at the whole again. Money that went back is a fraction of what was paid, and what was taken
+before is read off the movements; nothing is carried along from one event to the next.
+"""
+
+from datetime import UTC, datetime, timedelta
+from fractions import Fraction
 from typing import Any
 
 from tests.support.model_account import AccountModel, Credit, Message
 from worker.catalog import Package, PaymentPolicy
 
-_HAPPENED = {
-    "payment.refunded": "refunded",
-    "payment.disputed": "disputed",
-    "payment.failed": "failed",
-}
+Payment = dict[str, Any]
+Event = dict[str, Any]
+
+#: Types about a payment: the payment knows whose it is.
+ABOUT_PAYMENTS = frozenset(
+    {
+        "payment.dispute_closed",
+        "payment.disputed",
+        "payment.failed",
+        "payment.refund_failed",
+        "payment.refunded",
+    }
+)
+_REFUNDS = ("refunded", "refunded_total")
+_BEFORE_ALL = datetime.min.replace(tzinfo=UTC)
 
 
 class Payments:
-    """Every payment that was taken and every event, of all users, in order."""
+    """Every payment that was taken, every event that counts or waits, and whose each name is."""
 
     def __init__(self) -> None:
-        self.taken: list[dict[str, Any]] = []
-        self.events: list[dict[str, Any]] = []
+        self.taken: list[Payment] = []
+        self.events: list[Event] = []
+        self.waiting: list[Event] = []
+        self.names: dict[str, str] = {}
 
-    def bought(self, account: AccountModel, message: Message, package: Package) -> int:
+    def named(self, name: str) -> Payment | None:
+        """The payment of that name."""
+        return next((p for p in self.taken if p["referenceId"] == self.names.get(name)), None)
+
+    def learn(self, message: Message) -> None:
+        """Gives the payment of a copy those of the copy's names that are free."""
+        for name in message.get("alsoKnownAs", ()):
+            self.names.setdefault(name, message["referenceId"])
+
+    def wait(self, message: Message, now: datetime) -> None:
+        """Notes an event of a payment that nobody knows."""
+        self.waiting.append(_event(message, now))
+
+    def bought(
+        self, account: AccountModel, user: str, message: Message, package: Package, tokens: tuple[int, int]
+    ) -> int:
         """Credits a package and counts what came before the payment; returns what that wrote off."""
-        earlier = self._events_of(message["referenceId"], message["userId"])
-        base = account.note("purchase", package.tokens, expires_at=_days_on(account.now, package.valid_days))
-        account.fill(base, package.tokens, "purchases")
-        bonus = None
-        if package.bonus_tokens > 0:
+        base_tokens, bonus_tokens = tokens
+        base = account.note("purchase", base_tokens, expires_at=_days_on(account.now, package.valid_days))
+        account.fill(base, base_tokens, "purchases")
+        lots = [base["number"]]
+        if bonus_tokens > 0:
             end = _days_on(account.now, package.bonus_valid_days)
-            bonus = account.note(
-                "purchase_bonus", package.bonus_tokens, expires_at=end, parent=base["number"]
-            )
-            account.fill(bonus, package.bonus_tokens, "bonus")
-        self.taken.append(
-            {
-                "referenceId": message["referenceId"],
-                "userId": message["userId"],
-                "packageId": package.id,
-                "amountMinor": message["amountMinor"],
-                "currency": message["currency"],
-                "tokens": package.tokens,
-                "bonusTokens": package.bonus_tokens,
-                "provider": message.get("provider"),
-                "occurredAt": _time(message),
-                "recordedAt": account.now,
-                "lots": [base["number"]] + ([bonus["number"]] if bonus else []),
-            }
-        )
-        if not earlier:
-            return 0
-        event = self._event(account, message, message["referenceId"], "succeeded")
-        self._bring_up_to_date(account, self.taken[-1], event)
-        uncollected: int = event["uncollected"]
-        return uncollected
+            bonus = account.note("purchase_bonus", bonus_tokens, expires_at=end, parent=base["number"])
+            account.fill(bonus, bonus_tokens, "bonus")
+            lots.append(bonus["number"])
+        payment = {
+            "referenceId": message["referenceId"],
+            "userId": user,
+            "packageId": package.id,
+            "amountMinor": message["amountMinor"],
+            "currency": message["currency"],
+            "tokens": base_tokens,
+            "bonusTokens": bonus_tokens,
+            "provider": message.get("provider"),
+            "occurredAt": _time(message),
+            "recordedAt": account.now,
+            "lots": lots,
+        }
+        self.taken.append(payment)
+        for name in (message["referenceId"], *message.get("alsoKnownAs", ())):
+            self.names[name] = message["referenceId"]
+        return self._take_in(account, payment)
 
     def imported(self, account: AccountModel, message: Message, lot: int) -> None:
-        """Lists a payment of an import with the credit that it bought; no event came before it."""
+        """Lists a payment of an import with the credit that it bought; what waits for it waits on."""
         self.taken.append(
             {
                 "referenceId": message["referenceId"],
@@ -71,97 +98,242 @@ class Payments:
                 "lots": [lot],
             }
         )
+        self.names[message["referenceId"]] = message["referenceId"]
 
-    def happened(self, account: AccountModel, message: Message) -> dict[str, Any]:
-        """Notes an event and, where its payment was taken already, brings that up to date."""
-        name = message["originalReferenceId"]
-        happened = _HAPPENED.get(message["type"]) or f"dispute_{message['result']}"
-        event = self._event(account, message, name, happened)
-        for payment in self.taken:
-            if (payment["referenceId"], payment["userId"]) == (name, message["userId"]):
-                self._bring_up_to_date(account, payment, event)
-        return event
+    def look_for_waiting(self, account: AccountModel, user: str) -> None:
+        """Lets what waits for a payment of the user count, although its payment is there already."""
+        for name in sorted({event["payment"] for event in self.waiting}):
+            payment = self.named(name)
+            if payment is None or payment["userId"] != user:
+                continue
+            if self._fitting(payment):
+                self._take_in(account, payment)
+                return
 
-    def _event(self, account: AccountModel, message: Message, payment: str, happened: str) -> dict[str, Any]:
-        is_of_money = happened not in ("succeeded", "failed")
-        event = {
-            "referenceId": message["referenceId"],
-            "userId": message["userId"],
-            "payment": payment,
-            "happened": happened,
-            "disputeId": message.get("disputeId"),
-            "amountMinor": message["amountMinor"] if is_of_money else None,
-            "currency": message["currency"] if is_of_money else None,
-            "occurredAt": _time(message),
-            "recordedAt": account.now,
-            "collected": 0,
-            "uncollected": 0,
+    def happened(self, account: AccountModel, payment: Payment, message: Message) -> tuple[Event, int]:
+        """Counts an event; returns it, and the money that it adds to what has gone back."""
+        policy = account.catalog.payments
+        before = _gone(payment, self._of(payment), policy)
+        event = self._add(payment, _event(message, account.now), message)
+        self._bring_up_to_date(account, payment, event)
+        more = (_gone(payment, self._of(payment), policy) - before) * payment["amountMinor"]
+        return event, int(more)
+
+    def is_mixed(self, payment: Payment) -> bool:
+        """True where refunds came one by one and as totals."""
+        kinds = {e["happened"] for e in self._of(payment) if e["currency"] == payment["currency"]}
+        return kinds.issuperset(_REFUNDS)
+
+    def _of(self, payment: Payment) -> list[Event]:
+        return [event for event in self.events if event["payment"] == payment["referenceId"]]
+
+    def _add(self, payment: Payment, event: Event, message: Message) -> Event:
+        event |= {
+            "payment": payment["referenceId"],
+            "userId": payment["userId"],
+            "postedBy": message["referenceId"],
         }
         self.events.append(event)
         return event
 
-    def _events_of(self, payment: str, user: str) -> list[dict[str, Any]]:
-        return [event for event in self.events if (event["payment"], event["userId"]) == (payment, user)]
+    def _fitting(self, payment: Payment) -> list[Event]:
+        own = [e for e in self.waiting if self.names.get(e["payment"]) == payment["referenceId"]]
+        return [e for e in own if e["happened"] not in _REFUNDS or e["currency"] == payment["currency"]]
 
-    def _bring_up_to_date(
-        self, account: AccountModel, payment: dict[str, Any], event: dict[str, Any]
-    ) -> None:
-        events = self._events_of(payment["referenceId"], payment["userId"])
-        policy = account.catalog.payments
-        # Events before the payment took nothing back.
-        before = [e for e in events if e is not event and event["happened"] != "succeeded"]
-        base, bonus = _to_take_back(payment, events, policy)
-        base_before, bonus_before = _to_take_back(payment, before, policy)
-        gone = sum(e["collected"] + e["uncollected"] for e in events)
-        wanted = base + bonus - gone
-        if wanted > 0:
-            missing = _take_own(account, payment, wanted, [base - base_before, bonus - bonus_before])
-            # Tokens of the payment's credits that expired were never used: no other credit pays for them.
+    def _take_in(self, account: AccountModel, payment: Payment) -> int:
+        taken = self._fitting(payment)
+        if not taken:
+            return 0
+        for event in taken:
+            self.waiting.remove(event)
+            self._add(payment, event, account.message)
+        moved = self._add(payment, _event({**account.message, "type": ""}, account.now), account.message)
+        self._bring_up_to_date(account, payment, moved)
+        uncollected: int = moved["uncollected"]
+        return max(uncollected, 0)
+
+    # -- the tokens ---------------------------------------------------------------------------------------
+
+    def _bring_up_to_date(self, account: AccountModel, payment: Payment, event: Event) -> None:
+        events, policy = self._of(payment), account.catalog.payments
+        own: list[Credit] = [account.credits[number - 1] for number in payment["lots"]]
+        self._let_go(account, events)
+        collected, uncollected = _total(events, "collected"), _total(events, "uncollected")
+        wishes, lapsed = _wishes(account, payment, own, events)
+        wanted = sum(wishes)
+        written_off = max(uncollected - lapsed, 0)
+        goal = wanted if wanted <= collected else max(collected, wanted - written_off)
+        taken = self._taken_so_far(account, events)
+        reached = _take_again(account, own, wishes, goal, taken)
+        if policy.when_spent == "debt":
+            account.write(reached - goal, "reversals", None)
+            reached = goal
+        event["collected"] = reached - collected
+        event["uncollected"] = wanted + lapsed - reached - uncollected
+        if policy.on_dispute == "hold" and _is_disputed(events):
+            _hold(account, own, event["referenceId"], policy)
+
+    def _let_go(self, account: AccountModel, events: list[Event]) -> None:
+        for hold in account.holds:
+            is_own = hold["isDispute"] and hold["reference"] in [e["referenceId"] for e in events]
+            if is_own and hold["state"] == "open":
+                account.close(hold, "released", account.now)
+
+    def _taken_so_far(self, account: AccountModel, events: list[Event]) -> dict[int | None, int]:
+        """The tokens that the payment's events have taken of each lot, in the order of the first takings."""
+        posted_by = {event["postedBy"] for event in events}
+        taken: dict[int | None, int] = {}
+        for movement in account.movements:
+            if movement["counter"] == "reversals" and movement["referenceId"] in posted_by:
+                taken[movement["lot"]] = taken.get(movement["lot"], 0) - movement["amount"]
+        return taken
+
+
+def _take_again(
+    account: AccountModel, own: list[Credit], wishes: list[int], goal: int, taken: dict[int | None, int]
+) -> int:
+    """Moves tokens until ``goal`` are taken as if nothing had been before, or no lot has any more."""
+    missing = goal
+    parts = {credit["number"]: 0 for credit in own}
+    for limits in (wishes, [goal] * len(own)):
+        for credit, limit in zip(own, limits, strict=True):
+            number = credit["number"]
+            there = account.free(credit) + taken.get(number, 0) - parts[number]
+            part = min(there, limit, missing)
+            parts[number] += part
+            missing -= part
+    # Other lots keep what was taken of them, the first ones the longest; the debt goes back before them.
+    others = {number: sum_ for number, sum_ in taken.items() if number not in parts and number is not None}
+    for number, sum_ in others.items():
+        parts[number] = min(sum_, missing)
+        missing -= parts[number]
+    owed = taken.get(None, 0)
+    still_owed = min(owed, missing)
+    missing -= still_owed
+    for number, part in parts.items():
+        account.write(taken.get(number, 0) - part, "reversals", number)
+    _give_back_debt(account, own, owed - still_owed)
+    return goal - account.take(missing, "reversals")
+
+
+def _give_back_debt(account: AccountModel, own: list[Credit], tokens: int) -> None:
+    repaid = min(tokens, account.debt())
+    account.write(repaid, "reversals", None)
+    tokens -= repaid
+    for credit in own:
+        part = min(tokens, credit["granted"] - account.remaining(credit))
+        account.write(part, "reversals", credit["number"])
+        tokens -= part
+    if tokens > 0:
+        account.fill(account.note("purchase", tokens), tokens, "reversals")
+
+
+def _hold(account: AccountModel, own: list[Credit], reference: str, policy: PaymentPolicy) -> None:
+    parts = [(credit["number"], account.free(credit)) for credit in own if account.free(credit) > 0]
+    if parts:
+        account.holds.append(
+            {
+                "reference": reference,
+                "amount": sum(amount for _, amount in parts),
+                "parts": parts,
+                "state": "open",
+                "captured": 0,
+                "openedAt": account.now,
+                "expiresAt": account.now + timedelta(days=policy.dispute_hold_days),
+                "closedAt": None,
+                "isDispute": True,
+            }
+        )
+
+
+def _wishes(
+    account: AccountModel, payment: Payment, own: list[Credit], events: list[Event]
+) -> tuple[list[int], int]:
+    """Tokens asked for of each of the payment's lots, and those that are not, because they expired."""
+    policy = account.catalog.payments
+    back = _gone(payment, events, policy)
+    wishes, lapsed_in_all = [], 0
+    for credit in own:
+        wish = int(credit["granted"] * back)
+        lapsed = 0
+        if credit["expiresAt"] is not None:
             ran_out = -sum(
                 movement["amount"]
                 for movement in account.movements
-                if movement["counter"] == "expiry" and movement["lot"] in payment["lots"]
+                if movement["counter"] == "expiry" and movement["lot"] == credit["number"]
             )
-            forgiven = min(missing, max(0, ran_out - sum(e["uncollected"] for e in events)))
-            missing = account.take(missing - forgiven, "reversals")
-            if policy.when_spent == "debt":
-                account.write(-missing, "reversals", None)
-            else:
-                forgiven += missing
-            event["collected"], event["uncollected"] = wanted - forgiven, forgiven
-        elif wanted < 0:
-            forgotten = min(sum(e["uncollected"] for e in events), -wanted)
-            event["uncollected"] = -forgotten
-            event["collected"] = wanted + forgotten
-            _give_back(account, payment, -event["collected"])
+            before = _gone(payment, _known_by(events, credit["expiresAt"]), policy)
+            if back > before:
+                lapsed = min(wish, int(ran_out * (back - before) / (1 - before)))
+        wishes.append(wish - lapsed)
+        lapsed_in_all += lapsed
+    return wishes, lapsed_in_all
 
 
-def _to_take_back(
-    payment: dict[str, Any], events: list[dict[str, Any]], policy: PaymentPolicy
-) -> tuple[int, int]:
-    """The tokens, base and bonus, that these events take back in all."""
-    paid = payment["amountMinor"]
-    back = min(paid, _money_back(payment, events, policy))
+def _known_by(events: list[Event], moment: datetime) -> list[Event]:
+    """Everything that is known now of the refunds and disputes that had been heard of by then."""
+    heard = [_matter(event) for event in events if event["recordedAt"] < moment]
+    return [event for event in events if _matter(event) in heard]
+
+
+def _matter(event: Event) -> tuple[str, str]:
+    if event["disputeId"] is not None:
+        return "dispute", event["disputeId"]
+    return "refund", event["refundReference"] or event["referenceId"]
+
+
+# -- the money --------------------------------------------------------------------------------------------
+
+
+def _gone(payment: Payment, events: list[Event], policy: PaymentPolicy) -> Fraction:
+    """The part of the payment that has gone back."""
+    paid: int = payment["amountMinor"]
     if any(_undoes(event, payment) for event in events):
-        back = paid
-    return payment["tokens"] * back // paid, payment["bonusTokens"] * back // paid
+        return Fraction(1)
+    if paid == 0:
+        return Fraction(0)
+    disputes = {event["disputeId"] for event in events if event["disputeId"] is not None}
+    money = _refunded(payment, events)
+    for dispute in disputes:
+        money += _disputed(payment, [e for e in events if e["disputeId"] == dispute], policy)
+    return min(Fraction(money, paid), Fraction(1))
 
 
-def _money_back(payment: dict[str, Any], events: list[dict[str, Any]], policy: PaymentPolicy) -> int:
-    counted = [event for event in events if event["currency"] == payment["currency"]]
-    money: int = sum(event["amountMinor"] for event in counted if event["happened"] == "refunded")
-    for dispute in {event["disputeId"] for event in counted if event["disputeId"] is not None}:
-        own = [event for event in counted if event["disputeId"] == dispute]
-        lost = [event["amountMinor"] for event in own if event["happened"] == "dispute_lost"]
-        is_won = any(event["happened"] == "dispute_won" for event in own)
-        if lost:
-            money += max(lost)
-        elif not is_won and policy.on_dispute == "take":
-            money += max(event["amountMinor"] for event in own)
-    return money
+def _refunded(payment: Payment, events: list[Event]) -> int:
+    failed = [event["refundReference"] for event in events if event["happened"] == "refund_failed"]
+    same = [event for event in events if event["currency"] == payment["currency"]]
+    singles = [e for e in same if e["happened"] == "refunded" and e["referenceId"] not in failed]
+    totals = [(e["occurredAt"], e["amountMinor"]) for e in same if e["happened"] == "refunded_total"]
+    latest = sorted(totals)[-1][1] if totals else 0
+    return max(_total(singles, "amountMinor"), latest)
 
 
-def _undoes(event: dict[str, Any], payment: dict[str, Any]) -> bool:
+def _disputed(payment: Payment, events: list[Event], policy: PaymentPolicy) -> int:
+    closings = [
+        (e["occurredAt"] or _BEFORE_ALL, e["happened"] == "dispute_lost", _money(payment, e))
+        for e in events
+        if e["happened"].startswith("dispute_")
+    ]
+    if closings:
+        _, is_lost, amount = sorted(closings)[-1]
+        return amount if is_lost else 0
+    openings = [_money(payment, event) for event in events if event["happened"] == "disputed"]
+    return max(openings, default=0) if policy.on_dispute == "take" else 0
+
+
+def _money(payment: Payment, event: Event) -> int:
+    """What a dispute names; in another currency nobody knows its part of the payment, so it is all."""
+    amount: int = (event if event["currency"] == payment["currency"] else payment)["amountMinor"]
+    return amount
+
+
+def _is_disputed(events: list[Event]) -> bool:
+    opened = {event["disputeId"] for event in events if event["happened"] == "disputed"}
+    closed = {event["disputeId"] for event in events if event["happened"].startswith("dispute_")}
+    return bool(opened - closed)
+
+
+def _undoes(event: Event, payment: Payment) -> bool:
     if event["happened"] != "failed":
         return False
     if event["occurredAt"] is None or payment["occurredAt"] is None:
@@ -169,28 +341,46 @@ def _undoes(event: dict[str, Any], payment: dict[str, Any]) -> bool:
     return bool(event["occurredAt"] >= payment["occurredAt"])
 
 
-def _take_own(account: AccountModel, payment: dict[str, Any], wanted: int, wishes: list[int]) -> int:
-    """Takes what is wanted from the payment's own credits; returns what is missing."""
-    own: list[Credit] = [account.credits[number - 1] for number in payment["lots"]]
-    parts = [0 for _ in own]
-    missing = wanted
-    # In proportion first, then whatever is left of the two.
-    for limits in (wishes, [wanted] * len(own)):
-        for index, credit in enumerate(own):
-            part = min(account.free(credit) - parts[index], max(limits[index], 0), missing)
-            parts[index] += part
-            missing -= part
-    for credit, part in zip(own, parts, strict=True):
-        account.write(-part, "reversals", credit["number"])
-    return missing
+# -- an event ---------------------------------------------------------------------------------------------
 
 
-def _give_back(account: AccountModel, payment: dict[str, Any], tokens: int) -> None:
-    if tokens > 0:
-        bought = account.credits[payment["lots"][0] - 1]
-        start, end = bought["effectiveAt"], bought["expiresAt"]
-        credit = account.note("purchase", tokens, effective_at=start, expires_at=end, parent=bought["number"])
-        account.fill(credit, tokens, "reversals")
+def _event(message: Message, now: datetime) -> Event:
+    happened = _happened(message)
+    is_money = happened not in ("succeeded", "failed", "refund_failed")
+    return {
+        "referenceId": message["referenceId"],
+        "payment": message.get("originalReferenceId"),
+        "userId": message.get("userId"),
+        "postedBy": None,
+        "happened": happened,
+        "disputeId": message.get("disputeId"),
+        "refundReference": message.get("refundReferenceId"),
+        "amountMinor": message.get("refundedTotalMinor", message.get("amountMinor")) if is_money else None,
+        "currency": message["currency"] if is_money else None,
+        "occurredAt": _time(message),
+        "recordedAt": now,
+        "collected": 0,
+        "uncollected": 0,
+    }
+
+
+def _happened(message: Message) -> str:
+    match message["type"]:
+        case "payment.refunded":
+            return "refunded_total" if "refundedTotalMinor" in message else "refunded"
+        case "payment.disputed":
+            return "inquired" if message.get("stage") == "inquiry" else "disputed"
+        case "payment.dispute_closed":
+            return f"dispute_{message['result']}"
+        case "payment.refund_failed":
+            return "refund_failed"
+        case "payment.failed":
+            return "failed"
+    return "succeeded"
+
+
+def _total(events: list[Event], name: str) -> int:
+    return sum(event[name] for event in events)
 
 
 def _days_on(now: datetime, days: int | None) -> datetime | None:

@@ -9,9 +9,9 @@ from datetime import datetime, timedelta
 from fractions import Fraction
 from typing import Any
 
-from tests.support.model_account import AccountModel, Message, period
+from tests.support.model_account import AccountModel, Credit, Message
 from tests.support.model_payments import Payments
-from worker.catalog import Package, PricingRule
+from worker.catalog import Catalog, Package, PricingRule
 
 Answer = dict[str, Any]
 #: A message that was judged, and its answer.
@@ -29,6 +29,9 @@ class Rules:
         self._judgements = judgements
         #: References of usages that were given back, with the tokens.
         self._given_back: list[tuple[str, int]] = []
+        #: The same with free units, and the quota and period that each usage counted in.
+        self._freed: list[tuple[str, int]] = []
+        self._counted_in: dict[str, tuple[str, datetime]] = {}
         self.payments = Payments()
 
     def judge(self, account: AccountModel, message: Message) -> Decision:
@@ -48,7 +51,8 @@ class Rules:
     def _exists(self, account: AccountModel, _message: Message) -> Decision:
         return "account_exists", None, {"tier": account.tier}
 
-    def _settle_account(self, _accounts: AccountModel, _message: Message) -> Decision:
+    def _settle_account(self, account: AccountModel, message: Message) -> Decision:
+        self.payments.look_for_waiting(account, message["userId"])
         return "account_settled", 0, {}
 
     # -- usage --------------------------------------------------------------------------------------------
@@ -63,13 +67,14 @@ class Rules:
         tier = account.plan()
         if tier is None:
             return "unknown_tier", None, {"tier": account.tier}
-        limit = 0 if account.has_ended() else tier.free_upload_bytes
+        limit = tier.free_upload_bytes if account.has_free_units() else 0
         used, size = account.used("free_upload"), message["bytes"]
         if size > 0 and used + size > limit:
             left = limit - used if used < limit else 0
             figures = {"required": size, "available": left, "shortfall": size - left}
             return "free_upload_limit_exceeded", None, {**figures, "used": used, "limit": limit}
         account.counted.append(("free_upload", account.period()[0], size))
+        self._counted_in[message["referenceId"]] = ("free_upload", account.period()[0])
         return "free_upload_counted", size, {"used": used + size, "limit": limit}
 
     def _reserve(self, account: AccountModel, message: Message) -> Decision:
@@ -87,6 +92,7 @@ class Rules:
                 "openedAt": account.now,
                 "expiresAt": until,
                 "closedAt": None,
+                "isDispute": False,
             }
         )
         return "tokens_reserved", tokens, {"expiresAt": _wire(until)}
@@ -152,7 +158,7 @@ class Rules:
             return "unknown_tier", None, {"tier": account.tier}
         quota = meter if rule.quota is None else rule.quota
         limit = tier.free_upload_bytes if quota == "free_upload" else tier.free_units.get(quota, 0)
-        if account.has_ended():
+        if not account.has_free_units():
             limit = 0
         used = account.used(quota)
         free = min(quantity, limit - used) if used < limit else 0
@@ -164,6 +170,7 @@ class Rules:
             return code, None, {**figures, **metered}
         if free:
             account.counted.append((quota, account.period()[0], free))
+            self._counted_in[message["referenceId"]] = (quota, account.period()[0])
         account.take(tokens, "usage", feature=message.get("feature", meter))
         return "usage_recorded", tokens, {**metered, "used": used + free, "limit": limit}
 
@@ -172,15 +179,17 @@ class Rules:
     def _refund(self, account: AccountModel, message: Message) -> Decision:
         tokens, name = message["tokens"], message.get("originalReferenceId")
         if name is None:
-            if account.catalog.refunds.unbound == "refuse":
+            is_of_nothing = not tokens or message.get("freeQuantity")
+            if account.catalog.refunds.unbound == "refuse" or is_of_nothing:
                 return "original_required", None, {}
             account.fill(account.note("refund", tokens), tokens, "refunds")
             return "tokens_refunded", tokens, {}
         past = self._judgements.get(name)
-        if not past or past[-1][0]["userId"] != message["userId"]:
+        if not past or past[-1][1].get("userId") != message["userId"]:
             return "original_not_found", None, {"originalReferenceId": name}
         original = self._applied(name)
-        if original is None or original[0]["type"] not in ("usage.deduct", "usage.settle", "usage.record"):
+        kinds = ("usage.deduct", "usage.settle", "usage.record", "usage.free_upload")
+        if original is None or original[0]["type"] not in kinds:
             return "original_not_refundable", None, {"originalReferenceId": name}
         taken = [
             (movement["lot"], -movement["amount"])
@@ -189,16 +198,36 @@ class Rules:
         ]
         back = sum(amount for reference_id, amount in self._given_back if reference_id == name)
         left = sum(amount for _, amount in taken) - back
-        if tokens > left:
+        is_upload = original[0]["type"] == "usage.free_upload"
+        used = original[1]["amount"] if is_upload else original[1].get("freeQuantity", 0)
+        still_used = used - sum(units for reference_id, units in self._freed if reference_id == name)
+        asked = message.get("freeQuantity")
+        if asked is not None and asked > still_used:
+            code, _, figures = _of(name, _short("refund_exceeds_original", asked, still_used))
+            return code, None, {**figures, "field": "freeQuantity"}
+        quota = self._counted_in.get(name)
+        free = still_used if quota is not None and quota[1] == account.period()[0] else 0
+        if tokens > left and (asked is not None or free == 0):
             return _of(name, _short("refund_exceeds_original", tokens, left))
+        tokens = min(tokens, left)
+        if asked is not None:
+            free = min(asked, free)
+        elif tokens < left:
+            free = 0
+        if tokens == 0 and free == 0:
+            return "original_not_refundable", None, {"originalReferenceId": name}
         self._given_back.append((name, tokens))
+        self._freed.append((name, free))
+        if free and quota is not None:
+            account.counted.append((*quota, -free))
+        freed = {"freeQuantity": free} if used else {}
         # Tokens taken last go back first; a refund begins where the one before it ended. What was taken from
         # each lot goes back by itself, to the debt before the lot.
         for lot, amount in _stretch(taken[::-1], back, back + tokens):
             repaid = min(account.debt(), amount)
             account.write(repaid, "refunds", None)
             account.write(amount - repaid, "refunds", lot)
-        return "tokens_refunded", tokens, {"originalReferenceId": name}
+        return "tokens_refunded", tokens, {"originalReferenceId": name, **freed}
 
     def _bonus(self, account: AccountModel, message: Message) -> Decision:
         tokens, start, end = message["tokens"], _time(message, "effectiveAt"), _time(message, "expiresAt")
@@ -236,15 +265,44 @@ class Rules:
     # -- subscriptions ------------------------------------------------------------------------------------
 
     def _change(self, account: AccountModel, message: Message) -> Decision:
-        name = message["tier"]
+        name, now = message["tier"], account.now
         tier = account.catalog.tiers.get(name)
         if tier is None:
             return "unknown_tier", None, {"tier": name}
-        if account.now >= account.granted_until:
-            account.granted_until, account.period_granted = account.period()[1], 0
+        is_paid = now < account.granted_until
+        if message.get("effectiveAt") == "period_end":
+            if account.has_ended():
+                return "subscription_not_active", None, {}
+            return _change_later(
+                account, name, account.granted_until if is_paid else account.period_of(now)[1]
+            )
+        named = _gateways(message)
+        if named is not None and not named[0] - _DAY <= now < named[1]:
+            return "period_out_of_range", None, _named(*named)
+        if named is not None and not _is_granted(account, named[0]):
+            previous = account.tier
+            at = _begin(account, named, tier.monthly_tokens)
+            if at > now:
+                code, _, detail = _change_later(account, name, at)
+                return code, tier.monthly_tokens, {**detail, **_named(*named)}
+            account.tier, account.next_tier, account.ends_at = name, None, None
+            detail = {"tier": name, "previousTier": previous, **_named(*named)}
+            return "subscription_changed", tier.monthly_tokens, detail
+        if not is_paid:
+            account.granted_start, account.granted_until = account.period_of(now)
+            account.period_granted = 0
         extra = max(0, tier.monthly_tokens - account.period_granted)
         account.period_granted += extra
-        previous, account.tier, account.ends_at = account.tier, name, None
+        start = account.granted_start
+        if start is not None and start > now:
+            coming, comes = account.next_tier or (account.tier, start)
+            coming = coming if comes <= start else account.tier
+            allocate(account, extra, account.granted_until, start)
+            is_next = extra > 0 or name == coming
+            code, _, detail = _change_later(account, name, start if is_next else account.granted_until)
+            return code, extra, detail
+        previous, account.tier = account.tier, name
+        account.ends_at = account.next_tier = None
         allocate(account, extra, account.granted_until)
         until = _wire(account.granted_until)
         return "subscription_changed", extra, {"tier": name, "previousTier": previous, "periodEnd": until}
@@ -252,95 +310,123 @@ class Rules:
     def _renew(self, account: AccountModel, message: Message) -> Decision:
         if account.ends_at is not None:
             return "subscription_not_active", None, {}
-        now = account.now
-        at = _time(message, "periodStart") or now
-        day = timedelta(days=1)
-        if at < account.anchor - day or at > now + day:
-            return "period_out_of_range", None, {"periodStart": _wire(at)}
-        start, end = period(account.anchor, max(at, account.anchor))
-        if end <= account.granted_until and at >= end - day:
-            start, end = period(account.anchor, end)
-        named = {"periodStart": _wire(start), "periodEnd": _wire(end)}
-        if end <= account.granted_until:
-            return "period_already_granted", None, named
-        _, next_start = account.period()
-        if end <= now or (start > now and (start != next_start or account.granted_until < start)):
-            return "period_out_of_range", None, named
-        tier = account.plan()
+        now, named = account.now, _gateways(message)
+        if named is None:
+            code, start, end = _own_period(account, _time(message, "periodStart"))
+        else:
+            start, end = named
+            is_open = start - _DAY <= now < end
+            code = "" if is_open else "period_out_of_range"
+            code = "period_already_granted" if _is_granted(account, start) else code
+        if code:
+            return code, None, _named(start, end) if end is not None else {"periodStart": _wire(start)}
+        assert end is not None
+        name, following = account.tier, account.next_tier
+        if following is not None and (named is not None or start > following[1] - _DAY):
+            name = following[0]
+        tier = account.catalog.tiers.get(name)
         if tier is None:
-            return "unknown_tier", None, {"tier": account.tier}
-        account.granted_until, account.period_granted = end, tier.monthly_tokens
-        detail = {"tier": account.tier, **named}
-        if start > now:
-            if tier.monthly_tokens:
-                account.note(
-                    "allocation", tier.monthly_tokens, effective_at=start, expires_at=end, is_waiting=True
-                )
-            return "renewal_scheduled", tier.monthly_tokens, detail
-        allocate(account, tier.monthly_tokens, end, start)
-        return "subscription_renewed", tier.monthly_tokens, detail
+            return "unknown_tier", None, {"tier": name}
+        if named is not None:
+            at = _begin(account, named, tier.monthly_tokens)
+            if following is not None and start < following[1] - _DAY:
+                account.next_tier = (following[0], start)
+        else:
+            at = start if start != account.period_of(now)[0] else now
+            if at > now and account.is_gateways():
+                account.name_period((start, end))
+            account.granted_start, account.granted_until = start, end
+            account.period_granted = tier.monthly_tokens
+            allocate(account, tier.monthly_tokens, end, start, is_waiting=at > now)
+        code = "renewal_scheduled" if at > now else "subscription_renewed"
+        return code, tier.monthly_tokens, {"tier": name, **_named(start, end)}
 
     def _cancel(self, account: AccountModel, message: Message) -> Decision:
-        if account.ends_at is not None:
+        now, is_at_once = account.now, message["at"] == "now"
+        if account.ends_at is not None and (account.has_ended() or not is_at_once):
             return "subscription_not_active", None, {}
-        ended = 0
-        if message["at"] == "now":
-            account.ends_at = account.now
-            for credit in account.credits:
-                if credit["source"] == "allocation":
-                    credit["isWaiting"] = False
-                    ended += account.free(credit)
-                    account.write(-account.free(credit), "expiry", credit["number"])
-        else:
-            account.ends_at = max(account.granted_until, account.now)
-        return "subscription_canceled", ended, {"periodEnd": _wire(account.ends_at)}
+        account.next_tier, start = None, account.granted_start
+        allocations = [c for c in account.credits if c["source"] == "allocation" and c["endedAt"] is None]
+        allocations = [c for c in allocations if c["expiresAt"] > now]
+        if not is_at_once:
+            account.ends_at = max(account.granted_until, now)
+            return "subscription_canceled", 0, {"periodEnd": _wire(account.ends_at)}
+        if start is not None and start > now:
+            before, _ = account.period_of(now)
+            _end_at_once(account, [credit for credit in allocations if credit["effectiveAt"] >= start])
+            if account.named and account.named[-1][0] == start:
+                account.named[-1:] = [(before, start)]
+            account.ends_at = account.granted_until = start
+            account.granted_start = before
+            left = [c for c in allocations if c["expiresAt"] == start and c["parent"] is None]
+            account.period_granted = sum(credit["granted"] for credit in left)
+            return "subscription_canceled", 0, {"periodEnd": _wire(start)}
+        ended = _end_at_once(account, allocations)
+        tier, account.ends_at = account.plan(), now
+        is_free = tier is not None and tier.auto_renew
+        if now < account.granted_until:
+            account.period_granted = max(0, account.period_granted - ended) if is_free else 0
+        return "subscription_canceled", ended, {"periodEnd": _wire(now)}
 
     # -- payments -----------------------------------------------------------------------------------------
 
     def _purchase(self, account: AccountModel, message: Message) -> Decision:
-        package = _package(account, message)
+        for name in (message["referenceId"], *message.get("alsoKnownAs", ())):
+            if self.payments.named(name) is not None:
+                return "reference_taken", None, {"originalReferenceId": name}
+        package = package_named(account.catalog, message)
         if package is None:
             named = message.get("packageId") or f"#{message['packageIndex']}"
             return "unknown_package", None, {"packageId": named}
-        price = f"{package.price_minor} {package.currency}"
-        paid = f"{message['amountMinor']} {message['currency']}"
-        if paid != price:
-            return "amount_mismatch", None, {"packageId": package.id, "expected": price, "received": paid}
-        written_off = self.payments.bought(account, message, package)
-        detail: dict[str, Any] = {
-            "packageId": package.id,
-            "baseTokens": package.tokens,
-            "bonusTokens": package.bonus_tokens,
-        }
+        prices = _prices(package, message, account.now)
+        paid, currency = _list_price(message), message["currency"]
+        tokens = _bought(package, message)
+        expected = " or ".join(f"{price} {name}" for name, price in prices.items())
+        if package.rates:
+            expected = " or ".join(f"an amount in {name}" for name in sorted(package.rates))
+        elif currency in prices:
+            expected = f"{prices[currency]} {currency}"
+        figures = {"expected": expected, "received": f"{paid} {currency}"}
+        policy = account.catalog.payments
+        is_good = _is_price(package, prices.get(currency), paid, currency, policy.price_check)
+        if tokens[0] == 0 or (not is_good and policy.on_mismatch == "reject"):
+            return "amount_mismatch", None, {"packageId": package.id, **figures}
+        written_off = self.payments.bought(account, message["userId"], message, package, tokens)
+        detail: dict[str, Any] = {"packageId": package.id, "baseTokens": tokens[0], "bonusTokens": tokens[1]}
         if written_off:
             detail["uncollected"] = written_off
-        return "tokens_purchased", package.tokens + package.bonus_tokens, detail
+        if is_good:
+            return "tokens_purchased", sum(tokens), detail
+        return "purchase_flagged", sum(tokens), {**detail, **figures}
 
     def _went_back(self, account: AccountModel, message: Message) -> Decision:
-        name = message["originalReferenceId"]
-        detail: dict[str, Any] = {"originalReferenceId": name}
-        original = self._applied(name)
-        if original and came_to_nothing(*original):
-            original = None
-        if original and original[0]["type"] in ("payment.succeeded", "payment.import"):
-            paid, buyer = original[0], original[0]["userId"]
-        else:
-            paid, buyer = None, None
-        if original and buyer != message["userId"]:
-            return "original_not_found", None, detail
-        if "amountMinor" in message:
-            received = f"{message['amountMinor']} {message['currency']}"
-            if paid and paid["currency"] != message["currency"]:
-                price = f"{paid['amountMinor']} {paid['currency']}"
-                return "currency_mismatch", None, {**detail, "expected": price, "received": received}
-            detail["amountMinor"] = message["amountMinor"]
-        event = self.payments.happened(account, message)
+        payment = self.payments.named(message["originalReferenceId"])
+        if payment is None:
+            raise AssertionError("a payment that nobody knows")
+        detail = named_money(message)
+        if message["type"] == "payment.refunded" and message["currency"] != payment["currency"]:
+            price = f"{payment['amountMinor']} {payment['currency']}"
+            amount = message.get("amountMinor", message.get("refundedTotalMinor"))
+            received = f"{amount} {message['currency']}"
+            name = {"originalReferenceId": message["originalReferenceId"]}
+            return "currency_mismatch", None, {**name, "expected": price, "received": received}
+        event, money = self.payments.happened(account, payment, message)
+        happened = event["happened"]
+        if happened in ("refunded", "refunded_total", "dispute_lost") and money != detail["amountMinor"]:
+            detail["countedMinor"] = money
         if event["uncollected"] > 0:
             detail["uncollected"] = event["uncollected"]
-        if paid is None:
-            return "payment_awaited", 0, detail
-        codes = {"refunded": "payment_refunded", "disputed": "payment_disputed", "failed": "payment_failed"}
-        return codes.get(event["happened"], event["happened"]), abs(event["collected"]), detail
+        codes = {
+            "refunded": "payment_refunded",
+            "refunded_total": "payment_refunded",
+            "inquired": "inquiry_opened",
+            "disputed": "payment_disputed",
+            "failed": "payment_failed",
+        }
+        code = codes.get(str(happened), str(happened))
+        if code == "payment_refunded" and self.payments.is_mixed(payment):
+            code = "refund_style_mixed"
+        return code, abs(event["collected"]), detail
 
     _by_type: Mapping[str, Callable[["Rules", AccountModel, Message], Decision]] = {
         "account.import": _exists,
@@ -352,6 +438,7 @@ class Rules:
         "payment.dispute_closed": _went_back,
         "payment.disputed": _went_back,
         "payment.failed": _went_back,
+        "payment.refund_failed": _went_back,
         "payment.refunded": _went_back,
         "payment.succeeded": _purchase,
         "subscription.cancel": _cancel,
@@ -376,18 +463,139 @@ def came_to_nothing(message: Message, answer: Answer) -> bool:
     return answer["status"] == "rejected" or not took
 
 
-def allocate(account: AccountModel, tokens: int, until: datetime, start: datetime | None = None) -> None:
-    """Credits what a tier grants for a period."""
+def allocate(
+    account: AccountModel,
+    tokens: int,
+    until: datetime,
+    start: datetime | None = None,
+    *,
+    is_waiting: bool | None = None,
+) -> None:
+    """Credits what a tier grants for a period; tokens of a later one wait for its beginning."""
     if tokens > 0:
-        credit = account.note("allocation", tokens, effective_at=start, expires_at=until)
-        account.fill(credit, tokens, "allocation")
+        waits = is_waiting if is_waiting is not None else start is not None and start > account.now
+        credit = account.note("allocation", tokens, effective_at=start, expires_at=until, is_waiting=waits)
+        if not waits:
+            account.fill(credit, tokens, "allocation")
 
 
-def _package(account: AccountModel, message: Message) -> Package | None:
-    for index, package in enumerate(account.catalog.packages):
+_DAY = timedelta(days=1)
+
+
+def _change_later(account: AccountModel, tier: str, at: datetime) -> Decision:
+    if account.next_tier is not None and account.next_tier[1] < at:
+        account.tier = account.next_tier[0]  # it is of the period before
+    account.next_tier, account.ends_at = (tier, at), None
+    detail = {"tier": tier, "previousTier": account.tier, "effectiveAt": _wire(at)}
+    return "change_scheduled", 0, detail
+
+
+def _gateways(message: Message) -> tuple[datetime, datetime] | None:
+    """The period that a gateway names."""
+    start, end = _time(message, "periodStart"), _time(message, "periodEnd")
+    return None if start is None or end is None else (start, end)
+
+
+def _is_granted(account: AccountModel, start: datetime) -> bool:
+    """True for a gateway's period that begins no later than the last one; by its own calendar, a day."""
+    last = account.granted_start
+    if last is None:
+        return False
+    return start <= last or (not account.is_gateways() and start < last + _DAY)
+
+
+def _begin(account: AccountModel, named: tuple[datetime, datetime], tokens: int) -> datetime:
+    """Grants a gateway's period; returns when it takes effect: at once where nothing else is granted."""
+    start, end = named
+    at = start if account.now < account.granted_until or start < account.now else account.now
+    account.name_period(named)
+    account.granted_start, account.granted_until, account.period_granted = start, end, tokens
+    allocate(account, tokens, end, at)
+    return at
+
+
+def _own_period(account: AccountModel, named: datetime | None) -> tuple[str, datetime, datetime | None]:
+    """The period of the account's own calendar that is meant, and why it can't be granted, if so."""
+    now, at = account.now, account.now if named is None else named
+    first, last = account.period_of(now)
+    if not (first <= at < last) and (at < account.earliest() - _DAY or at > now + _DAY):
+        return "period_out_of_range", at, None
+    start, end = account.period_of(max(at, account.earliest()))
+    is_day_before = end <= account.granted_until and now >= end - _DAY
+    if is_day_before and (at >= end - _DAY or (start == first and at > first + _DAY)):
+        start, end = account.period_of(end)
+    if end <= account.granted_until:
+        return "period_already_granted", start, end
+    if start != first and (start != last or account.granted_until < start):
+        return "period_out_of_range", start, end
+    return "", start, end
+
+
+def _end_at_once(account: AccountModel, ending: list[Credit]) -> int:
+    """Ends credits now; what comes back to them later has ended as well. Returns what expires."""
+    ended = 0
+    for credit in ending:
+        ended += account.free(credit)
+        account.write(-account.free(credit), "expiry", credit["number"])
+        credit["isWaiting"], credit["endedAt"] = False, account.now
+    return ended
+
+
+def _named(start: datetime, end: datetime) -> dict[str, str]:
+    return {"periodStart": _wire(start), "periodEnd": _wire(end)}
+
+
+def package_named(catalog: Catalog, message: Message) -> Package | None:
+    """The package of that id, or at that place."""
+    for index, package in enumerate(catalog.packages):
         if message.get("packageId") == package.id or message.get("packageIndex") == index:
             return package
     return None
+
+
+def named_money(message: Message) -> dict[str, Any]:
+    """What the reply to an event repeats of it: the name of the payment, and the money."""
+    amount = message.get("amountMinor", message.get("refundedTotalMinor"))
+    money = {} if amount is None else {"amountMinor": amount}
+    return {"originalReferenceId": message["originalReferenceId"], **money}
+
+
+def _list_price(message: Message) -> int:
+    if "listMinor" in message:
+        listed: int = message["listMinor"]
+        return listed
+    parts = [message["amountMinor"], message.get("discountMinor", 0)]
+    parts += [-message.get(name, 0) for name in ("taxMinor", "otherMinor")]
+    return sum(parts)
+
+
+def _prices(package: Package, message: Message, now: datetime) -> dict[str, int]:
+    """What as many of the package cost when it was paid, by currency in the order of their names."""
+    when = _time(message, "occurredAt") or now
+    valid = [change for change in package.changes if change.valid_from <= when]
+    prices = dict(package.prices)
+    if package.price_minor is not None and package.currency is not None:
+        prices = {package.currency: package.price_minor}
+    if valid:
+        prices = dict(sorted(valid, key=lambda change: change.valid_from)[-1].prices)
+    return {name: prices[name] * message.get("quantity", 1) for name in sorted(prices)}
+
+
+def _is_price(package: Package, price: int | None, paid: int, currency: str, check: str) -> bool:
+    if package.rates:
+        return currency in package.rates
+    if check == "off":
+        return True
+    return price is not None and (paid == price or (check == "at_least" and paid > price))
+
+
+def _bought(package: Package, message: Message) -> tuple[int, int]:
+    if package.rates:
+        rate = package.rates.get(message["currency"])
+        paid = max(_list_price(message), 0)
+        return (0 if rate is None else math.floor(Fraction(paid * rate.tokens, rate.per_minor))), 0
+    number = message.get("quantity", 1)
+    return package.tokens * number, package.bonus_tokens * number
 
 
 def _short(code: str, required: int, available: int) -> Decision:

@@ -23,7 +23,7 @@ on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def asked_catalog() -> Catalog:
     """Return the packaged catalog with an empty tier, and with refunds that name no original."""
     packaged = load_catalog()
-    none = Tier(monthly_tokens=0, free_upload_bytes=1_000, free_units={"ocr": 5})
+    none = Tier(monthly_tokens=0, auto_renew=True, free_upload_bytes=1_000, free_units={"ocr": 5})
     return packaged.model_copy(
         update={"tiers": {**packaged.tiers, "none": none}, "refunds": RefundPolicy(unbound="allow")}
     )

@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import Engine, Row, Table, select
 
 from tests.support.model import Model
-from worker.ledger.tables import accounts, holds, lots, payment_events
+from worker.ledger.tables import accounts, holds, lots, payment_events, payment_names, waiting_events
 
 
 def assert_stored_like_the_model(engine: Engine, model: Model, prefix: str) -> None:
@@ -25,11 +25,40 @@ def assert_stored_like_the_model(engine: Engine, model: Model, prefix: str) -> N
         for user in kept
     }
     collected = [
-        (row.happened, row.collected, row.uncollected) for row in _rows(engine, payment_events, prefix)
+        (row.reference_id, row.happened, row.collected, row.uncollected)
+        for row in _rows(engine, payment_events, prefix)
     ]
     assert sorted(collected) == sorted(
-        (event["happened"], event["collected"], event["uncollected"]) for event in model.payment_events
+        (event["referenceId"], event["happened"], event["collected"], event["uncollected"])
+        for event in model.payment_events
     )
+    _assert_names_like_the_model(engine, model, prefix)
+
+
+def _assert_names_like_the_model(engine: Engine, model: Model, prefix: str) -> None:
+    """Fail the test unless payments have the names that the model gives them, and the same events wait."""
+    name, event = payment_names.c, waiting_events.c
+    bound = select(name.name, name.payment_reference).where(
+        name.name.startswith(prefix), name.payment_reference.is_not(None)
+    )
+    waits = select(event.reference_id, event.name, event.reason).where(event.name.startswith(prefix))
+    with engine.connect() as connection:
+        names = {row.name: row.payment_reference for row in connection.execute(bound)}
+        waiting = sorted(tuple(row) for row in connection.execute(waits))
+    assert names == model.payment_names
+    assert waiting == sorted(
+        (event["referenceId"], event["payment"], _reason(model, event)) for event in model.waiting_events
+    )
+
+
+def _reason(model: Model, event: dict[str, Any]) -> str | None:
+    """The reason why an event waits for ever although its payment is there: another currency."""
+    paid = next(
+        (p for p in model.payments if p["referenceId"] == model.payment_names.get(event["payment"])), None
+    )
+    if paid is None or event["happened"] not in ("refunded", "refunded_total"):
+        return None
+    return "currency_mismatch" if paid["currency"] != event["currency"] else None
 
 
 def _rows(engine: Engine, table: Table, prefix: str) -> Sequence[Row[Any]]:
@@ -63,6 +92,7 @@ def _as_lot(row: Row[Any]) -> dict[str, Any]:
         "expiresAt": row.expires_at,
         "parent": row.parent,
         "isNoticed": row.is_noticed,
+        "endedAt": row.ended_at,
     }
 
 
@@ -74,6 +104,7 @@ def _as_hold(row: Row[Any]) -> dict[str, Any]:
         "captured": row.captured,
         "expiresAt": row.expires_at,
         "closedAt": row.closed_at,
+        "isDispute": row.is_dispute,
     }
 
 

@@ -9,6 +9,7 @@ The ledger that takes them is in ``tests/support/fake_ledger.py``.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta, timezone
+from functools import partial
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -37,6 +38,7 @@ from schemas import (
     PaymentSucceeded,
     RecordUsage,
     RefundCredit,
+    RefundFailed,
     ReleaseUsage,
     RenewSubscription,
     ReserveUsage,
@@ -95,6 +97,15 @@ _FOR_SALE: dict[str, Any] = {
             "valid_days": 20,
             "bonus_valid_days": 5,
         },
+        {
+            "id": "many",
+            "tokens": 45,
+            "bonus_tokens": 5,
+            "prices": {"USD": 700, "EUR": 650},
+            "changes": [{"valid_from": NOW - timedelta(days=398), "prices": {"EUR": 600, "USD": 700}}],
+            "valid_days": 10,
+        },
+        {"id": "open", "rates": {"EUR": {"tokens": 3, "per_minor": 20}}},
     ],
     "pricing": {
         "page": {"unit": "page", "per": 1, "tokens": 12, "minimum_tokens": 20},
@@ -116,16 +127,38 @@ SMALL_CATALOG = Catalog.model_validate({**_FOR_SALE, "refunds": {"unbound": "all
 STRICT_CATALOG = Catalog.model_validate(
     {
         **_FOR_SALE,
-        "payments": {"when_spent": "write_off", "on_dispute": "take"},
+        "payments": {"when_spent": "write_off", "on_dispute": "take", "price_check": "at_least"},
         "refunds": {"unbound": "refuse"},
         "priorities": {"allocation": 50, "purchase": 10, "bonus": 50},
         "notices": {"low": {"at": 30, "again_from": 60}},
     }
 )
 
-#: A dispute takes at once, and what is spent becomes a debt.
+#: A dispute takes at once, and what is spent becomes a debt. Any price is credited, and flagged.
 TAKING_CATALOG = Catalog.model_validate(
-    {**_FOR_SALE, "payments": {"on_dispute": "take"}, "refunds": {"unbound": "allow"}}
+    {
+        **_FOR_SALE,
+        "payments": {"on_dispute": "take", "on_mismatch": "credit_and_flag"},
+        "refunds": {"unbound": "allow"},
+    }
+)
+
+#: A dispute keeps what is unspent of the payment for some days; any price will do.
+HOLDING_CATALOG = Catalog.model_validate(
+    {
+        **_FOR_SALE,
+        "payments": {"on_dispute": "hold", "dispute_hold_days": 25, "price_check": "off"},
+        "refunds": {"unbound": "allow"},
+    }
+)
+
+#: The same, and what is spent is written off.
+HOLDING_FORGIVING_CATALOG = Catalog.model_validate(
+    {
+        **_FOR_SALE,
+        "payments": {"on_dispute": "hold", "dispute_hold_days": 3, "when_spent": "write_off"},
+        "refunds": {"unbound": "allow"},
+    }
 )
 
 #: A dispute waits, and what is spent is written off.
@@ -143,6 +176,8 @@ CATALOGS = {
     "write off, dispute takes": STRICT_CATALOG,
     "debt, dispute takes": TAKING_CATALOG,
     "write off, dispute waits": FORGIVING_CATALOG,
+    "debt, dispute holds": HOLDING_CATALOG,
+    "write off, dispute holds": HOLDING_FORGIVING_CATALOG,
     "opens by itself": OPENING_CATALOG,
 }
 
@@ -205,9 +240,14 @@ def _made(model: type[Command], **fields: st.SearchStrategy[Any]) -> st.SearchSt
     Fields that hang together come as one: ``a__b`` draws the pair of them.
     """
     values = st.fixed_dictionaries(fields).map(_apart)
-    if "original_reference_id" in fields:
-        values = values.filter(lambda made: made["original_reference_id"] != made["reference_id"])
+    for other in ("original_reference_id", "refund_reference_id"):
+        if other in fields:
+            values = values.filter(partial(_differs, other))
     return values.map(lambda made: model(**made))
+
+
+def _differs(other: str, made: dict[str, Any]) -> bool:
+    return bool(made[other] != made["reference_id"])
 
 
 def _apart(values: dict[str, Any]) -> dict[str, Any]:
@@ -238,8 +278,26 @@ def commands(now: datetime = NOW, limits: Limits = LIMITS) -> st.SearchStrategy[
         "amount_minor": tokens,
         "currency": st.text("ABCDEFGHIJKLMNOPQRSTUVWXYZ", min_size=3, max_size=3),
     }
-    payment = {**money, "provider": st.none() | labels(), **common}
-    dispute = {**money, "dispute_id": identifiers(), **original}
+    minor = st.none() | used
+    payment = {
+        **money,
+        "amount_minor": used,
+        "quantity": st.none() | st.integers(1, 10_000),
+        "list_minor": minor,
+        "tax_minor": minor,
+        "discount_minor": minor,
+        "other_minor": minor,
+        "provider": st.none() | labels(),
+        "also_known_as": st.none() | st.lists(identifiers(), max_size=3).map(tuple),
+        **common,
+    }
+    of_payment = {**original, "user_id": st.none() | identifiers()}
+    total = {
+        "refunded_total_minor": used,
+        "currency": money["currency"],
+        "occurred_at": timestamps(now, limits),
+    }
+    dispute = {**money, "dispute_id": identifiers(), **of_payment}
     by_hand = {"reason": free_texts().filter(bool), "actor": labels(), **common}
     at_times = st.none() | timestamps(now, limits)
     validity = st.tuples(at_times, at_times).map(_in_order)
@@ -264,12 +322,19 @@ def commands(now: datetime = NOW, limits: Limits = LIMITS) -> st.SearchStrategy[
         _made(RecordUsage, meter=labels(), quantity=used, **feature, **until, **first, **common),
         _made(PaymentSucceeded, package_id=identifiers(), **payment, **first),
         _made(PaymentSucceeded, package_index=st.integers(0, 9_999), **payment, **first),
-        _made(PaymentRefunded, **money, **first, **original),
-        _made(PaymentDisputed, **dispute, **first),
-        _made(DisputeClosed, result=st.sampled_from(["won", "lost"]), **dispute, **first),
-        _made(PaymentFailed, **first, **original),
-        _made(RefundCredit, tokens=tokens, **common),
-        _made(RefundCredit, tokens=tokens, **original),
+        _made(PaymentRefunded, **money, **first, **of_payment),
+        _made(PaymentRefunded, **first, **{**of_payment, **total}),
+        _made(RefundFailed, refund_reference_id=identifiers(), **first, **of_payment),
+        _made(PaymentDisputed, stage=st.sampled_from([None, "inquiry", "chargeback"]), **dispute, **first),
+        _made(
+            DisputeClosed,
+            result=st.sampled_from(["won", "lost", "prevented", "withdrawn"]),
+            **dispute,
+            **first,
+        ),
+        _made(PaymentFailed, **first, **of_payment),
+        _made(RefundCredit, tokens=used, **common),
+        _made(RefundCredit, tokens=used, free_quantity=st.none() | used, **original),
         _made(
             BonusCredit,
             tokens=tokens,
@@ -464,28 +529,63 @@ def _crowded_usage() -> list[st.SearchStrategy[Command]]:
 
 
 def _refunds() -> st.SearchStrategy[Command]:
-    used = _naming("d0", "d0", "d0", "d1", "m0", "m0", "m1", "s0", "s0", "s1", "r0", "p0", "p1", "open")
-    return _made(RefundCredit, **_crowded("c"), **used, tokens=st.sampled_from([1, 5, 5, 15, 20, 70]))
+    used = _naming("d0", "d0", "d0", "d1", "m0", "m0", "m1", "s0", "s0", "s1", "r0", "p0", "f0", "open")
+    tokens = st.sampled_from([0, 1, 5, 5, 15, 20, 70])
+    free = st.sampled_from([None, None, None, 0, 2, 10])
+    return _made(RefundCredit, **_crowded("c"), **used, tokens=tokens, free_quantity=free)
 
 
 def _crowded_payments() -> list[st.SearchStrategy[Command]]:
     occurred = {"occurred_at": st.sampled_from([None, *_MOMENTS])}
-    by_id = st.sampled_from(
-        [("rich", 999, "EUR"), ("brief", 999, "EUR"), ("plain", 499, "USD"), ("rich", 999, "USD")]
-    )
+    names = st.sampled_from([None, None, ("q0",), ("q0",), ("q1", "q0"), ("p1",)])
+    bought = {**_crowded("p"), **occurred, "also_known_as": names}
+    by_id = st.integers(0, len(_SOLD) - 1).map(lambda number: _SOLD[number])
     by_place = st.sampled_from([(2, 999, "EUR"), (0, 499, "USD"), (1, 499, "EUR"), (9, 1, "EUR")])
+    parts = st.sampled_from([(None, None, None)] * 3 + [(100, None, None), (None, 50, 100), (0, None, 999)])
+    of_parts = {"tax_minor__other_minor__discount_minor": parts, "list_minor": st.sampled_from([None, 999])}
     back = st.sampled_from([(999, "EUR"), (333, "EUR"), (500, "EUR"), (499, "USD"), (250, "USD"), (1, "EUR")])
-    of_payment = _naming("p0", "p0", "p0", "p0", "p1", "p2", "open", "nothing")
-    event = {"amount_minor__currency": back, **of_payment}
+    event = {"amount_minor__currency": back, **_of_payment()}
+    total = {"refunded_total_minor__currency": back, **_of_payment()}
     dispute = {"dispute_id": st.sampled_from(["x", "x", "y"]), **event}
+    stage = st.sampled_from([None, None, "chargeback", "inquiry"])
+    result = st.sampled_from(["won", "lost", "lost", "prevented", "withdrawn"])
+    refund = st.sampled_from(["e0", "e0", "e1", "p9"])
     return [
-        _made(PaymentSucceeded, package_id__amount_minor__currency=by_id, **_crowded("p"), **occurred),
-        _made(PaymentSucceeded, package_index__amount_minor__currency=by_place, **_crowded("p"), **occurred),
-        _made(PaymentRefunded, **_crowded("e"), **event),
-        _made(PaymentDisputed, **_crowded("i"), **dispute),
-        _made(DisputeClosed, **_crowded("j"), **dispute, result=st.sampled_from(["won", "lost"])),
-        _made(PaymentFailed, **_crowded("g"), **of_payment, **occurred, open_tier=_FIRST_TIERS),
+        _made(PaymentSucceeded, package_id__amount_minor__currency__quantity=by_id, **bought),
+        _made(PaymentSucceeded, package_id__amount_minor__currency__quantity=by_id, **bought, **of_parts),
+        _made(PaymentSucceeded, package_index__amount_minor__currency=by_place, **bought),
+        _made(PaymentRefunded, **_told("e"), **event),
+        _made(PaymentRefunded, **_told("e"), **total, occurred_at=st.sampled_from(_MOMENTS)),
+        _made(RefundFailed, **_told("v"), **_of_payment(), refund_reference_id=refund),
+        _made(PaymentDisputed, **_told("i"), **dispute, stage=stage),
+        _made(DisputeClosed, **_told("j"), **dispute, **occurred, result=result),
+        _made(PaymentFailed, **_told("g"), **_of_payment(), **occurred, open_tier=_FIRST_TIERS),
     ]
+
+
+#: Packages with what is paid for them, and how many.
+_SOLD = [
+    ("rich", 999, "EUR", None),
+    ("brief", 999, "EUR", None),
+    ("brief", 999, "EUR", 1),
+    ("plain", 499, "USD", None),
+    ("rich", 999, "USD", None),
+    ("rich", 1_998, "EUR", 2),
+    ("many", 650, "EUR", None),
+    ("many", 600, "EUR", None),
+    ("open", 400, "EUR", None),
+    ("rich", 0, "EUR", None),
+]
+
+
+def _told(kind: str) -> dict[str, st.SearchStrategy[Any]]:
+    """Return what names an event: mostly no user."""
+    return {**_crowded(kind), "user_id": st.sampled_from([None] * 5 + ["u0", "u0", "u1"])}
+
+
+def _of_payment() -> dict[str, st.SearchStrategy[Any]]:
+    """Return the name of a payment, or of something else."""
+    return _naming("p0", "p0", "p0", "p0", "q0", "q0", "p1", "q1", "p2", "open", "nothing")
 
 
 #: Times at which a payment or its failure occurred, where it says so: in two zones, two of the same moment.

@@ -19,6 +19,7 @@ from schemas import (
     DisputeClosed,
     ExtendUsage,
     FreeUpload,
+    FreezeAccount,
     OpenAccount,
     PaymentDisputed,
     PaymentFailed,
@@ -31,10 +32,12 @@ from schemas import (
     ReserveUsage,
     SettleAccount,
     SettleUsage,
+    UnfreezeAccount,
 )
 from tests.support.apply_commands import applied
 from tests.support.commands import importing
 from tests.support.strategies import STRICT_CATALOG, TAKING_CATALOG
+from tests.support.true_payments import history_of_kim
 from worker.catalog import Catalog
 from worker.ledger.engine import ledger_engine
 from worker.ledger.ids import SHARED
@@ -45,12 +48,12 @@ _DAY = timedelta(days=1)
 _HOUR = timedelta(hours=1)
 
 #: The account ids in a new database.
-ACCOUNTS = tuple(65 * number + SHARED for number in range(1, 11))
-ADA, BEN, CYD, DAN, EVE, FAY, GUS, HAL, IBU, JAN = ACCOUNTS
+ACCOUNTS = tuple(65 * number + SHARED for number in range(1, 12))
+ADA, BEN, CYD, DAN, EVE, FAY, GUS, HAL, IBU, JAN, KIM = ACCOUNTS
 
 
 def fill(engine: Engine) -> None:
-    """Fill the ledger with the history of ten users over a month and a half."""
+    """Fill the ledger with the history of eleven users over a month and a half."""
     for day, commands, catalog in HISTORY:
         applied(engine, catalog, *commands, now=OPENED + day)
 
@@ -127,6 +130,14 @@ HISTORY: Sequence[tuple[timedelta, Sequence[Command], Catalog]] = [
             SettleAccount(reference_id="eve-due-1", user_id="eve"),
             FreeUpload(reference_id="eve-due-2", user_id="ada", bytes=0),
             SettleAccount(reference_id="eve-due-2", user_id="eve"),
+            RecordUsage(reference_id="ada-search", user_id="ada", meter="search", quantity=4),
+            RefundCredit(
+                reference_id="ada-free",
+                user_id="ada",
+                tokens=0,
+                free_quantity=3,
+                original_reference_id="ada-search",
+            ),
         ],
         CATALOG,
     ),
@@ -328,9 +339,21 @@ HISTORY: Sequence[tuple[timedelta, Sequence[Command], Catalog]] = [
         [
             SettleAccount(reference_id="fay-more", user_id="fay"),
             CancelSubscription(reference_id="gus-cancel", user_id="gus", at="now"),
+            FreezeAccount(reference_id="hal-freeze", user_id="hal", reason="fraud warning"),
+            FreezeAccount(reference_id="fay-freeze", user_id="fay", reason="fraud warning"),
+            UnfreezeAccount(
+                reference_id="fay-unfreeze",
+                user_id="fay",
+                reason="cleared",
+                occurred_at=OPENED + 41 * _DAY + _HOUR / 60,
+            ),
+            # The warning was there before the payment.
+            FreezeAccount(reference_id="gus-warning", payment_reference_id="gus-pay", reason="fraud warning"),
+            _paid("gus-pay", "gus", "plain"),
         ],
         CATALOG,
     ),
+    *history_of_kim(OPENED),
 ]
 
 

@@ -13,7 +13,7 @@ from itertools import count
 from random import Random
 from typing import Any, TypeVar
 
-from schemas import Command
+from schemas import Command, PaymentRefunded, PaymentSucceeded, RefundFailed
 from tests.support import chosen_imports as choices
 from tests.support.chosen_imports import ImportChoice, LotChoice, PaymentChoice, import_of
 from tests.support.commands import (
@@ -218,37 +218,135 @@ def _refund(world: RandomWorld) -> Command:
 
 # -- payments ---------------------------------------------------------------------------------------------
 
-_PACKAGES = (("rich", 999, "EUR"), ("brief", 999, "EUR"), ("plain", 499, "USD"), ("rich", 1, "EUR"))
-_BACK = ((999, "EUR"), (333, "EUR"), (499, "USD"), (250, "USD"))
+_PACKAGES: Sequence[tuple[str, int, str]] = (
+    *[("rich", 999, "EUR"), ("brief", 999, "EUR"), ("plain", 499, "USD")] * 2,
+    ("rich", 1, "EUR"),
+    ("rich", 1_099, "EUR"),
+    ("many", 700, "USD"),
+    ("many", 650, "EUR"),
+    ("many", 600, "EUR"),
+    ("open", 400, "EUR"),
+    ("open", 5, "EUR"),
+    ("open", 400, "USD"),
+)
+_PARTS: Sequence[Mapping[str, int]] = (
+    *[{}] * 6,
+    {"tax_minor": 100, "amount_minor": 100},
+    {"other_minor": 50, "amount_minor": 50},
+    {"discount_minor": 100, "amount_minor": -100},
+    {"list_minor": 999},
+)
+_MONEY = (1, 250, 333, 499, 500, 999)
 
 
 def _pay(world: RandomWorld) -> Command:
-    package, amount_minor, currency = world.pick(_PACKAGES)
-    return payment(amount_minor, currency, package_id=package, **world.fresh("pay"), **world.first())
+    """Return a payment, perhaps one whose events came before it; most have another name beside."""
+    coming = world.named.get("coming", [])
+    if coming and world.often(0.8):
+        reference, user = coming.pop(0)
+        own = {"reference_id": reference, "user_id": user}
+        world.named.setdefault("pay", []).append((reference, user))
+    else:
+        own = world.fresh("pay")
+    name, amount_minor, currency = world.pick(_PACKAGES)
+    parts = dict(world.pick(_PARTS))
+    number = world.pick((None, None, None, 2))
+    amount_minor = max(amount_minor * (number or 1) + parts.pop("amount_minor", 0), 0)
+    if world.often(0.05):
+        amount_minor, parts = 0, {"discount_minor": amount_minor * (number or 1)}
+    more: dict[str, Any] = {"quantity": number, "also_known_as": _other_names(world, own["reference_id"])}
+    return payment(
+        amount_minor,
+        currency,
+        package_id=name,
+        occurred_at=world.later((None, None, -_HOUR, -40 * _DAY)),
+        **own,
+        **parts,
+        **more,
+        **world.first(),
+    )
+
+
+def _other_names(world: RandomWorld, reference: str) -> tuple[str, ...] | None:
+    if world.often(0.03) and world.named.get("pay"):
+        return (world.pick(world.named["pay"])[0],)  # of another payment, or its own
+    both = (f"{reference}-charge", f"{reference}-session")
+    return world.pick((None, both[:1], both, both))
+
+
+def _tell_again(world: RandomWorld) -> Command:
+    """Return a payment again, with a name more."""
+    sent = [command for command in world.sent if isinstance(command, PaymentSucceeded)]
+    if not sent:
+        return _pay(world)
+    paid = world.pick(sent[-6:])
+    names = (*(paid.also_known_as or ()), f"{paid.reference_id}-charge", f"{paid.reference_id}-session")
+    return paid.model_copy(update={"also_known_as": names})
+
+
+def _of_payment(world: RandomWorld) -> dict[str, Any]:
+    """Return the name of a payment, also of one that comes later or never, mostly without its user."""
+    if world.often(0.12):
+        own = world.fresh()
+        name, user = own["reference_id"].replace("c", "pay"), own["user_id"]
+        world.named.setdefault("coming", []).append((name, user))
+    else:
+        name, user = world.pick(
+            world.named.get("pay", [])[-3:] + world.named.get("coming", [])[-1:] or _NOBODY
+        )
+    if world.often(0.03):
+        name = world.pick(world.named.get("use", []) or _NOBODY)[0]
+    users = (None, None, None, user, world.pick(USERS))
+    reference = world.fresh()["reference_id"]
+    name += world.pick((*[""] * 6, "-charge", "-session"))
+    return {"reference_id": reference, "user_id": world.pick(users), "original_reference_id": name}
+
+
+_NOBODY = [("no-pay", USERS[0])]
 
 
 def _went_back(world: RandomWorld) -> Command:
-    paid, own = world.about("pay")
-    amount_minor, currency = world.pick(_BACK)
-    return went_back(amount_minor, currency, original_reference_id=paid, **own, **world.first())
+    own = _of_payment(world)
+    world.named.setdefault("back", []).append((own["reference_id"], own["original_reference_id"]))
+    return went_back(world.pick(_MONEY), world.pick(_CURRENCIES), **own, **world.first())
+
+
+_CURRENCIES = ("EUR", "EUR", "EUR", "EUR", "USD")
+
+
+def _went_back_in_all(world: RandomWorld) -> Command:
+    own: dict[str, Any] = {**_of_payment(world), "occurred_at": world.later((timedelta(0), -_HOUR, -_DAY))}
+    total = world.pick((0, *_MONEY))
+    currency = world.pick(_CURRENCIES)
+    return PaymentRefunded(refunded_total_minor=total, currency=currency, **own, **world.first())
+
+
+def _refund_failed(world: RandomWorld) -> Command:
+    refund_, name = world.pick(world.named.get("back", [])[-4:] or [("c-later", "no-pay")])
+    own = {**_of_payment(world), "original_reference_id": name}
+    return RefundFailed(refund_reference_id=refund_, **own)
+
+
+def _dispute(world: RandomWorld) -> dict[str, Any]:
+    own = _of_payment(world)
+    name = own["original_reference_id"].partition("-charge")[0].partition("-session")[0]
+    return {**own, "dispute_id": f"du-{name}" if world.often(0.8) else f"du-{own['reference_id']}"}
 
 
 def _disputed(world: RandomWorld) -> Command:
-    paid, own = world.about("pay")
-    amount_minor, currency = world.pick(_BACK)
-    return disputed(amount_minor, currency, original_reference_id=paid, **own, **world.first())
+    stage = world.pick((None, None, "chargeback", "inquiry"))
+    own, currency = _dispute(world), world.pick(_CURRENCIES)
+    return disputed(world.pick(_MONEY), currency, stage=stage, **own, **world.first())
 
 
 def _closed(world: RandomWorld) -> Command:
-    paid, own = world.about("pay")
-    amount_minor, currency = world.pick(_BACK)
-    result = world.pick(("won", "lost"))
-    return closed(result, amount_minor, currency, original_reference_id=paid, **own)
+    result = world.pick(("won", "lost", "lost", "prevented", "withdrawn"))
+    own: dict[str, Any] = {**_dispute(world), "occurred_at": world.later((None, timedelta(0), -_HOUR, -_DAY))}
+    return closed(result, world.pick((0, *_MONEY)), world.pick(_CURRENCIES), **own)
 
 
 def _failed(world: RandomWorld) -> Command:
-    paid, own = world.about("pay")
-    return failed(original_reference_id=paid, **own)
+    return failed(**_of_payment(world), occurred_at=world.later((None, timedelta(0), -50 * _DAY)))
 
 
 # -- subscriptions ----------------------------------------------------------------------------------------
@@ -321,7 +419,9 @@ _MAKERS: Mapping[str, tuple[int, Sequence[Maker]]] = {
     "usage": (5, (_deduct, _deduct, _record, _upload)),
     "holds": (8, (_reserve, _reserve, _extend, _settle, _settle, _release)),
     "credit": (4, (_bonus, _bonus, _adjust, _refund)),
-    "payments": (4, (_pay, _pay, _went_back, _disputed, _closed, _failed)),
+    "payments": (5, (_pay, _pay, _pay, _tell_again, _failed)),
+    "refunds": (3, (_went_back, _went_back, _went_back_in_all, _refund_failed)),
+    "disputes": (3, (_disputed, _closed)),
     "subscriptions": (2, (_change, _renew, _cancel)),
     "accounts": (2, (_open, _look, _any_import, _any_import)),
 }

@@ -65,6 +65,7 @@ def show_balance(view: Balance) -> None:
             ("period", f"{moment(subscription.period_start)} to {moment(subscription.period_end)}"),
             ("granted until", moment(subscription.granted_until)),
             ("ends", moment(subscription.ends_at)),
+            *([] if view.frozen_at is None else [("frozen since", moment(view.frozen_at))]),
             *_quota_fields(view),
             ("due, not posted yet", unsettled.tokens),
             ("entries", view.sequence),
@@ -97,6 +98,7 @@ def can_afford(application: Application, *, user: str, tokens: int, as_json: boo
     if as_json:
         show_json(view.to_dict())
     else:
-        answer = "yes" if view.can_afford else f"no, {view.shortfall} short"
+        no = f"no, {view.shortfall} short" if view.shortfall else f"no, {view.code.replace('_', ' ')}"
+        answer = "yes" if view.can_afford else no
         click.echo(f"{answer}: {view.required} required, {view.available} available")
     sys.exit(0 if view.can_afford else 1)

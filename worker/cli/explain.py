@@ -19,6 +19,7 @@ from worker.cli.text import printable
 from worker.cli.times import moment
 from worker.deadletters.explain import ReferenceExplanation
 from worker.ledger.queries import PostedEntry
+from worker.ledger.queries.payment_views import AwaitedView
 
 _ENTRIES_SHOWN = 20
 
@@ -94,9 +95,7 @@ def show_explanation(view: ReferenceExplanation) -> None:
 def _asked(view: ReferenceExplanation) -> list[tuple[str, str]]:
     asked, original = view.asked, view.original
     if asked is None:
-        return [
-            ("known only by", "dead letters" if view.dead_letters else "events that wait for their payment")
-        ]
+        return [("known only by", _known_by(view))]
     sender = view.outcomes[-1].sender
     rows = [
         ("type", asked.type),
@@ -111,6 +110,12 @@ def _asked(view: ReferenceExplanation) -> list[tuple[str, str]]:
         known = "unknown" if original.type is None else f"{original.type}, {original.status}, {original.code}"
         rows.append(("original", f"{original.reference_id} ({known})"))
     return [(name, value) for name, value in rows if value is not None]
+
+
+def _known_by(view: ReferenceExplanation) -> str:
+    if view.payment is not None:
+        return f"the payment {view.payment.reference_id}, of which it is a name"
+    return "dead letters" if view.dead_letters else "events that wait for their payment"
 
 
 def _show_outcomes(view: ReferenceExplanation) -> None:
@@ -179,16 +184,19 @@ def _show_entries(entries: Sequence[PostedEntry]) -> None:
 
 
 def _show_payment(view: ReferenceExplanation) -> None:
+    if view.awaited is not None:
+        _show_panel("Came before its payment", _awaited(view.awaited))
     payment = view.payment
     if payment is not None:
         _show_panel(
             f"Payment {payment.reference_id}",
             [
-                ("package", payment.package_id),
+                ("package", payment.package_id) if payment.package_id else ("tier", payment.tier or ""),
                 ("paid", f"{payment.amount_minor} {payment.currency} (minor units)"),
                 ("bought", f"{payment.base_tokens} + {payment.bonus_tokens} bonus"),
                 ("taken back", f"{payment.collected}, written off {payment.uncollected}"),
                 ("provider", payment.provider or "not named"),
+                ("names", ", ".join(payment.names)),
             ],
         )
     _show_rows(
@@ -196,27 +204,41 @@ def _show_payment(view: ReferenceExplanation) -> None:
         (
             "reference",
             "event",
+            Column("state", 2),
             Column("dispute", 5),
             Column("minor units", 3),
             Column("currency", 4),
             Column("taken back", 1),
             Column("written off", 6),
+            Column("posted by", 7),
             Column("posted", 2),
         ),
         (
             (
                 event.reference_id,
                 event.happened,
+                event.state,
                 event.dispute_id,
                 event.amount_minor,
                 event.currency,
                 event.collected,
                 event.uncollected,
-                moment(event.recorded_at),
+                event.posted_by,
+                moment(event.posted_at),
             )
             for event in view.payment_events
         ),
     )
+
+
+def _awaited(awaited: AwaitedView) -> list[tuple[str, str]]:
+    """Return what an event waits for, or what took it in, in words."""
+    rows = [("payment", awaited.name), ("since", moment(awaited.since) or "")]
+    if awaited.taken_in_by is not None:
+        return [*rows, ("taken in by", f"{awaited.taken_in_by}, {moment(awaited.taken_in_at)}")]
+    if awaited.payment_reference_id is not None and awaited.state != "waiting":
+        return [*rows, ("can't count", awaited.state.replace("_", " "))]
+    return [*rows, ("overdue", f"from {moment(awaited.overdue_at)} on, where it still waits then")]
 
 
 # -- sections ---------------------------------------------------------------------------------------------

@@ -90,6 +90,10 @@ _COMMANDS = {
     "migrate": Lazy(
         "worker.cli.migrate:migrate_command", "Bring the ledger's database to the newest schema."
     ),
+    "payments": Lazy(
+        "worker.cli.payments:list_incidents",
+        "List payments that need somebody: money without tokens.",
+    ),
     "publish": Lazy(
         "worker.cli.publish:publish",
         "Publish a file of JSON lines, one message a line; each is confirmed by the broker.",
@@ -102,6 +106,7 @@ _COMMANDS = {
         "worker.cli.resume:resume",
         "Resume a queue that workers have paused, such as billing.usage; without QUEUE all of them.",
     ),
+    "retry": Lazy("worker.cli.retry:retry", "Try rejected payments again, once their cause is mended."),
     "run": Lazy("worker.cli.run:run", "Consume messages, apply them to the ledger, reply; until SIGTERM."),
     "scheduler": Lazy(
         "worker.cli.run:scheduler",

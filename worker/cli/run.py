@@ -151,7 +151,7 @@ def readers(application: Application, *, supervised: int | None) -> None:
 
 
 @click.command()
-@with_application("broker_url", "database_url", "metrics_port", "log_level", "log_format")
+@with_application("broker_url", "database_url", "catalog", "metrics_port", "log_level", "log_format")
 @click.option(
     "--once", is_flag=True, help="Publish what is due now, as much as one interval allows; then end."
 )
@@ -163,7 +163,8 @@ def scheduler(application: Application, *, once: bool, as_json: bool) -> None:
     so this sends `account.settle`, which the workers apply like any other command, with a reference of the
     account and the time. Several may run: each reference is applied once. Balances are right without it, for
     they count what is due; but notices, statistics and the next allocation come when it is posted. It also
-    drains the dead-letter queue, as dead letters come.
+    drains the dead-letter queue, as dead letters come, and tells of events that wait for their payment longer
+    than the catalog's waiting_days.
 
     It looks every BILLING_SCHEDULER_INTERVAL_S seconds (5) and publishes at most BILLING_SCHEDULER_RATE
     commands a second (200), after a day of standing still as well. An outage of the database or the broker

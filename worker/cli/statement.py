@@ -221,11 +221,11 @@ def _plain_row(kind: str, **cells: int | str | None) -> list[Any]:
 
 def _csv_line(cells: Any) -> str:
     line = io.StringIO()
-    csv.writer(line).writerow(map(_safe, cells))
+    csv.writer(line).writerow(map(safe_cell, cells))
     return line.getvalue()
 
 
-def _safe(cell: Any) -> Any:
+def safe_cell(cell: Any) -> Any:
     """Return text marked as text where a spreadsheet would execute it; numbers stay numbers."""
     return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell
 

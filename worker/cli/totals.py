@@ -15,7 +15,7 @@ from worker.cli.text import printable
 from worker.ledger.audit import JOBS_MAX, AuditProgress, AuditReport, audit
 from worker.ledger.form import LedgerForm
 
-#: Age up to which a claim may still wait for its operation.
+#: Age up to which a claim may still wait for its operation, and an event for a payment that is there.
 NEW_CLAIM = timedelta(hours=1)
 
 
@@ -93,10 +93,11 @@ def audit_command(application: Application, *, as_json: bool, jobs: int) -> None
 
 
 def _of_form(application: Application) -> dict[str, Any]:
-    """Return what the form of the ledger adds to an audit."""
+    """Return what the form of the ledger, and the time, add to an audit."""
+    before = application.clock() - NEW_CLAIM
     if application.settings.ledger_form is not LedgerForm.DISTRIBUTED:
-        return {}
-    return {"one_slot": True, "claims_before": application.clock() - NEW_CLAIM}
+        return {"waiting_before": before}
+    return {"one_slot": True, "claims_before": before, "waiting_before": before}
 
 
 def show_audit(report: AuditReport) -> None:

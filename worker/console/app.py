@@ -113,6 +113,7 @@ def _add_template_helpers(app: Flask) -> None:
             "theme": theme if theme in THEMES else "auto",
             "version": __version__,
             "now": now,
+            "incidents": context().incidents() if g.get("current_user") else None,
             "unknown": formats.unknown,
         }
 

@@ -14,7 +14,8 @@ from worker.console.queues import QueueProbe, QueueStatus
 from worker.console.replay_threads import ReplayThreads
 from worker.console.users import User
 from worker.errors import TransientError
-from worker.ledger.queries import Reader, Statement, Stats
+from worker.ledger.queries import Reader, Statement, Stats, snapshot
+from worker.ledger.queries.incidents import counts, overdue_before
 from worker.runtime.cached_value import CachedValue, KnownValue, Unknown
 from worker.runtime.health import Health
 
@@ -53,6 +54,14 @@ class ConsoleContext:
             clock=clock,
             pause_factor=1,  # slow while a server hangs: the page must soon see that it is back
         )
+        self._incidents = CachedValue(
+            self._count_incidents,
+            name="counting the payments that need somebody",
+            max_age_s=15,
+            timeout_s=0.3,
+            clock=clock,
+            serve_stale=True,
+        )
         self._totals = CachedValue(
             self.reader.stats,
             name="the sum of the ledger",
@@ -61,6 +70,18 @@ class ConsoleContext:
             clock=clock,
             serve_stale=True,
         )
+
+    def overdue_before(self, now: datetime) -> datetime:
+        """Return the time before which an event was recorded that is overdue at ``now``."""
+        return overdue_before(now, self.catalog.payments.waiting_days)
+
+    def incidents(self) -> KnownValue[int] | Unknown:
+        """Return the number of payments that need somebody, cached: every page shows it."""
+        return self._incidents.get()
+
+    def _count_incidents(self) -> int:
+        with snapshot(self.application.engine) as connection:
+            return counts(connection, self.overdue_before(self.clock())).needing_somebody
 
     def health(self) -> KnownValue[Sequence[Health]] | Unknown:
         """Return the health of each part, as `billing-worker check` has it, not older than some seconds."""

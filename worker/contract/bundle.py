@@ -21,6 +21,7 @@ from schemas import (
     Reply,
     UsageBatch,
 )
+from schemas.notices import UNNAMED_NOTICES
 from schemas.usage import ITEM_TYPES
 from worker.contract.schema import Schema, enum_of, ref, sent_by_worker, sent_to_worker
 
@@ -96,7 +97,7 @@ def definitions() -> dict[str, Schema]:
     notice = found.pop(Notice.__name__)
     for kind in KINDS:
         if kind.name == Notice.__name__:
-            found |= {name: _with_type(notice, type_) for type_, name in kind.definitions.items()}
+            found |= {name: _of_type(notice, type_) for type_, name in kind.definitions.items()}
     return found
 
 
@@ -109,6 +110,15 @@ def _add_items(found: dict[str, Schema]) -> None:
         item["required"].remove("userId")
         batch = batch.replace(f'/{model.__name__}"', f'/{name}"')
     found[UsageBatch.__name__] = json.loads(batch)
+
+
+def _of_type(notice: Schema, type_: str) -> Schema:
+    """Return the schema of notices of a type; nearly all name their user."""
+    found = _with_type(notice, type_)
+    if type_ in UNNAMED_NOTICES:
+        return found
+    required = {*found["required"], "userId"}
+    return {**found, "required": [name for name in found["properties"] if name in required]}
 
 
 def _with_type(notice: Schema, type_: str) -> Schema:

@@ -139,7 +139,7 @@ REPLY_CODES: Final[dict[Code, ReplyCodeEntry]] = {
         "the amount or currency is not the package's price", Retry.NEXT_ATTEMPT, Actor.OPERATOR
     ),
     Code.CURRENCY_MISMATCH: _rejected(
-        "the currency is not the payment's", Retry.NEXT_ATTEMPT, Actor.OPERATOR
+        "the currency of a refund is not the payment's", Retry.NEXT_ATTEMPT, Actor.OPERATOR
     ),
     Code.HOLD_NOT_FOUND: _rejected(
         "no hold of this user has this reference", Retry.NEXT_ATTEMPT, Actor.CALLER
@@ -154,10 +154,12 @@ REPLY_CODES: Final[dict[Code, ReplyCodeEntry]] = {
         "the original reference is not this user's, or names no payment", Retry.NEXT_ATTEMPT, Actor.CALLER
     ),
     Code.ORIGINAL_NOT_REFUNDABLE: _rejected(
-        "the original is no applied usage that takes tokens", Retry.NEVER, Actor.CALLER
+        "the original is no applied usage, or nothing of it is left to give back", Retry.NEVER, Actor.CALLER
     ),
     Code.REFUND_EXCEEDS_ORIGINAL: _rejected(
-        "more than the usage took and was not refunded yet", Retry.NEXT_ATTEMPT, Actor.CALLER
+        "more than is left of the usage's tokens, or of its free units (`field`)",
+        Retry.NEXT_ATTEMPT,
+        Actor.CALLER,
     ),
     Code.CREDIT_EXPIRED: _rejected("`expiresAt` is past", Retry.NEXT_ATTEMPT, Actor.CALLER),
     Code.PERIOD_ALREADY_GRANTED: _rejected("the period has its allocation", Retry.NEVER, Actor.NOBODY),
@@ -167,7 +169,7 @@ REPLY_CODES: Final[dict[Code, ReplyCodeEntry]] = {
     Code.SUBSCRIPTION_NOT_ACTIVE: _rejected("the subscription is canceled", Retry.NEXT_ATTEMPT, Actor.CALLER),
     Code.TOO_LATE: _rejected("it was decided after its `validUntil`", Retry.NEXT_ATTEMPT, Actor.CALLER),
     Code.REFERENCE_TAKEN: _rejected(
-        "a payment of the import has a reference that names an operation of the ledger",
+        "a payment has a name that is another payment's, or one of an import names an operation",
         Retry.NEXT_ATTEMPT,
         Actor.CALLER,
     ),

@@ -26,6 +26,11 @@ _WITH_USER: Final[Schema] = {"type": "object", "required": ["userId"], "properti
 #: What the validators of each name ask for, as JSON Schema.
 EXPRESSED: Final[dict[str, Schema]] = {
     "PaymentSucceeded._one_package": _either(given("packageId"), given("packageIndex")),
+    "FreezingCommand._names_an_account": _either(given("userId"), given("paymentReferenceId")),
+    "PaymentRefunded._one_amount": _either(
+        {**given("amountMinor"), "allOf": [_not_given("refundedTotalMinor")]},
+        {**given("refundedTotalMinor", "occurredAt"), "allOf": [_not_given("amountMinor")]},
+    ),
     "AdjustCredit._what_is_taken_has_no_expiry": {
         "anyOf": [_not_given("expiresAt"), {"properties": {"tokens": {"type": "integer", "minimum": 1}}}]
     },
@@ -65,6 +70,7 @@ DESCRIBED: Final[dict[str, str]] = {
     "CommandAbout._not_itself": "`originalReferenceId` must differ from `referenceId`.",
     "UsageBatch._replies_of_the_batch": "Items have no `replies`: the batch says which it wants.",
     "RefundCredit._not_itself": "`originalReferenceId` must differ from `referenceId`.",
+    "RefundFailed._another_refund": "`refundReferenceId` must differ from `referenceId`.",
     "BonusCredit._effective_before_it_expires": "`expiresAt` must be after `effectiveAt`.",
     "ImportedLot._no_more_than_granted": (
         "`tokens` are at most `granted`. A lot that names its payment is a purchase or a purchase_bonus, and"

@@ -192,7 +192,7 @@ class Account:
         if self.state.debt == 0:
             return
         for lot, free in self.burning():
-            if lot.expires_at is not None and lot.expires_at <= at:
+            if (ends_at := lot.ends_at) is not None and ends_at <= at:
                 continue
             part = min(free, self.state.debt)
             self.post(outcome, Counter.TRANSFERS, -part, lot, due_at=at)
@@ -291,10 +291,12 @@ class Account:
 
     def take_in(self, event: PaymentEvent) -> None:
         """Let an event wait no longer."""
+        self.change()
         self.written.taken_in.append(event.reference_id)
 
     def leave_waiting(self, event: PaymentEvent) -> None:
         """Let an event wait that can't count for its payment."""
+        self.change()
         self.written.stuck.append(event.reference_id)
 
     def add_usage_refund(self, refund: UsageRefund) -> None:
@@ -310,7 +312,7 @@ class Account:
         return quota
 
     def count(self, outcome: Outcome, key: QuotaKey, amount: int) -> QuotaState:
-        """Use ``amount`` units of a quota."""
+        """Use ``amount`` units of a quota; a negative amount gives units back."""
         quota = self.quotas[key]
         before = quota.used
         quota.used += amount

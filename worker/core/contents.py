@@ -19,7 +19,7 @@ _ADDED: Final = {
 def content_of(command: Command, catalog: Catalog | None = None) -> str:
     """Return the canonical text of what moves the ledger: the same for the same operation.
 
-    With a ``catalog``, a package that is named by its position has its id there.
+    With a ``catalog``, a package that is named by its position has its id there as well.
     """
     content = command.content()
     if catalog is not None and isinstance(command, PaymentSucceeded) and command.package_index is not None:
@@ -31,8 +31,27 @@ def _with_package_id(content: dict[str, Any], catalog: Catalog) -> dict[str, Any
     package = catalog.package(None, content["packageIndex"])
     if package is None:
         return content
-    rest = {name: value for name, value in content.items() if name != "packageIndex"}
-    return dict(sorted({**rest, "packageId": package.id}.items()))
+    return dict(sorted({**content, "packageId": package.id}.items()))
+
+
+def _comparable(
+    had: dict[str, Any], has: dict[str, Any], catalog: Catalog | None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return two contents with one name of the package: the position where both have it, else the id.
+
+    A position is compared with a position, so that a copy stays one after the catalog was reordered.
+    """
+    by = [content for content in (had, has) if "packageIndex" in content]
+    if not by:
+        return had, has
+    if len(by) == 1 and "packageId" not in by[0] and catalog is not None:
+        by[0].update(_with_package_id(by[0], catalog))
+    left_out = "packageId" if len(by) == 2 else "packageIndex"
+    return _without(had, left_out), _without(has, left_out)
+
+
+def _without(content: dict[str, Any], name: str) -> dict[str, Any]:
+    return {other: value for other, value in content.items() if other != name}
 
 
 def first_difference(
@@ -43,8 +62,7 @@ def first_difference(
         return None
     had: dict[str, Any] = json.loads(stored.content)
     has: dict[str, Any] = json.loads(content)
-    if "packageIndex" in had and "packageIndex" not in has and catalog is not None:
-        had = _with_package_id(had, catalog)
+    had, has = _comparable(had, has, catalog)
     added = _ADDED.get(stored.type, frozenset())
     for name in sorted(had.keys() | has.keys()):
         if had.get(name) != has.get(name) and not (name in added and name not in had):
@@ -81,6 +99,8 @@ def command_of(outcome: Outcome, attempt: int) -> Command:
         **kept,
         **json.loads(outcome.content),
     }
+    if "packageId" in fields:
+        fields.pop("packageIndex", None)  # the package that it named then
     if outcome.user_id != UNNAMED:
         fields["userId"] = outcome.user_id
     return COMMAND_TYPES[outcome.type].model_validate(fields)

@@ -25,11 +25,11 @@ def schedule(account: Account, outcome: Outcome, new: Credit) -> Lot:
     return lot
 
 
-def take_effect(account: Account, outcome: Outcome, lot: Lot) -> None:
-    """Post the pending tokens of a lot, whose time has come."""
+def take_effect(account: Account, outcome: Outcome, lot: Lot, at: datetime) -> None:
+    """Post the pending tokens of a lot, whose time came at ``at``."""
     amount, lot.pending = lot.pending, 0
     account.touch(lot)
-    _fill(account, outcome, lot, amount, COUNTER_OF[lot.source], lot.effective_at)
+    _fill(account, outcome, lot, amount, COUNTER_OF[lot.source], at)
 
 
 def open_lot(account: Account, outcome: Outcome, new: Credit) -> Lot:
@@ -66,8 +66,12 @@ def put_back(account: Account, outcome: Outcome, parts: Iterable[tuple[int, int]
 
 
 def forfeit(account: Account, outcome: Outcome, lot: Lot) -> int:
-    """End a lot before its time and return its free tokens, which expire; pending ones never take effect."""
+    """End a lot before its time and return its free tokens, which expire; pending ones never take effect.
+
+    What a hold keeps of it, or a refund brings back, expires when it is free.
+    """
     free = lot.free
+    lot.ended_at = account.now
     if free:
         account.post(outcome, Counter.EXPIRY, -free, lot)
     lot.pending = 0
@@ -85,5 +89,5 @@ def _fill(
     if amount > repaid:
         account.post(outcome, counter, amount - repaid, lot, due_at=due_at)
     # What is given back may have an expiry that has passed.
-    is_over = due_at is None and lot.expires_at is not None and lot.expires_at <= account.now
+    is_over = due_at is None and (ends_at := lot.ends_at) is not None and ends_at <= account.now
     account.refill(lot, may_expire=is_over)

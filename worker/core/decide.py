@@ -104,11 +104,21 @@ class _Batch:
         if command.attempt > stored.attempt and not stored.is_applied:
             return Decided(self._judge_anew(command, content, stored), duplicate=False)
         if command.attempt < stored.attempt:
-            stored = self._superseded.attempt_of(command) or stored
+            stored = self._outcome_for_earlier(command, content, stored)
         if first_difference(content, stored, self._catalog) is None:
             self._learn_names(command, stored)
             return Decided(stored, duplicate=True)
         return self._conflict(command, content, stored)
+
+    def _outcome_for_earlier(self, command: Command, content: str, stored: Outcome) -> Outcome:
+        """Return the outcome for a copy of an earlier attempt: its own, unless the same is applied by now."""
+        own = self._superseded.attempt_of(command)
+        if own is None:
+            return stored
+        is_applied_anew = stored.is_applied and all(
+            first_difference(content, outcome, self._catalog) is None for outcome in (own, stored)
+        )
+        return stored if is_applied_anew else own
 
     def closed(self) -> Plan:
         """Return the plan, with the rows that were written about every account."""
@@ -168,7 +178,7 @@ class _Batch:
         return Decided(outcome, duplicate=False)
 
     def _judge_anew(self, command: Command, content: str, stored: Outcome) -> Outcome:
-        outcome = self._judge(command, content)
+        outcome = self._judge(command, content, stored.user_id)
         outcome.user_id = stored.user_id  # an operation stays where it is
         self._fresh[command.reference_id] = outcome
         self._superseded.add_attempt(stored)
@@ -177,10 +187,11 @@ class _Batch:
 
     # -- the account --------------------------------------------------------------------------------------
 
-    def _judge(self, command: Command, content: str) -> Outcome:
+    def _judge(self, command: Command, content: str, owner: str | None = None) -> Outcome:
+        """Judge a command; its reference is the ``owner``'s already where it is judged anew."""
         outcome = _outcome_of(command, content, self._now)
         if (name := _payment_named_by(command)) is not None:
-            return self._judge_about_payment(command, name, outcome)
+            return self._judge_about_payment(command, name, outcome, owner)
         outcome = self._judge_of_user(command, outcome)
         if isinstance(command, PaymentSucceeded) and not outcome.is_applied:
             outcome.detail = {**outcome.detail, **kept_of(command)}
@@ -198,34 +209,54 @@ class _Batch:
             return self._import(command, outcome)
         return self._judge_first(command, outcome)
 
-    def _judge_about_payment(self, command: Command, name: str, outcome: Outcome) -> Outcome:
-        """Judge a command about a payment, for the payment's user; without one it waits."""
+    def _judge_about_payment(
+        self, command: Command, name: str, outcome: Outcome, owner: str | None
+    ) -> Outcome:
+        """Judge a command about a payment, for the payment's user; without one it waits.
+
+        One whose reference is another ``owner``'s, by an earlier attempt, waits to be taken in as well.
+        """
         payment = self._context.payment_named(name)
-        if payment is not None and (account := self._account(payment.user_id)) is not None:
-            outcome.user_id = payment.user_id
-            return self._judge_with(account, command, outcome)
+        if payment is not None and owner not in (None, payment.user_id):
+            payment = None
+        account = None if payment is None else self._account(payment.user_id)
+        is_counted = False
+        if payment is not None and account is not None:
+            # A crash came between its wait and its outcome; the payment has taken it in since.
+            is_counted = self._context.is_counted(command.reference_id, payment, account)
+            if not is_counted:
+                outcome.user_id = payment.user_id
+                return self._judge_with(account, command, outcome)
         original = self._context.outcome_of(name)
         # Usage that moved nothing gives the reference up when the payment comes. A payment of another slot
         # may have just come: then the event waits, and is taken in.
         if original is not None and not original.moved_nothing and original.type not in _PAYMENTS:
             return _refused(outcome, rejected(Code.ORIGINAL_NOT_FOUND, original_reference_id=name))
-        event = _event_of(command, name, self._now)
-        self.plan.waiting.append(event)
-        self._context.waiting.setdefault(name, []).append(event)
+        if not is_counted:
+            self._wait(_event_of(command, name, self._now))
         outcome.code, outcome.amount = Code.PAYMENT_AWAITED, 0
         outcome.balance_before = outcome.balance_after = 0  # of no account
         outcome.detail = _detail_of(command, name)
         return outcome
 
+    def _wait(self, event: PaymentEvent) -> None:
+        """Let an event wait, unless a crash left it waiting without its outcome."""
+        if any(known.reference_id == event.reference_id for known in self._known.waiting.get(event.name, ())):
+            return
+        self.plan.waiting.append(event)
+        self._context.waiting.setdefault(event.name, []).append(event)
+
     def _try_unopened_payments(self, user_id: str) -> None:
         """Judge the payments anew that came before the account of their user was open."""
         known = () if user_id not in self.plan.opened else self._known.unopened_payments.get(user_id, ())
-        for rejected_ in (*known, *self._unopened.pop(user_id, ())):
-            stored = self._context.outcome_of(rejected_.reference_id) or rejected_
+        early = (*known, *self._unopened.pop(user_id, ()))
+        latest = {one.reference_id: self._context.outcome_of(one.reference_id) or one for one in early}
+        # In one order, however the payments were cut into batches.
+        for stored in sorted(latest.values(), key=lambda one: (one.recorded_at, one.reference_id)):
             if stored.is_applied or stored.code is not Code.ACCOUNT_NOT_FOUND or stored.type != _PAYMENT:
                 continue
             command = command_of(stored, stored.attempt + 1)
-            self._judge_anew(command, content_of(command, self._catalog), stored)
+            self._judge_anew(command, stored.content, stored)
 
     def _learn_names(self, command: Command, stored: Outcome) -> None:
         """Let a payment that comes again give it names that nobody has."""
@@ -491,6 +522,8 @@ def _refused(outcome: Outcome, decision: Decision, account: Account | None = Non
     outcome.status, outcome.code = Status.REJECTED, decision.code
     outcome.first_entry = outcome.last_entry = None
     outcome.balance_after = outcome.balance_before
+    if account is not None:
+        account.begin()  # the command that posts what has expired says so, once
     outcome.detail = decision.detail if account is None else {**decision.detail, **_withheld(account)}
     return outcome
 

@@ -1,19 +1,22 @@
 """Posting of what is due: holds run out, tokens expire or roll over, periods renew, credits take effect.
 
 It happens whenever a command touches the account, in the order in which things fell due: nothing waits for
-a job.
+a job. Every period that has passed is posted. Of periods in a row of which nothing is left, whoever looks,
+the allocations are one lot with one entry, and another for what expired: so ten years are few rows.
 """
 
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
+from enum import Enum
 from heapq import heappop, heappush
 from typing import NamedTuple, assert_never
 
 from worker.catalog import Tier
 from worker.core.account import Account
+from worker.core.calendars import AHEAD, allocation_period, begin_own, period_after
 from worker.core.credits import credit, open_lot, take_effect
 from worker.core.holds import close_hold
-from worker.core.known import Hold, HoldState, Lot, Source, present_period
+from worker.core.known import Hold, HoldState, Lot, Source
 from worker.core.lots import Credit, lot_due_at
 from worker.core.outcomes import Outcome
 from worker.core.periods import Period, period_at
@@ -23,8 +26,15 @@ from worker.core.thresholds import compare_balance
 #: Longest time between two looks at an account whose subscription runs, even where nothing seems due.
 _LOOKED_AT_EVERY = timedelta(days=31)
 
-# The order of things that are due at the same time.
-_RUNS_OUT, _EXPIRES, _RENEWS, _TAKES_EFFECT = range(4)
+# The order of things that are due at the same time: what is left of a period follows the rules of its tier.
+_RUNS_OUT, _EXPIRES, _CHANGES, _RENEWS, _TAKES_EFFECT = range(5)
+
+
+class _Turn(Enum):
+    """Things that are due of the subscription itself."""
+
+    CHANGE = _CHANGES
+    RENEWAL = _RENEWS
 
 
 def post_due(account: Account, outcome: Outcome) -> None:
@@ -40,13 +50,17 @@ def post_due(account: Account, outcome: Outcome) -> None:
                 _run_out(account, outcome, hold)
                 queue.add(_due_of(account.lots[number], account.now) for number, _ in hold.parts)
             case Lot() as lot if item.rank == _TAKES_EFFECT:
-                take_effect(account, outcome, lot)
+                take_effect(account, outcome, lot, item.at)
                 queue.add([_due_of(lot, account.now)])
             case Lot() as lot:
                 _roll_over(account, outcome, lot, item.at, rolled)
                 _expire_if_over(account, outcome, lot, item.at)
-            case None:
-                _renew(account, outcome)
+            case _Turn.CHANGE:
+                _change_tier(account)
+                queue.add([_renewal_due(account)])
+            case _Turn.RENEWAL:
+                _renew(account, outcome, queue)
+                queue.add([_renewal_due(account)])
             case _:
                 assert_never(item.subject)
         queue.add(_due_of(lot, account.now) for lot in account.written.new_lots[lots_before:])
@@ -79,6 +93,8 @@ def next_due(account: Account) -> datetime | None:
         latest = now + _LOOKED_AT_EVERY
         is_ahead = now < state.granted_until < latest
         moments.append(state.granted_until if is_ahead else latest)
+    if state.next_tier_at is not None:
+        moments.append(state.next_tier_at)
     return min(moments, default=None)
 
 
@@ -86,16 +102,15 @@ def next_due(account: Account) -> datetime | None:
 
 
 class _DueItem(NamedTuple):
-    """Due hold, lot or renewal. Of several at one time, the lower rank comes first, then the earlier place.
+    """Due hold, lot or turn. Of several at one time, the lower rank comes first, then the earlier place.
 
     The place is one that the ledger remembers: a lot's number, or when a hold was opened and its reference.
-    The subject is None for the renewal.
     """
 
     at: datetime
     rank: int
     place: int | tuple[datetime, str]
-    subject: Hold | Lot | None
+    subject: Hold | Lot | _Turn
 
 
 class _DueQueue:
@@ -114,11 +129,19 @@ class _DueQueue:
 
     def next(self) -> _DueItem | None:
         """Return the earliest that is still to be posted, or None."""
-        while self._heap:
-            item = heappop(self._heap)[-1]
-            if not isinstance(item.subject, Lot) or item.subject.free or item.rank == _TAKES_EFFECT:
-                return item
-        return None
+        return None if self.next_at is None else heappop(self._heap)[-1]
+
+    @property
+    def next_at(self) -> datetime | None:
+        """Return when the earliest is due that is still to be posted, or None."""
+        while self._heap and _is_done(self._heap[0][-1]):
+            heappop(self._heap)
+        return self._heap[0][0] if self._heap else None
+
+
+def _is_done(item: _DueItem) -> bool:
+    """Return True for a lot of which nothing is left to expire."""
+    return isinstance(item.subject, Lot) and item.rank == _EXPIRES and not item.subject.free
 
 
 def _due_items(account: Account) -> Iterator[_DueItem | None]:
@@ -128,14 +151,25 @@ def _due_items(account: Account) -> Iterator[_DueItem | None]:
             yield _DueItem(hold.expires_at, _RUNS_OUT, (hold.opened_at, hold.reference_id), hold)
     for lot in account.lots.values():
         yield _due_of(lot, now)
-    tier = account.tier
-    if tier is not None and tier.auto_renew and state.ends_at is None and state.granted_until <= now:
-        yield _DueItem(present_period(state, now).start, _RENEWS, 0, None)
+    if state.next_tier_at is not None and state.next_tier_at <= now:
+        yield _DueItem(state.next_tier_at, _CHANGES, 0, _Turn.CHANGE)  # no period is due before
+    else:
+        yield _renewal_due(account)
+
+
+def _renewal_due(account: Account) -> _DueItem | None:
+    """Return the next period that begins by itself, where it has begun."""
+    tier, state = account.tier, account.state
+    if tier is None or not tier.auto_renew or state.ends_at is not None:
+        return None
+    if state.granted_until > account.now:
+        return None
+    return _DueItem(state.granted_until, _RENEWS, 0, _Turn.RENEWAL)
 
 
 def _due_of(lot: Lot, now: datetime) -> _DueItem | None:
-    if lot.free and lot.expires_at is not None and lot.expires_at <= now:
-        return _DueItem(lot.expires_at, _EXPIRES, lot.number, lot)
+    if lot.free and (ends_at := lot.ends_at) is not None and ends_at <= now:
+        return _DueItem(ends_at, _EXPIRES, lot.number, lot)
     if lot.pending and lot.effective_at <= now:
         return _DueItem(lot.effective_at, _TAKES_EFFECT, lot.number, lot)
     return None
@@ -148,7 +182,7 @@ def _run_out(account: Account, outcome: Outcome, hold: Hold) -> None:
     close_hold(account, outcome, hold, HoldState.EXPIRED, at=hold.expires_at)
     for number, _ in hold.parts:
         lot = account.lots[number]
-        if lot.expires_at is not None and lot.expires_at < hold.expires_at:
+        if (ends_at := lot.ends_at) is not None and ends_at < hold.expires_at:
             _expire_if_over(account, outcome, lot, hold.expires_at)
     account.repay(outcome, hold.expires_at)
 
@@ -160,9 +194,9 @@ def _roll_over(
     tier, state = account.tier, account.state
     if lot.source is not Source.ALLOCATION or lot.parent is not None or tier is None:
         return
-    period = period_at(state.anchor, at)
-    if period.start != at:
-        return  # an imported allocation that ends inside a period
+    period = period_after(state, at)
+    if lot.ended_at is not None or at - period.start >= AHEAD:
+        return  # it was ended, or ends inside another period
     has_ended = state.ends_at is not None and state.ends_at <= at
     cap = 0 if has_ended else tier.rollover_tokens
     roll = min(lot.free, cap - rolled.get(at, 0))
@@ -177,13 +211,60 @@ def _roll_over(
 
 def _expire_if_over(account: Account, outcome: Outcome, lot: Lot, at: datetime) -> None:
     free = lot.free
-    if free and lot.expires_at is not None and lot.expires_at <= at:
-        account.post(outcome, Counter.EXPIRY, -free, lot, due_at=lot.expires_at)
+    if free and (ends_at := lot.ends_at) is not None and ends_at <= at:
+        account.post(outcome, Counter.EXPIRY, -free, lot, due_at=ends_at)
 
 
-def _renew(account: Account, outcome: Outcome) -> None:
-    tier = account.catalog.tiers[account.state.tier]
-    _grant(account, outcome, tier, present_period(account.state, account.now))
+def _change_tier(account: Account) -> None:
+    """Let the tier that was chosen for now take its place; what was not granted before is not granted now."""
+    state = account.change()
+    if state.next_tier is None or state.next_tier_at is None:
+        return
+    if state.granted_until < state.next_tier_at:
+        begin_own(state, Period(state.granted_until, state.next_tier_at), account.now)
+        state.period_granted = 0
+    state.tier, state.next_tier, state.next_tier_at = state.next_tier, None, None
+
+
+def _renew(account: Account, outcome: Outcome, queue: _DueQueue) -> None:
+    """Grant the next period; or all at once that have passed and of which nothing is left."""
+    state, tier = account.state, account.catalog.tiers[account.state.tier]
+    passed = list(_passed_periods(account))
+    if state.debt:
+        repaying = state.debt // tier.monthly_tokens if tier.monthly_tokens else len(passed)
+        before = queue.next_at or account.now
+        passed = [period for period in passed[:repaying] if period.start < before]
+    if len(passed) > 1:
+        _grant_at_once(account, outcome, tier, passed)
+    else:
+        _grant(account, outcome, tier, _next_period(account, state.granted_until))
+
+
+def _passed_periods(account: Account) -> Iterator[Period]:
+    """Yield the periods to be granted that have passed, without the last, of which a part may be left."""
+    present = allocation_period(account.state, account.now)
+    last = allocation_period(account.state, present.start - timedelta(microseconds=1))
+    end = account.state.granted_until
+    while end < last.start:
+        period = _next_period(account, end)
+        yield period
+        end = period.end
+
+
+def _next_period(account: Account, start: datetime) -> Period:
+    """Return the period from ``start``, which is the end of the one before."""
+    return Period(start, allocation_period(account.state, start).end)
+
+
+def _grant_at_once(account: Account, outcome: Outcome, tier: Tier, periods: list[Period]) -> None:
+    """Grant several periods in one lot; what doesn't repay the debt has expired since."""
+    state, whole = account.change(), Period(periods[0].start, periods[-1].end)
+    if tokens := tier.monthly_tokens * len(periods):
+        new = Credit(tokens, Source.ALLOCATION, *whole)
+        lot = credit(account, outcome, new, due_at=whole.start)
+        _expire_if_over(account, outcome, lot, whole.end)
+    begin_own(state, whole, account.now)
+    state.period_granted = tier.monthly_tokens
 
 
 def _grant_first(account: Account, outcome: Outcome) -> None:
@@ -196,7 +277,8 @@ def _grant_first(account: Account, outcome: Outcome) -> None:
 
 def _grant(account: Account, outcome: Outcome, tier: Tier, period: Period) -> None:
     state = account.change()
-    state.granted_until, state.period_granted = period.end, tier.monthly_tokens
+    begin_own(state, period, account.now)
+    state.period_granted = tier.monthly_tokens
     if tier.monthly_tokens:
         new = Credit(tier.monthly_tokens, Source.ALLOCATION, period.start, period.end)
         credit(account, outcome, new, due_at=period.start)

@@ -6,7 +6,6 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from worker.core.outcomes import Outcome
-from worker.core.periods import Period, period_at
 from worker.core.superseded import Superseded
 
 
@@ -35,8 +34,9 @@ class AccountState:
     ``balance = what remains in the lots − debt``; ``held`` of it is kept by holds. ``lot_count`` numbers the
     lots. Periods count from ``anchor``; ``granted_until`` is the end of the last period whose allocation was
     granted, ``period_granted`` the most that was granted for it; from ``ends_at`` the subscription has ended.
-    ``granted_from`` is the start of that period, where it is known to be another than the anchor's month;
-    ``next_tier`` takes the tier's place at its end. A frozen account takes no usage since ``frozen_at``.
+    ``granted_from`` is the start of that period, where a gateway named it; ``next_tier`` takes the tier's
+    place at ``next_tier_at``. An account with ``frozen_at``, when it was last frozen, takes no usage;
+    ``unfrozen_at`` is when it was last let go.
     While ``granted_until`` is the anchor itself, the first period's allocation is due. Nothing falls due
     before ``due_at``.
     """
@@ -65,7 +65,9 @@ class AccountState:
     due_at: datetime | None = None
     granted_from: datetime | None = None
     next_tier: str | None = None
+    next_tier_at: datetime | None = None
     frozen_at: datetime | None = None
+    unfrozen_at: datetime | None = None
 
     @property
     def available(self) -> int:
@@ -99,7 +101,9 @@ class AccountState:
             self.due_at,
             self.granted_from,
             self.next_tier,
+            self.next_tier_at,
             self.frozen_at,
+            self.unfrozen_at,
         )
 
 
@@ -109,11 +113,6 @@ def opened_by_use(account_id: int, user_id: str, tier: str, now: datetime) -> Ac
     Its first allocation is due at once.
     """
     return AccountState(account_id, user_id, tier, anchor=now, granted_until=now, due_at=now)
-
-
-def present_period(state: AccountState, now: datetime) -> Period:
-    """Return the account's period at ``now``; the first one, by a clock that is behind the opening."""
-    return period_at(state.anchor, max(now, state.anchor))
 
 
 @dataclass(slots=True)
@@ -147,6 +146,13 @@ class Lot:
     def free(self) -> int:
         """Tokens that are left and not held."""
         return self.remaining - self.held
+
+    @property
+    def ends_at(self) -> datetime | None:
+        """Return when its tokens expire, or expired: at ``expires_at``, or where it was ended before."""
+        if self.ended_at is None or (self.expires_at is not None and self.expires_at <= self.ended_at):
+            return self.expires_at
+        return self.ended_at
 
     def clone(self) -> "Lot":
         """Return a copy that can be changed by itself."""
@@ -222,10 +228,16 @@ class Hold:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """Tokens that a usage took, as (lot, tokens) in order, and how many were refunded."""
+    """Tokens that a usage took, as (lot, tokens) in order, and how many were refunded.
+
+    ``quota`` is where its free units came from, None where it took none or their period is over; ``freed`` of
+    them were given back.
+    """
 
     parts: tuple[tuple[int, int], ...]
     refunded: int = 0
+    quota: "QuotaKey | None" = None
+    freed: int = 0
 
 
 class Happened(StrEnum):

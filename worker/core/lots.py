@@ -41,31 +41,33 @@ def in_burn_order(lots: Iterable[Lot]) -> list[Lot]:
     return sorted((lot for lot in lots if lot.remaining), key=_burn_order)
 
 
-def _burn_order(lot: Lot) -> tuple[int, bool, float, int]:
-    at = lot.expires_at
-    return lot.priority, at is None, 0.0 if at is None else at.timestamp(), lot.number
+def _burn_order(lot: Lot) -> tuple[int, bool, float, datetime, int]:
+    """Return the place of a lot: by priority, then the sooner end, then what took effect first."""
+    at = lot.ends_at
+    ends = 0.0 if at is None else at.timestamp()
+    return lot.priority, at is None, ends, lot.effective_at, lot.number
 
 
 def lot_due_at(lot: Lot, now: datetime, notice_days: int) -> datetime | None:
     """Return the next due time of the tokens that remain: of a notice or the expiry; or None."""
-    if lot.expires_at is None or lot.remaining == 0:
+    if lot.ends_at is None or lot.remaining == 0:
         return None
-    if now < lot.expires_at and (at := notice_due_at(lot, notice_days)) is not None:
+    if now < lot.ends_at and (at := notice_due_at(lot, notice_days)) is not None:
         return at
     # Held tokens expire when they are freed: until then the end of the hold is waited for.
-    return lot.expires_at if lot.free else None
+    return lot.ends_at if lot.free else None
 
 
 def is_notice_due(lot: Lot, now: datetime, notice_days: int) -> bool:
     """Return True while a notice of the lot's expiry is to be written: not before, and not from then on."""
-    at, expires_at = notice_due_at(lot, notice_days), lot.expires_at
-    return at is not None and expires_at is not None and at <= now < expires_at
+    at, ends_at = notice_due_at(lot, notice_days), lot.ends_at
+    return at is not None and ends_at is not None and at <= now < ends_at
 
 
 def notice_due_at(lot: Lot, notice_days: int) -> datetime | None:
     """Return when the notice of the lot's expiry is due; None where there is none to be written."""
-    if lot.expires_at is None or lot.remaining == 0 or lot.is_noticed:
+    if lot.ends_at is None or lot.remaining == 0 or lot.is_noticed:
         return None
     if notice_days == 0 or lot.source is Source.ALLOCATION:
         return None
-    return lot.expires_at - timedelta(days=notice_days)
+    return lot.ends_at - timedelta(days=notice_days)

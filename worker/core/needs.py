@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from schemas import (
     UNNAMED,
+    CancelSubscription,
     Command,
     CommandAboutPayment,
     ExtendUsage,
@@ -31,7 +32,8 @@ class Needs:
     account. ``opening`` maps a user to the tier that is asked for first; ``first`` are the users whose
     account the catalog's ``auto_open`` opens, where it is missing. ``usages`` are references of originals;
     ``holds`` are users and the references of theirs; ``names`` are of payments, also of ones that come now.
-    ``counting`` are the users whose quotas matter, ``settling`` those for whom events may wait.
+    ``counting`` are the users whose quotas matter, ``settling`` those for whom events may wait, ``ending``
+    those whose allocations may end before their time.
     """
 
     users: set[str] = field(default_factory=set)
@@ -43,6 +45,7 @@ class Needs:
     names: set[str] = field(default_factory=set)
     counting: set[str] = field(default_factory=set)
     settling: set[str] = field(default_factory=set)
+    ending: set[str] = field(default_factory=set)
 
 
 def references_of(command: Command) -> tuple[str, ...]:
@@ -93,6 +96,8 @@ def needs_of(commands: Iterable[Command]) -> Needs:
             case RefundCredit() if command.original_reference_id is not None:
                 needs.usages.add(command.original_reference_id)
                 needs.counting.add(command.user_id)
+            case CancelSubscription(at="now"):
+                needs.ending.add(command.user_id)
             case SettleAccount():
                 needs.settling.add(command.user_id)
     needs.references |= needs.usages | needs.names

@@ -9,6 +9,10 @@ from schemas import Code, Status
 Detail = Mapping[str, int | str]
 
 
+#: The unit of a meter whose quantities people read as sizes; stored as ``meter_unit`` beside them.
+BYTE = "byte"
+
+
 def moves_nothing(code: Code, amount: int | None, detail: Detail) -> bool:
     """Return whether this result of an applied command is usage without tokens, quota and hold."""
     return amount == 0 and code in MAY_MOVE_NOTHING and not detail.get("free_quantity")

@@ -10,7 +10,7 @@ from datetime import datetime
 
 from worker.catalog import PaymentPolicy
 from worker.core.account import Account
-from worker.core.credits import credit
+from worker.core.credits import credit, take_effect
 from worker.core.holds import close_hold, keep_lots
 from worker.core.known import HoldState, Lot, Payment, PaymentEvent, Source
 from worker.core.lots import Credit
@@ -61,8 +61,12 @@ class PaidLots:
     def take(self, outcome: Outcome, tokens: int, asked: TokensBack) -> int:
         """Let the payment's events have taken ``tokens`` of lots, as far as they suffice; return how many.
 
-        Its own lots come first, in proportion, then what is left of them, then others as they are spent.
+        Its own lots come first, in proportion, then what is left of them, then others as they are spent. A
+        period that was paid ahead takes effect with that.
         """
+        for lot in self._own:
+            if tokens and lot.pending:
+                take_effect(self._account, outcome, lot, self._account.now)
         account, before = self._account, self._payment.taken
         after = dict.fromkeys((lot.number for lot in self._own), 0)
         free = {lot.number: lot.free + before.get(lot.number, 0) for lot in self._own}

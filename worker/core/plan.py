@@ -63,12 +63,13 @@ class QuotaEntry:
 
 @dataclass(slots=True)
 class UsageRefund:
-    """Tokens of the operation ``original`` given back."""
+    """Tokens of the operation ``original`` given back, and free units of its."""
 
     account_id: int
     outcome: Outcome
     original: Outcome
     tokens: int
+    free_quantity: int
     recorded_at: datetime
 
 

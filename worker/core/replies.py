@@ -1,10 +1,10 @@
 """Replies to commands, made from what was decided."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
 from schemas import Code, Command, FreeUpload, Reply, Status, type_of
-from worker.core.outcomes import Answer, Conflict, Outcome
+from worker.core.outcomes import BYTE, Answer, Conflict, Outcome
 
 
 def reply_for(command: Command, answer: Answer) -> Reply:
@@ -16,7 +16,8 @@ def reply_for(command: Command, answer: Answer) -> Reply:
 
 def reply_about(outcome: Outcome, *, duplicate: bool) -> Reply:
     """Return the reply that tells ``outcome``; ``duplicate`` where it was stored before."""
-    is_awaited = outcome.code is Code.PAYMENT_AWAITED  # it is of no account yet
+    # It is of no account yet; one that an earlier version stored has the balance of the user it named.
+    is_awaited = outcome.code is Code.PAYMENT_AWAITED and not outcome.balance_before
     # Validation takes a fifth of the time of setting so many fields in Python; it also parses the times.
     return Reply.model_validate(
         {
@@ -52,7 +53,7 @@ def _conflict_reply(command: Command, conflict: Conflict) -> Reply:
         message=f"The reference {command.reference_id!r} {conflict_text(conflict)}. Nothing moved.",
         type=command.type,
         reference_id=command.reference_id,
-        user_id=command.user_id,
+        user_id=command.user_id or None,
         attempt=command.attempt,
         field=conflict.field,
         expected=conflict.stored,
@@ -71,13 +72,16 @@ def conflict_text(conflict: Conflict) -> str:
 def message_for(outcome: Outcome) -> str:
     """Return the message for people: "Insufficient token balance. Required: 1.5K, Available: 300"."""
     template = _MESSAGES[outcome.code]
+    for field, code, longer in _LONGER:
+        if code is outcome.code and outcome.detail.get(field) is not None:
+            template = longer
     return template.format_map(_Words(outcome))
 
 
 _MESSAGES: Mapping[Code, str] = {
     Code.ACCOUNT_OPENED: "Account opened on tier {tier} with {amount} tokens",
     Code.TOKENS_DEDUCTED: "Deducted {amount} tokens. Balance: {balance}",
-    Code.FREE_UPLOAD_COUNTED: "Counted {amount} free bytes. Used: {used} of {limit}",
+    Code.FREE_UPLOAD_COUNTED: "Counted {amount} of free uploads. Used: {used} of {limit}",
     Code.TOKENS_PURCHASED: (
         "Credited {amount} tokens ({base_tokens} + {bonus_tokens} bonus). Balance: {balance}"
     ),
@@ -142,7 +146,7 @@ _MESSAGES: Mapping[Code, str] = {
     Code.UNKNOWN_METER: "Unknown meter {meter}",
     Code.ORIGINAL_REQUIRED: "A refund names the usage it refunds in originalReferenceId",
     Code.ORIGINAL_NOT_FOUND: "User {user} has no operation {original_reference_id} to take back",
-    Code.ORIGINAL_NOT_REFUNDABLE: "{original_reference_id} took no tokens that could be given back",
+    Code.ORIGINAL_NOT_REFUNDABLE: "{original_reference_id} has nothing left that could be given back",
     Code.REFUND_EXCEEDS_ORIGINAL: (
         "Refund of {required} tokens exceeds what is left of {original_reference_id}: {available}"
     ),
@@ -159,6 +163,36 @@ _MESSAGES: Mapping[Code, str] = {
 }
 
 
+#: Messages of a code whose reply has this field.
+_LONGER: Sequence[tuple[str, Code, str]] = (
+    (
+        "free_quantity",
+        Code.TOKENS_REFUNDED,
+        "Refunded {amount} tokens. Free again: {free_quantity}. Balance: {balance}",
+    ),
+    (
+        "field",
+        Code.REFUND_EXCEEDS_ORIGINAL,
+        "Refund of {required} of free usage exceeds what is left of {original_reference_id}: {available}",
+    ),
+    *(
+        (
+            "counted_minor",
+            code,
+            f"{_MESSAGES[code]}. {{counted_minor}} of {{amount_minor}} minor units counted",
+        )
+        for code in (Code.PAYMENT_REFUNDED, Code.REFUND_STYLE_MIXED, Code.DISPUTE_LOST)
+    ),
+)
+
+#: Words that are quantities of a meter, where the operation has one; all others are tokens.
+_QUANTITIES = frozenset({"quantity", "free_quantity", "charged_quantity", "used", "limit"})
+#: Words that are bytes in the outcome of a free upload, refused or counted.
+_UPLOADED = frozenset({"amount", "required", "available", "used", "limit"})
+#: Words that are exact: figures of money are compared with a gateway's.
+_EXACT = frozenset({"counted_minor", "amount_minor"})
+
+
 class _Words(dict[str, str]):
     """Words of a message, made when the template asks for them."""
 
@@ -170,7 +204,7 @@ class _Words(dict[str, str]):
         outcome = self._outcome
         match name:
             case "amount":
-                return human_amount(outcome.amount or 0)
+                return self._figure(name, outcome.amount or 0)
             case "balance":
                 return human_amount(outcome.balance_after or 0)
             case "user":
@@ -178,7 +212,30 @@ class _Words(dict[str, str]):
         value = outcome.detail[name]
         if isinstance(value, str):
             return f"{datetime.fromisoformat(value):%Y-%m-%d %H:%M}Z" if name in _TIMES else value
-        return human_amount(value, round_up=name == "required")
+        return str(value) if name in _EXACT else self._figure(name, value)
+
+    def _figure(self, name: str, value: int) -> str:
+        format_ = human_bytes if self._is_bytes(name) else human_amount
+        return format_(value, round_up=name == "required")
+
+    def _is_bytes(self, name: str) -> bool:
+        outcome = self._outcome
+        if outcome.type == _FREE_UPLOAD:
+            return name in _UPLOADED
+        if outcome.detail.get("meter_unit") != BYTE:
+            return False
+        is_of_refund = outcome.code is Code.REFUND_EXCEEDS_ORIGINAL and name in _UPLOADED
+        return name in _QUANTITIES or is_of_refund
+
+
+_SIZES = ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
+_AMOUNTS = ((10**9, "B"), (10**6, "M"), (10**3, "K"))
+
+
+def human_bytes(size: int, *, round_up: bool = False) -> str:
+    """Return a number of bytes as a person reads it, in powers of 1,000: 7 B, 1.5 kB, 1.0 GB."""
+    digits, unit = _scaled(size, _SIZES, round_up=round_up)
+    return f"{digits} {unit or 'B'}"
 
 
 def human_amount(amount: int, *, round_up: bool = False) -> str:
@@ -186,12 +243,18 @@ def human_amount(amount: int, *, round_up: bool = False) -> str:
 
     Rounded down, or up, so that what is required never looks like what is available when it is more.
     """
+    return "".join(_scaled(amount, _AMOUNTS, round_up=round_up))
+
+
+def _scaled(amount: int, units: Iterable[tuple[int, str]], *, round_up: bool) -> tuple[str, str]:
+    """Return the digits of ``amount`` in the first of ``units`` that it reaches, and the unit; or no unit."""
     if amount < 0:
-        return f"-{human_amount(-amount, round_up=not round_up)}"
-    for size, suffix in ((10**9, "B"), (10**6, "M"), (10**3, "K")):
+        digits, unit = _scaled(-amount, units, round_up=not round_up)
+        return f"-{digits}", unit
+    for size, unit in units:
         # Rounded up, 999,901 is 1.0M and not 1000.0K.
         if amount >= size or (round_up and amount > size - size // 10_000):
             tenth = size // 10
             tenths = -(-amount // tenth) if round_up else amount // tenth
-            return f"{tenths // 10}.{tenths % 10}{suffix}"
-    return str(amount)
+            return f"{tenths // 10}.{tenths % 10}", unit
+    return str(amount), ""

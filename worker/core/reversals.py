@@ -52,7 +52,8 @@ def is_refund_style_mixed(payment: Payment, events: Iterable[PaymentEvent]) -> b
 def is_disputed(events: Iterable[PaymentEvent]) -> bool:
     """Return True while a chargeback is open."""
     return any(
-        _latest_closing(dispute) is None and any(event.happened is Happened.DISPUTED for event in dispute)
+        not any(event.happened in _CLOSINGS for event in dispute)
+        and any(event.happened is Happened.DISPUTED for event in dispute)
         for dispute in _disputes(events).values()
     )
 
@@ -131,20 +132,23 @@ def _disputes(events: Iterable[PaymentEvent]) -> dict[str, list[PaymentEvent]]:
     return found
 
 
-def _latest_closing(dispute: Iterable[PaymentEvent]) -> PaymentEvent | None:
-    """Return the closing that counts: the latest; one without a time is the oldest, of a tie lost counts."""
-    closings = [event for event in dispute if event.happened in _CLOSINGS]
-    return max(closings, key=_closing_order, default=None)
+def _latest_closing(payment: Payment, dispute: Iterable[PaymentEvent]) -> PaymentEvent | None:
+    """Return the closing that counts: the latest, one without a time before all others.
 
+    Of a tie it is a lost one, of several lost ones the one of the most money for the payment.
+    """
+    amount = _amount_in(payment)
 
-def _closing_order(event: PaymentEvent) -> tuple[datetime, bool, int]:
-    return event.occurred_at or _LONG_AGO, _CLOSINGS[event.happened], event.amount_minor or 0
+    def order(event: PaymentEvent) -> tuple[datetime, bool, int]:
+        return event.occurred_at or _LONG_AGO, _CLOSINGS[event.happened], amount(event)
+
+    return max((event for event in dispute if event.happened in _CLOSINGS), key=order, default=None)
 
 
 def _disputed(payment: Payment, dispute: Sequence[PaymentEvent], policy: PaymentPolicy) -> int:
     """Return the money that a dispute takes."""
     amount = _amount_in(payment)
-    closing = _latest_closing(dispute)
+    closing = _latest_closing(payment, dispute)
     if closing is not None:
         return amount(closing) if _CLOSINGS[closing.happened] else 0
     if policy.on_dispute != "take":

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Row, Select, and_, func, or_, select
 
 from schemas import Command, PaymentSucceeded, slot_of, type_of
+from worker.core.calendars import present_period
 from worker.core.known import (
     AccountState,
     Hold,
@@ -25,14 +26,14 @@ from worker.core.known import (
     QuotaState,
     Source,
     Taken,
-    present_period,
 )
 from worker.core.needs import needs_of
 from worker.core.outcomes import Outcome
 from worker.core.plan import Counter
+from worker.core.rules.credit import free_units_of
 from worker.core.superseded import Attempted, Superseded, owner_of
 from worker.ledger import rows
-from worker.ledger.bulk import Keys, insert_rows, select_by, select_rows
+from worker.ledger.bulk import Keys, among, insert_rows, select_by, select_rows
 from worker.ledger.payment_names import NamedPayments, look_up, slots_of
 from worker.ledger.row_sql import IsKey
 from worker.ledger.tables import (
@@ -44,6 +45,7 @@ from worker.ledger.tables import (
     operations,
     payment_events,
     payments,
+    quota_entries,
     quotas,
     superseded_outcomes,
     usage_refunds,
@@ -90,6 +92,10 @@ def load(
         _closed_holds(connection, known, needs.holds)
     if needs.usages:
         _usages(connection, known, _originals(judged.outcomes, needs.usages))
+    if needs.ending:
+        ending = [state for state in states if state.user_id in needs.ending]
+        theirs = {state.account_id: slot_of(state.user_id) for state in ending}
+        _add_used_up(connection, known, theirs, "source", [Source.ALLOCATION.value])
     # A payment whose name isn't bound yet, after a crash of a distributed ledger, is found by its operation.
     unbound = {
         outcome.reference_id: outcome.user_id
@@ -331,11 +337,38 @@ def _usages(connection: Connection, known: Known, originals: Mapping[int, Outcom
         accounts_[row.account_id] = slot_of(originals[row.operation_id].user_id)
         numbers.add(row.lot)
     refunded: dict[int, int] = defaultdict(int)
-    for row in select_rows(connection, usage_refunds, ("original_id", "tokens"), "original_id", keys):
+    freed: dict[int, int] = defaultdict(int)
+    columns = ("original_id", "tokens", "free_quantity")
+    for row in select_rows(connection, usage_refunds, columns, "original_id", keys):
         refunded[row.original_id] += row.tokens
+        freed[row.original_id] += row.free_quantity
+    counted = _present_quotas_of(connection, known, originals)
     for operation_id, outcome in originals.items():
-        known.usages[outcome.reference_id] = Taken(tuple(taken[operation_id]), refunded[operation_id])
+        known.usages[outcome.reference_id] = Taken(
+            tuple(taken[operation_id]), refunded[operation_id], counted.get(operation_id), freed[operation_id]
+        )
     _add_used_up(connection, known, accounts_, "number", numbers)
+
+
+def _present_quotas_of(
+    connection: Connection, known: Known, originals: Mapping[int, Outcome]
+) -> dict[int, QuotaKey]:
+    """Return the quotas of present periods that these usages counted against, by operation."""
+    free = {operation: outcome for operation, outcome in originals.items() if free_units_of(outcome)}
+    if not free or not known.quotas:
+        return {}
+    entry = quota_entries.c
+    # Found by the primary key's beginning: no index leads from an operation to its quota entries.
+    statement = select(entry.operation_id, entry.account_id, entry.meter, entry.period_start).where(
+        among(connection, entry.account_id, sorted({key.account_id for key in known.quotas})),
+        among(connection, entry.slot, sorted({slot_of(outcome.user_id) for outcome in free.values()})),
+        entry.meter.in_(sorted({key.meter for key in known.quotas})),
+        entry.period_start.in_(sorted({key.period_start for key in known.quotas})),
+        among(connection, entry.operation_id, sorted(free)),
+    )
+    found = connection.execute(statement).all()
+    keys = {row.operation_id: QuotaKey(row.account_id, row.meter, row.period_start) for row in found}
+    return {operation: key for operation, key in keys.items() if key in known.quotas}
 
 
 def _usage_entries(is_asked_for: IsKey) -> Select[Any]:

@@ -51,7 +51,9 @@ ACCOUNT = (
     "due_at",
     "granted_from",
     "next_tier",
+    "next_tier_at",
     "frozen_at",
+    "unfrozen_at",
 )
 
 #: The columns of a lot, in the order of its fields.
@@ -487,7 +489,7 @@ def of_usage_refunds(refunds: Sequence[UsageRefund], slots: Slots) -> Columns:
         "slot": _slots_of(refunds, slots),
         "operation_id": [refund.outcome.transaction_id for refund in refunds],
         "original_id": [refund.original.transaction_id for refund in refunds],
-        **_fields(refunds, ("account_id", "tokens", "recorded_at")),
+        **_fields(refunds, ("account_id", "tokens", "free_quantity", "recorded_at")),
     }
 
 

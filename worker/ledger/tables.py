@@ -160,10 +160,12 @@ accounts = Table(
     Column("user_id", Text, nullable=False),
     Column("tier", Text, nullable=False),
     Column("imported_at", UtcDateTime),
-    # The start of the last period that was granted, the tier from its end on, and since when it is frozen.
+    # The start of the last period that was granted, the tier that follows, and since when it is frozen.
     Column("granted_from", UtcDateTime),
     Column("next_tier", Text),
+    Column("next_tier_at", UtcDateTime),
     Column("frozen_at", UtcDateTime),
+    Column("unfrozen_at", UtcDateTime),
     PrimaryKeyConstraint("slot", "account_id"),
     UniqueConstraint("user_id", "slot"),
     # Users are searched by the beginnings of their names, which only this order serves. SQLite has it.
@@ -243,7 +245,7 @@ _ABOUT_SUBSCRIPTIONS = "type IN ({})".format(
 )
 
 #: Operations about money that operators look at: rejected ones, and ones that are applied and flagged.
-_IS_INCIDENT = "(status = {} AND type IN ({})) OR code IN ({})".format(
+IS_INCIDENT = "(status = {} AND type IN ({})) OR code IN ({})".format(
     _REJECTED,
     ", ".join(
         str(number_of("type", name))
@@ -333,8 +335,8 @@ operations = Table(
         "ix_operations_incidents",
         "recorded_at",
         "operation_id",
-        postgresql_where=text(_IS_INCIDENT),
-        sqlite_where=text(_IS_INCIDENT),
+        postgresql_where=text(IS_INCIDENT),
+        sqlite_where=text(IS_INCIDENT),
     ),
     # What was recorded in a time lies together in the table: a few numbers for many rows find it. SQLite has
     # no such index.
@@ -515,7 +517,7 @@ hold_parts = Table(
     CheckConstraint("amount > 0", name="amount_positive"),
 )
 
-#: Refunds of usage, one row for each.
+#: Refunds of usage, one row for each: its tokens, and the free units that went back to their period.
 usage_refunds = Table(
     "usage_refunds",
     metadata,
@@ -525,12 +527,14 @@ usage_refunds = Table(
     Column("tokens", BigInteger, nullable=False),
     Column("recorded_at", UtcDateTime, nullable=False),
     _slot(),
+    Column("free_quantity", BigInteger, nullable=False, server_default="0"),
     PrimaryKeyConstraint("operation_id", "slot"),
     _of_operation(),
     _of_operation("original_id"),
     _of_account(),
     Index(None, "original_id"),
-    CheckConstraint("tokens > 0", name="tokens_positive"),
+    CheckConstraint("tokens >= 0 AND free_quantity >= 0", name="amounts_not_negative"),
+    CheckConstraint("tokens > 0 OR free_quantity > 0", name="something_goes_back"),
 )
 
 #: Used part of a period's quota, which can always be computed again from the quota entries.

@@ -18,6 +18,7 @@ from schemas import (
 )
 from worker.broker import DIRECT_REPLY_TO, Delivery
 from worker.core import Answer, Decided, Outcome, reply_for
+from worker.core.incidents import notices_of
 from worker.messages.dead_letters import Failure, dead_letter_for
 from worker.messages.outgoing import (
     OutgoingDeadLetter,
@@ -50,7 +51,7 @@ class Replies:
                 outgoing.append(self.dead_letter(delivery, failure, 1, now))
         for answer in answers:
             # Again with a duplicate: the delivery that comes again is the outbox of notices too.
-            if isinstance(answer, Decided) and answer.outcome.notices:
+            if isinstance(answer, Decided) and (answer.outcome.notices or not answer.outcome.is_applied):
                 outgoing += self._notices(answer.outcome)
         return outgoing
 
@@ -91,12 +92,12 @@ class Replies:
         return self.dead_letter(as_delivered, failure, 1, now)
 
     def _notices(self, outcome: Outcome) -> Iterator[OutgoingNotice]:
-        for place, stored in enumerate(outcome.notices):
+        for place, stored in enumerate(notices_of(outcome)):
             notice = Notice.model_validate(
                 {
                     **stored,
                     "id": _digest(outcome.reference_id, outcome.attempt, place),
-                    "user_id": outcome.user_id,
+                    "user_id": outcome.user_id or None,
                     "reference_id": outcome.reference_id,
                     "recorded_at": outcome.recorded_at,
                 }

@@ -54,6 +54,7 @@ def balance_answer(balance: Balance, as_of: datetime) -> BalanceAnswer:
             )
             for quota in balance.quotas
         ),
+        frozen_at=balance.frozen_at,
         next_credit_at=balance.next_credit_at,
         next_credit_tokens=balance.next_credit_tokens,
         opened_at=balance.opened_at,

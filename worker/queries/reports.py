@@ -10,6 +10,7 @@ from schemas import CatalogAnswer, HistoryAnswer, QueryHistory, QueryUsage, Stat
 from schemas.answers import (
     CatalogMeter,
     CatalogPackage,
+    CatalogRate,
     CatalogTier,
     CurrencyRevenue,
     DayUsage,
@@ -20,7 +21,7 @@ from schemas.answers import (
     UsagePeriod,
 )
 from schemas.replies import Status
-from worker.catalog import Catalog
+from worker.catalog import Catalog, Package
 from worker.ledger.queries import totals
 from worker.ledger.queries.days import Calendar, zone_of
 from worker.ledger.queries.history import PostedEntry, history
@@ -190,14 +191,13 @@ def stats_answer(connection: Connection, as_of: datetime) -> StatsAnswer:
 
 
 def catalog_answer(catalog: Catalog, as_of: datetime) -> CatalogAnswer:
-    """Return packages, tiers and meters."""
+    """Return packages with their prices at ``as_of``, tiers and meters."""
+    packages = tuple(_package(package, index, as_of) for index, package in enumerate(catalog.packages))
+    prices = "".join(package.model_dump_json() for package in packages)
     return CatalogAnswer(
         as_of=as_of,
-        hash=catalog_hash(catalog.model_dump_json()),
-        packages=tuple(
-            CatalogPackage(index=index, **package.model_dump())
-            for index, package in enumerate(catalog.packages)
-        ),
+        hash=catalog_hash(catalog.model_dump_json() + prices),
+        packages=packages,
         tiers=tuple(CatalogTier(id=name, **tier.model_dump()) for name, tier in catalog.tiers.items()),
         meters=tuple(
             CatalogMeter(
@@ -211,6 +211,23 @@ def catalog_answer(catalog: Catalog, as_of: datetime) -> CatalogAnswer:
             )
             for name, rule in catalog.pricing.items()
         ),
+    )
+
+
+def _package(package: Package, index: int, as_of: datetime) -> CatalogPackage:
+    prices = package.prices_at(as_of)
+    currency, price = next(iter(prices.items())) if len(prices) == 1 else (None, None)
+    return CatalogPackage(
+        id=package.id,
+        index=index,
+        tokens=package.tokens,
+        bonus_tokens=package.bonus_tokens,
+        price_minor=price,
+        currency=currency,
+        prices=prices,
+        rates={name: CatalogRate(**rate.model_dump()) for name, rate in package.rates.items()},
+        valid_days=package.valid_days,
+        bonus_valid_days=package.bonus_valid_days,
     )
 
 

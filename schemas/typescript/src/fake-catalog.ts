@@ -32,7 +32,8 @@ export const CATALOG: Catalog = {
 };
 
 function sold(id: string, index: number, tokens: number, bonusTokens: number, priceMinor: number) {
-  return { id, index, tokens, bonusTokens, priceMinor, currency: "USD" };
+  const prices = { USD: priceMinor };
+  return { id, index, tokens, bonusTokens, priceMinor, currency: "USD", prices, rates: {} };
 }
 
 function tier(id: string, monthlyTokens: number, freeUploadBytes: number, rolloverTokens: number) {

@@ -27,9 +27,12 @@ interface Outcome {
 }
 
 /** A payment and its events; `sold` is absent while only its events are known. */
+/** Package with one price: the fake knows no others. */
+export type Sold = CatalogPackage & { priceMinor: number; currency: string };
+
 export interface Payment {
   readonly userId: string;
-  sold?: CatalogPackage;
+  sold?: Sold;
   refunded: number;
   readonly lost: Map<string, number>;
   hasFailed: boolean;
@@ -48,6 +51,8 @@ export class FakeLedger {
   readonly payments = new Map<string, Payment>();
   /** Usages by the references of their refunds. */
   readonly refunded = new Map<string, string>();
+  /** Free units that are left of usage, with the quota and the period that they came from. */
+  readonly counted = new Map<string, { quota: string; period: number; left: number }>();
   /** Outcomes by reference; the last is in force, and an earlier one is of usage that moved nothing. */
   readonly #outcomes = new Map<string, Outcome[]>();
 
@@ -129,7 +134,8 @@ export class FakeLedger {
   }
 
   #judged(command: Single, attempt: number): Reply {
-    const { type, referenceId, userId } = command;
+    const { type, referenceId } = command;
+    const userId = userOf(command);
     const operation = operationOf(command, this.#outcomes.size + 1);
     const { totals, entries } = this.accounts.get(userId) ?? NO_ACCOUNT;
     const [expiredBefore, entriesBefore] = [totals.expired, entries.length];
@@ -143,14 +149,15 @@ export class FakeLedger {
         ? rejected("unknown_tier", { tier: openTier! })
         : this.#decided(command, operation);
     operation.code = decision.code;
+    const isAwaited = decision.code === "payment_awaited" || isOfNoPayment(command, decision);
     const account = this.accounts.get(userId);
     return {
       ...VERSION,
       ...{ type, referenceId, userId, attempt, duplicate: false, message: textOf(decision, userId) },
       transactionId: operation.transactionId,
       unit: type === "usage.free_upload" ? "bytes" : "tokens",
-      balanceBefore: account && balanceBefore,
-      balanceAfter: account?.balance,
+      balanceBefore: isAwaited ? undefined : account && balanceBefore,
+      balanceAfter: isAwaited ? undefined : account?.balance,
       held: account?.held || undefined,
       debt: account?.debt || undefined,
       expired: expired || undefined,
@@ -162,7 +169,7 @@ export class FakeLedger {
   }
 
   #decided(command: Single, operation: Operation): Decision {
-    const [now, account] = [this.now(), this.accounts.get(command.userId)];
+    const [now, account] = [this.now(), this.accounts.get(userOf(command))];
     if (command.type === "account.open") {
       if (account !== undefined) return rejected("account_exists", { tier: account.tier.id });
       const opened = this.#opened(command.userId, command.tier, operation);
@@ -231,8 +238,20 @@ function conflict(command: Single): Reply {
   return { ...headOf(command), ...why, message };
 }
 
-function headOf({ type, referenceId, userId }: Single) {
-  return { ...VERSION, type, referenceId, userId, duplicate: false };
+function headOf(command: Single) {
+  const { type, referenceId } = command;
+  return { ...VERSION, type, referenceId, userId: userOf(command), duplicate: false };
+}
+
+/** Return whether an event names no payment: its reply is about no account. */
+function isOfNoPayment({ type }: Single, { code }: Decision): boolean {
+  return type.startsWith("payment.") && code === "original_not_found";
+}
+
+/** Return the user of a command; the fake needs one also where the worker knows it by the payment. */
+function userOf({ type, userId }: Single): string {
+  if (userId == null) throw new Error(`FakeBillingClient needs a userId for ${type}`);
+  return userId;
 }
 
 /** Texts that callers of the old service know; of the others the code is enough. */

@@ -2,9 +2,9 @@
 
 import type { FakeAccount, Hold, Operation } from "./fake-account.js";
 import { sumOf } from "./fake-account.js";
-import type { FakeLedger, Payment } from "./fake-ledger.js";
+import type { FakeLedger, Payment, Sold } from "./fake-ledger.js";
 import { iso } from "./formats.js";
-import type { Code, Command, Reply } from "./generated/contract.js";
+import type { CatalogPackage, Code, Command, Reply } from "./generated/contract.js";
 
 export type Single = Exclude<Command, { type: "usage.batch" }>;
 type Of<T> = Extract<Single, { type: T }>;
@@ -18,8 +18,12 @@ export interface Case {
   readonly now: number;
 }
 
+/** Commands that are decided elsewhere, or that the fake does not know and says so. */
+type Unknown =
+  "account.open" | "account.import" | "account.freeze" | "account.unfreeze" | "payment.refund_failed";
+
 type Rules = {
-  [T in Exclude<Single["type"], "account.open" | "account.import">]: (command: Of<T>, of: Case) => Decision;
+  [T in Exclude<Single["type"], Unknown>]: (command: Of<T>, of: Case) => Decision;
 };
 
 const DAY_MS = 86_400_000;
@@ -35,7 +39,7 @@ export const RULES: Rules = {
     return applied("tokens_deducted", tokens);
   },
 
-  "usage.record": ({ meter, quantity }, { ledger, account, operation, now }) => {
+  "usage.record": ({ referenceId, meter, quantity }, { ledger, account, operation, now }) => {
     const price = ledger.price(meter, quantity, account);
     if (price === undefined) return rejected("unknown_meter", { meter });
     const { quota, tokens, ...units } = price;
@@ -43,14 +47,18 @@ export const RULES: Rules = {
     const detail = { meter, quantity, ...units, limit, used };
     if (!account.canPay(tokens)) return short(tokens, account.available, "insufficient_balance", detail);
     account.quotaUsed.set(quota, used + units.freeQuantity);
+    if (units.freeQuantity > 0) {
+      ledger.counted.set(referenceId, { quota, period: account.period, left: units.freeQuantity });
+    }
     account.take(operation, "usage", tokens, now);
     return applied("usage_recorded", tokens, { ...detail, used: used + units.freeQuantity });
   },
 
-  "usage.free_upload": ({ bytes }, { account }) => {
+  "usage.free_upload": ({ referenceId, bytes }, { ledger, account }) => {
     const [limit, used, free] = [account.limit(UPLOAD), account.used(UPLOAD), account.free(UPLOAD)];
     if (bytes > free) return short(bytes, free, "free_upload_limit_exceeded", { used, limit });
     account.quotaUsed.set(UPLOAD, used + bytes);
+    if (bytes > 0) ledger.counted.set(referenceId, { quota: UPLOAD, period: account.period, left: bytes });
     return applied("free_upload_counted", bytes, { used: used + bytes, limit });
   },
 
@@ -89,23 +97,38 @@ export const RULES: Rules = {
 
   // -- credit ----------------------------------------------------------------------------------------------
 
-  "credit.refund": ({ referenceId, tokens, originalReferenceId }, { ledger, account, operation, now }) => {
+  "credit.refund": (command, { ledger, account, operation, now }) => {
+    const { referenceId, originalReferenceId, freeQuantity } = command;
     if (originalReferenceId == null) return rejected("original_required");
     const detail = { originalReferenceId };
-    if (ledger.outcome(originalReferenceId)?.userId !== account.userId)
-      return rejected("original_not_found", detail);
+    const original = ledger.outcome(originalReferenceId);
+    if (original?.userId !== account.userId) return rejected("original_not_found", detail);
     const isOriginal = (id: string): boolean => id === originalReferenceId;
     const ofOriginal = account.entries.filter((entry) => isOriginal(entry.operation.referenceId));
-    const taken = -sumOf(ofOriginal.filter((entry) => entry.counter === "usage"));
-    if (taken === 0) return rejected("original_not_refundable", detail);
+    const taken = 0 - sumOf(ofOriginal.filter((entry) => entry.counter === "usage"));
+    const counted = ledger.counted.get(originalReferenceId);
+    const free = counted?.left ?? 0;
+    const freeNow = counted?.period === account.period ? free : 0;
+    if (taken === 0 && counted === undefined) return rejected("original_not_refundable", detail);
     const refunds = account.entries.filter((entry) =>
       isOriginal(ledger.refunded.get(entry.operation.referenceId) ?? ""),
     );
     const left = taken - sumOf(refunds);
-    if (tokens > left) return short(tokens, left, "refund_exceeds_original", detail);
+    if (freeQuantity != null && freeQuantity > free) {
+      return short(freeQuantity, free, "refund_exceeds_original", { ...detail, field: "freeQuantity" });
+    }
+    if (command.tokens > left && (freeQuantity != null || freeNow === 0)) {
+      return short(command.tokens, left, "refund_exceeds_original", detail);
+    }
+    const tokens = Math.min(command.tokens, left);
+    const units = Math.min(freeQuantity ?? (tokens === left ? freeNow : 0), freeNow);
+    if (tokens === 0 && units === 0) return rejected("original_not_refundable", detail);
     ledger.refunded.set(referenceId, originalReferenceId);
-    account.credit(operation, "refunds", tokens, now, { source: "refund" });
-    return applied("tokens_refunded", tokens, detail);
+    if (tokens > 0) account.credit(operation, "refunds", tokens, now, { source: "refund" });
+    if (counted === undefined) return applied("tokens_refunded", tokens, detail);
+    counted.left -= units;
+    account.quotaUsed.set(counted.quota, account.used(counted.quota) - units);
+    return applied("tokens_refunded", tokens, { ...detail, freeQuantity: units });
   },
 
   "credit.bonus": ({ tokens, effectiveAt, expiresAt, priority }, { account, operation, now }) => {
@@ -192,6 +215,7 @@ export const RULES: Rules = {
     if (sold === undefined)
       return rejected("unknown_package", { packageId: packageId ?? `#${packageIndex}` });
     const { id, tokens, bonusTokens } = sold;
+    if (!hasOnePrice(sold)) throw new Error(`FakeBillingClient needs one price for the package ${id}`);
     const [expected, received] = [`${sold.priceMinor} ${sold.currency}`, `${amountMinor} ${currency}`];
     if (expected !== received) return rejected("amount_mismatch", { packageId: id, expected, received });
     account.credit(operation, "purchases", tokens, now, { source: "purchase" });
@@ -206,8 +230,13 @@ export const RULES: Rules = {
     });
   },
 
-  "payment.refunded": (command, of) =>
-    ofPayment(command, "payment_refunded", of, (payment) => (payment.refunded += command.amountMinor)),
+  "payment.refunded": (command, of) => {
+    const { amountMinor } = command;
+    if (amountMinor == null) throw new Error("FakeBillingClient does not know refundedTotalMinor");
+    return ofPayment({ ...command, amountMinor }, "payment_refunded", of, (payment) => {
+      payment.refunded += amountMinor;
+    });
+  },
 
   "payment.disputed": (command, of) => ofPayment(command, "payment_disputed", of, () => {}),
 
@@ -224,6 +253,10 @@ export const RULES: Rules = {
 };
 
 const UPLOAD = "free_upload";
+
+function hasOnePrice(sold: CatalogPackage): sold is Sold {
+  return sold.priceMinor != null && sold.currency != null;
+}
 
 /** Decide about a hold of the account that has not ended. */
 function ofHold(

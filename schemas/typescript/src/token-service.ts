@@ -4,7 +4,14 @@ import { randomUUID } from "node:crypto";
 
 import { BillingError } from "./errors.js";
 import { formatTokens } from "./formats.js";
-import type { BalanceAnswer, Command, Reply, Transaction, UsageAnswer } from "./generated/contract.js";
+import type {
+  BalanceAnswer,
+  CatalogPackage,
+  Command,
+  Reply,
+  Transaction,
+  UsageAnswer,
+} from "./generated/contract.js";
 import type { AffordOptions, Applied, Billing, Rejected, Result } from "./vocabulary.js";
 
 /** An account as the old service knew it, with what it formatted. */
@@ -130,7 +137,7 @@ export class TokenService {
     const { userId, packageIndex, paymentIntentId: referenceId } = params;
     const sold = (await this.billing.catalog()).packages.find((one) => one.index === packageIndex);
     if (sold === undefined) throw oldError("unknown_package");
-    const paid = params.paid ?? { amountMinor: sold.priceMinor, currency: sold.currency };
+    const paid = params.paid ?? priceOf(sold);
     if (params.paid === undefined && (await this.#isPaid(referenceId, userId, sold.id)))
       return this.getBalance(userId);
     return this.#apply({ type: "payment.succeeded", referenceId, userId, packageIndex, ...paid });
@@ -198,7 +205,9 @@ export class TokenService {
   }
 
   /** Send a command, and once more where its reference was rejected before; return the new balance. */
-  async #apply(command: Exclude<Command, { type: "usage.batch" }>): Promise<TokenBalance> {
+  async #apply(
+    command: Exclude<Command, { type: "usage.batch" }> & { userId: string },
+  ): Promise<TokenBalance> {
     let result = await this.billing.request(command);
     if (isOldRejection(result)) {
       result = await this.billing.request({ ...command, attempt: (result.attempt ?? 1) + 1 });
@@ -242,7 +251,27 @@ function isOldRejection(result: Result): result is Rejected {
 }
 
 function oldError(code: string, reply?: Rejected): TokenServiceError {
-  return new TokenServiceError(OLD_TEXTS[code] ?? reply?.message ?? code, code, reply);
+  return new TokenServiceError(oldText(code, reply), code, reply);
+}
+
+/** Return the one price of a package; of one with several, or with rates, only `paid` says what was paid. */
+function priceOf({ id, priceMinor, currency }: CatalogPackage) {
+  if (priceMinor == null || currency == null) {
+    throw new RangeError(`The package ${id} has no single price: say what was paid, in paid`);
+  }
+  return { amountMinor: priceMinor, currency };
+}
+
+function oldText(code: string, reply?: Rejected): string {
+  if (code === "free_upload_limit_exceeded" && reply !== undefined) {
+    return `Free upload limit exceeded. ${oldAmounts(reply)}`;
+  }
+  return OLD_TEXTS[code] ?? reply?.message ?? code;
+}
+
+/** Return required and available as the old service told them, also where the worker's text has units. */
+function oldAmounts({ required = 0, available = 0 }: Rejected): string {
+  return `Required: ${formatTokens(required, { up: true })}, Available: ${formatTokens(available)}`;
 }
 
 function earned(totals: BalanceAnswer["totals"]): number {

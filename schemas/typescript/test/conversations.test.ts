@@ -54,7 +54,9 @@ const COMPARED = [
   "amountMinor",
 ] as const;
 
-const files = (await readdir(FOLDER)).filter((name) => name.endsWith(".json") && name !== "malformed.json");
+/** What the fake refuses with an error: bad bodies, and what gateways and fraud warnings bring about. */
+const NOT_MODELLED = new Set(["malformed.json", "payment_events.json", "freezing.json"]);
+const files = (await readdir(FOLDER)).filter((name) => name.endsWith(".json") && !NOT_MODELLED.has(name));
 
 for (const file of files) {
   test(`the fake replies as the worker does: ${file}`, async () => {

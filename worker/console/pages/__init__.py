@@ -8,6 +8,7 @@ from worker.console.pages import (
     explain,
     old_paths,
     overview,
+    payments,
     replays,
     session,
 )
@@ -18,6 +19,7 @@ PAGES = (
     dead_letters.page,
     dead_letter_actions.page,
     replays.page,
+    payments.page,
     accounts.page,
     explain.page,
     activity_log.page,

@@ -8,25 +8,33 @@ from schemas import (
     BonusCredit,
     Code,
     DeductUsage,
+    FreeUpload,
     RecordUsage,
     RefundCredit,
     SettleUsage,
     type_of,
 )
 from worker.core.account import Account
+from worker.core.calendars import present_period
 from worker.core.credits import credit, put_back, schedule
-from worker.core.known import Source, Taken
+from worker.core.known import QuotaKey, Source, Taken
 from worker.core.lots import Credit
-from worker.core.outcomes import Outcome
+from worker.core.outcomes import BYTE, Outcome
 from worker.core.plan import Counter, UsageRefund
 from worker.core.rules.decisions import Context, Decision, applied, rejected, short_of
 
-#: Types of commands whose tokens a refund may give back.
-REFUNDABLE = frozenset({type_of(DeductUsage), type_of(SettleUsage), type_of(RecordUsage)})
+#: Types of commands whose tokens, or free units, a refund may give back.
+REFUNDABLE = frozenset(
+    {type_of(DeductUsage), type_of(SettleUsage), type_of(RecordUsage), type_of(FreeUpload)}
+)
 
 
 def refund(account: Account, command: RefundCredit, outcome: Outcome, context: Context) -> Decision:
-    """Give tokens back to the lots they were taken from, the last first, with the expiry of the lots."""
+    """Give tokens back to the lots they were taken from, the last first, and free units to their period.
+
+    Who sends it may not know how much of the usage was free: a refund of more tokens than a usage with free
+    units took gives back all that is left of both.
+    """
     named = command.original_reference_id
     if named is None:
         return _unbound(account, command, outcome, context)
@@ -36,19 +44,69 @@ def refund(account: Account, command: RefundCredit, outcome: Outcome, context: C
     if not original.is_applied or original.type not in REFUNDABLE:
         return rejected(Code.ORIGINAL_NOT_REFUNDABLE, original_reference_id=named)
     taken = _taken(account, original, context)
-    left = sum(tokens for _, tokens in taken.parts) - taken.refunded
-    if command.tokens > left:
-        refused = short_of(command.tokens, left, Code.REFUND_EXCEEDS_ORIGINAL)
-        return refused._replace(detail={"original_reference_id": named, **refused.detail})
-    put_back(account, outcome, _back(taken, command.tokens))
+    share = _share(account, command, original, taken)
+    if isinstance(share, Decision):
+        return share
+    tokens, units = share
+    if not tokens and not units:
+        return rejected(Code.ORIGINAL_NOT_REFUNDABLE, original_reference_id=named)
+    put_back(account, outcome, _back(taken, tokens))
+    if units and taken.quota is not None:
+        account.quota(taken.quota, context.known.quotas.get(taken.quota))
+        account.count(outcome, taken.quota, -units)
     account.add_usage_refund(
-        UsageRefund(account.state.account_id, outcome, original, command.tokens, context.now)
+        UsageRefund(account.state.account_id, outcome, original, tokens, units, context.now)
     )
-    return applied(Code.TOKENS_REFUNDED, command.tokens, original_reference_id=named)
+    free: dict[str, int | str] = {}
+    if free_units_of(original):
+        free = {"free_quantity": units, **_unit_of(original)}
+    return applied(Code.TOKENS_REFUNDED, tokens, original_reference_id=named, **free)
+
+
+def _share(
+    account: Account, command: RefundCredit, original: Outcome, taken: Taken
+) -> tuple[int, int] | Decision:
+    """Return the tokens and the free units that go back, or the refusal of more than is left."""
+    left = sum(tokens for _, tokens in taken.parts) - taken.refunded
+    free_left, asked = free_units_of(original) - taken.freed, command.free_quantity
+    if asked is not None and asked > free_left:
+        return _exceeds(original, asked, free_left, is_free=True)
+    period = present_period(account.state, account.now).key
+    free_now = free_left if taken.quota is not None and taken.quota.period_start == period else 0
+    if command.tokens > left and (asked is not None or not free_now):
+        return _exceeds(original, command.tokens, left)
+    tokens = min(command.tokens, left)
+    if asked is not None:
+        return tokens, min(asked, free_now)
+    return tokens, free_now if tokens == left else 0
+
+
+def free_units_of(usage: Outcome) -> int:
+    """Return the free units that an applied usage took: bytes of an upload, units of its meter."""
+    if usage.code is Code.FREE_UPLOAD_COUNTED:
+        return usage.amount or 0
+    return int(usage.detail.get("free_quantity", 0))
+
+
+def _unit_of(usage: Outcome) -> dict[str, str]:
+    """Return what the reply's text needs to know of a usage in bytes."""
+    if usage.code is Code.FREE_UPLOAD_COUNTED:
+        return {"meter_unit": BYTE}
+    unit = usage.detail.get("meter_unit")
+    return {} if unit is None else {"meter_unit": str(unit)}
+
+
+def _exceeds(original: Outcome, asked: int, left: int, *, is_free: bool = False) -> Decision:
+    """Return the refusal of a refund of more than is left of a usage, in tokens or free units."""
+    refused = short_of(asked, left, Code.REFUND_EXCEEDS_ORIGINAL)
+    units = {"field": "freeQuantity", **_unit_of(original)} if is_free else {}
+    detail = {"original_reference_id": original.reference_id, **units, **refused.detail}
+    return refused._replace(detail=detail)
 
 
 def _unbound(account: Account, command: RefundCredit, outcome: Outcome, context: Context) -> Decision:
-    if context.catalog.refunds.unbound == "refuse":
+    gives_nothing = command.tokens == 0 or bool(command.free_quantity)  # free units are of a usage
+    if context.catalog.refunds.unbound == "refuse" or gives_nothing:
         return rejected(Code.ORIGINAL_REQUIRED)
     credit(account, outcome, Credit(command.tokens, Source.REFUND))
     return applied(Code.TOKENS_REFUNDED, command.tokens)
@@ -57,16 +115,24 @@ def _unbound(account: Account, command: RefundCredit, outcome: Outcome, context:
 def _taken(account: Account, original: Outcome, context: Context) -> Taken:
     known = context.known.usages.get(original.reference_id)
     if known is not None and original.reference_id not in context.fresh:
-        parts, refunded = known.parts, known.refunded
+        parts, refunded, quota, freed = known.parts, known.refunded, known.quota, known.freed
     else:  # it was taken in this batch
         parts = tuple(
             (entry.lot, -entry.amount)
             for entry in account.written.entries
             if entry.outcome is original and entry.counter is Counter.USAGE and entry.lot is not None
         )
-        refunded = 0
-    refunded += sum(row.tokens for row in account.written.usage_refunds if row.original is original)
-    return Taken(parts, refunded)
+        quota = next((key for key in _counted(account, original)), None)
+        refunded = freed = 0
+    for row in account.written.usage_refunds:
+        if row.original is original:
+            refunded += row.tokens
+            freed += row.free_quantity
+    return Taken(parts, refunded, quota, freed)
+
+
+def _counted(account: Account, original: Outcome) -> Iterator[QuotaKey]:
+    return (entry.key for entry in account.written.quota_entries if entry.outcome is original)
 
 
 def _back(taken: Taken, tokens: int) -> Iterator[tuple[int, int]]:

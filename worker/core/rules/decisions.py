@@ -100,6 +100,10 @@ class Context:
         fresh = (event for event in account.written.payment_events if event.name == reference)
         return [*self.known.payment_events.get(reference, ()), *fresh]
 
+    def is_counted(self, reference_id: str, payment: Payment, account: Account) -> bool:
+        """Return True where the event of this reference counts for the payment already."""
+        return any(event.reference_id == reference_id for event in self.events_of(payment, account))
+
     def waiting_for(self, payment: Payment, account: Account) -> list[PaymentEvent]:
         """Return the events that wait for a payment under any of its names."""
         reference, own = payment.reference_id, set(account.written.taken_in)

@@ -1,5 +1,7 @@
 """Frozen accounts: usage and holds are rejected, credit is posted."""
 
+from datetime import datetime
+
 from schemas import (
     Code,
     Command,
@@ -26,22 +28,28 @@ def refusal(account: Account, command: Command) -> Decision | None:
 
 
 def decide_freezing(account: Account, command: FreezingCommand) -> Decision:
-    """Freeze an account, or let it be used again; twice is as good as once."""
-    is_freeze = isinstance(command, FreezeAccount)
-    (freeze if is_freeze else unfreeze)(account)
-    detail = (
-        {} if command.payment_reference_id is None else {"payment_reference_id": command.payment_reference_id}
-    )
-    return applied(Code.FREEZE_BEGAN if is_freeze else Code.FREEZE_ENDED, 0, **detail)
+    """Freeze an account, or let it be used again; the reply's code says which of the two it is now.
+
+    The word that occurred latest counts, whatever came first; of two at one time the freeze.
+    """
+    at = command.occurred_at or account.now
+    (freeze if isinstance(command, FreezeAccount) else unfreeze)(account, at)
+    is_frozen = account.state.frozen_at is not None
+    payment = command.payment_reference_id
+    detail = {} if payment is None else {"payment_reference_id": payment}
+    return applied(Code.FREEZE_BEGAN if is_frozen else Code.FREEZE_ENDED, 0, **detail)
 
 
-def freeze(account: Account) -> None:
-    """Freeze the account, where it isn't frozen already."""
+def freeze(account: Account, at: datetime) -> None:
+    """Freeze the account as of ``at``, unless it was let go later."""
     state = account.change()
-    if state.frozen_at is None:
-        state.frozen_at = account.now
+    if state.unfrozen_at is None or state.unfrozen_at <= at:
+        state.frozen_at = at if state.frozen_at is None else max(at, state.frozen_at)
 
 
-def unfreeze(account: Account) -> None:
-    """Let the account be used again."""
-    account.change().frozen_at = None
+def unfreeze(account: Account, at: datetime) -> None:
+    """Let the account be used again as of ``at``, unless it was frozen then or later."""
+    state = account.change()
+    state.unfrozen_at = at if state.unfrozen_at is None else max(at, state.unfrozen_at)
+    if state.frozen_at is not None and state.frozen_at < at:
+        state.frozen_at = None

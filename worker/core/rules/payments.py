@@ -75,6 +75,8 @@ def purchase(account: Account, command: PaymentSucceeded, outcome: Outcome, cont
         until = _in_days(context, package.bonus_valid_days)
         credit(account, outcome, Credit(bonus, Source.PURCHASE_BONUS, expires_at=until, parent=bought.number))
     detail: dict[str, int | str] = {"package_id": package.id, "base_tokens": base, "bonus_tokens": bonus}
+    if (list_price := _list_price(command)) != command.amount_minor:
+        detail["list_minor"] = list_price
     detail |= record_payment(account, payment, command.also_known_as or (), context)
     if mismatch is not None:
         detail |= {"expected": mismatch.detail["expected"], "received": mismatch.detail["received"]}
@@ -201,14 +203,26 @@ def reverse(
     _bring_up_to_date(account, payment, events, event, outcome, context)
     policy = context.catalog.payments
     counted = money_back(payment, events, policy).minor - money_back(payment, before, policy).minor
-    if event.happened in _COUNTED and counted != event.amount_minor:
-        detail["counted_minor"] = counted
+    if (less := _counted_less(event, payment, counted)) is not None:
+        detail["counted_minor"] = less
     if event.uncollected > 0:
         detail["uncollected"] = event.uncollected
     code = CODE_OF[event.happened]
     if event.happened in _REFUNDS and is_refund_style_mixed(payment, events):
         code = Code.REFUND_STYLE_MIXED
     return applied(code, abs(event.collected), **detail)
+
+
+def _counted_less(event: PaymentEvent, payment: Payment, counted: int) -> int | None:
+    """Return how much of the event's money counts, where that is less; None for money of another currency."""
+    if event.amount_minor is None or event.currency != payment.currency:
+        return None
+    match event.happened:
+        case Happened.REFUNDED | Happened.DISPUTE_LOST if counted < event.amount_minor:
+            return counted
+        case Happened.REFUNDED_TOTAL if payment.amount_minor < event.amount_minor:
+            return payment.amount_minor
+    return None
 
 
 def take_in(account: Account, payment: Payment, context: Context) -> dict[str, int]:
@@ -218,9 +232,13 @@ def take_in(account: Account, payment: Payment, context: Context) -> dict[str, i
     """
     outcome = context.present
     waiting = context.waiting_for(payment, account)
-    taken = [event for event in waiting if fits(payment, event)]
+    taken = []
     for event in waiting:
-        if not fits(payment, event):
+        if context.is_counted(event.reference_id, payment, account):
+            account.take_in(event)  # a crash kept it from being forgotten
+        elif fits(payment, event):
+            taken.append(event)
+        else:
             account.leave_waiting(event)
     if not taken:
         return {}
@@ -230,9 +248,9 @@ def take_in(account: Account, payment: Payment, context: Context) -> dict[str, i
         account.take_in(event)
     for event in sorted(taken, key=_time):
         if event.happened is Happened.FROZEN:
-            freeze(account)
+            freeze(account, _time(event))
         elif event.happened is Happened.UNFROZEN:
-            unfreeze(account)
+            unfreeze(account, _time(event))
     moved = PaymentEvent(
         reference_id=outcome.reference_id,
         name=payment.reference_id,
@@ -266,7 +284,6 @@ def _time(event: PaymentEvent) -> datetime:
 
 
 _REFUNDS = frozenset({Happened.REFUNDED, Happened.REFUNDED_TOTAL})
-_COUNTED = _REFUNDS | {Happened.DISPUTE_LOST}
 
 #: Codes of the replies to events.
 CODE_OF: Mapping[Happened, Code] = {

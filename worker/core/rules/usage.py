@@ -3,8 +3,9 @@
 from schemas import Code, DeductUsage, FreeUpload, RecordUsage
 from worker.catalog import FREE_UPLOAD
 from worker.core.account import Account
-from worker.core.known import QuotaKey, QuotaState, present_period
-from worker.core.outcomes import Outcome
+from worker.core.calendars import present_period
+from worker.core.known import QuotaKey, QuotaState
+from worker.core.outcomes import BYTE, Outcome
 from worker.core.plan import Counter
 from worker.core.pricing import price_of
 from worker.core.rules.decisions import Context, Decision, applied, rejected, short_of
@@ -54,6 +55,8 @@ def record(account: Account, command: RecordUsage, outcome: Outcome, context: Co
         "free_quantity": free,
         "charged_quantity": command.quantity - free,
     }
+    if rule.unit == BYTE:
+        metered["meter_unit"] = BYTE
     if tokens > available and tokens:
         refused = short_of(tokens, available)
         return refused._replace(detail={**refused.detail, **metered})
@@ -71,11 +74,15 @@ def record(account: Account, command: RecordUsage, outcome: Outcome, context: Co
 
 
 def free_limit(account: Account, quota: str) -> int | None:
-    """Return the free part of ``quota`` in a period; None where the catalog no longer has the tier."""
+    """Return the free part of ``quota`` in a period; None where the catalog no longer has the tier.
+
+    A period that was never granted has none, where the tier doesn't renew itself.
+    """
     tier = account.tier
     if tier is None:
         return None
-    if account.has_ended:
+    is_unpaid = not tier.auto_renew and account.now >= account.state.granted_until
+    if account.has_ended or is_unpaid:
         return 0
     return tier.free_upload_bytes if quota == FREE_UPLOAD else tier.free_units.get(quota, 0)
 

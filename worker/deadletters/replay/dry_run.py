@@ -149,7 +149,7 @@ def _forecasts(
     """Return a forecast each; a fault is the forecast of the dead letter that meets it, found by halving."""
     commands = [command for _, one in received for command in _commands(one)]
     try:
-        answers = iter(_answers(engine, commands, catalog, now) if commands else ())
+        answers = iter(answers_now(engine, commands, catalog, now) if commands else ())
     except BillingError:
         raise
     except Exception as fault:  # noqa: BLE001 - the very fault, perhaps, for which it is a dead letter
@@ -178,9 +178,10 @@ def _commands(received: _Received) -> tuple[Command, ...]:
     return () if received is None or isinstance(received, Failure) else commands_of(received)
 
 
-def _answers(
+def answers_now(
     engine: Engine, commands: Sequence[Command], catalog: Catalog, now: datetime
 ) -> Sequence[Answer]:
+    """Return the answers that ``commands`` would get in one batch; nothing stays of it."""
     return _CONTENTION.run(lambda: _decided(engine, commands, catalog, now))
 
 

@@ -87,7 +87,9 @@ class Shown:
         if expected.attempt > stored.attempt and not stored.is_applied:
             return None
         if expected.attempt < stored.attempt:
-            return self.superseded.attempt_of(expected) or stored
+            own = self.superseded.attempt_of(expected)
+            is_applied_anew = stored.is_applied and agrees(expected, stored)
+            return stored if own is None or is_applied_anew else own
         return stored
 
     def agreeing(self, expected: Expected) -> Outcome | None:

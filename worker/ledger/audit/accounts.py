@@ -2,24 +2,29 @@
 
 from typing import Any
 
-from sqlalchemy import and_, func, or_, select
+from sqlalchemy import and_, case, func, or_, select
 from sqlalchemy.sql import FromClause
 
+from schemas import Code, Status
 from worker.core.known import HoldState, Source
 from worker.core.plan import Counter
 from worker.ledger.audit.comparing import (
+    ONE,
     ZERO,
     Checks,
     Column,
+    Condition,
+    detail_of,
     differences,
     only,
     rows,
     sums_without,
+    untrue,
     zero_if_none,
 )
 from worker.ledger.audit.scope import Scope, agree
 from worker.ledger.audit.user_slots import slot_of_user
-from worker.ledger.tables import accounts, entries, holds, lots
+from worker.ledger.tables import accounts, entries, holds, lots, operations
 
 #: Checks that find an account without exactly one entry for each number up to its sequence.
 NUMBERED = ("sequence", "entry_gap")
@@ -51,7 +56,7 @@ def sums(scope: Scope) -> Checks:
     names = ("balance", "sequence", "debt", *(name for name, _, _ in _SUMS))
     # Tokens granted before there were lots are in a lot that was carried over.
     has_lots_only = zero_if_none(kept.c.carried) == 0
-    granted = zero_if_none(kept.c.period)
+    granted, ended = zero_if_none(kept.c.period), zero_if_none(kept.c.ended)
     unseen = zero_if_none(kept.c.unseen) + zero_if_none(held.c.unseen)
     allocated, bonus = (zero_if_none(posted.c[name]) for name in ("allocated", "bonus"))
     allocations, bonuses = (zero_if_none(kept.c[name]) for name in ("allocations", "bonuses"))
@@ -63,15 +68,36 @@ def sums(scope: Scope) -> Checks:
             "lots": (zero_if_none(kept.c.remaining) - account.debt, account.balance),
             "lot_count": (zero_if_none(kept.c.last), account.lot_count),
             "held": (zero_if_none(held.c.amount), account.held),
-            "due": (ZERO, unseen),
+            "due": (ZERO, unseen + case((_is_unseen(account.next_tier_at), ONE), else_=ZERO)),
+            # Of what a cancellation ended a part may count, where the tier costs nothing.
             "period_granted": only(
-                or_(has_lots_only, granted > account.period_granted), granted, account.period_granted
+                and_(
+                    or_(has_lots_only, granted > account.period_granted),
+                    ~account.period_granted.between(granted, granted + ended),
+                ),
+                granted,
+                account.period_granted,
             ),
+            "next_tier": untrue(_is_next_tier_wrong(scope), ONE),
             # Less, where one was given up before it took effect.
             "allocation_lots": only(and_(has_lots_only, allocated > allocations), allocations, allocated),
             "bonus_lots": only(has_lots_only, bonuses, bonus),
         },
     )
+
+
+def _is_next_tier_wrong(scope: Scope) -> Condition:
+    """Return the condition that no change of the account's user chose the tier that is to follow."""
+    account, change = accounts.c, operations.alias("change")
+    is_its = and_(
+        scope.on(change, accounts, user_id="user_id"),
+        change.c.status == Status.APPLIED.value,
+        change.c.code == Code.CHANGE_SCHEDULED.value,
+        detail_of(change, "tier") == account.next_tier,
+    )
+    is_chosen = and_(account.next_tier_at.is_not(None), select(1).where(is_its).exists())
+    is_none = and_(account.next_tier.is_(None), account.next_tier_at.is_(None))
+    return case((is_none, False), else_=~is_chosen)
 
 
 def missing(scope: Scope) -> Checks:
@@ -102,6 +128,7 @@ def _posted(scope: Scope) -> FromClause:
 def _kept(scope: Scope) -> FromClause:
     lot = lots.c
     is_allocation = and_(lot.source == Source.ALLOCATION.value, lot.parent.is_(None))
+    is_present = and_(is_allocation, lot.expires_at == accounts.c.granted_until)
     is_bonus = lot.source.in_([Source.BONUS.value, Source.PURCHASE_BONUS.value])
     in_effect = lot.granted - lot.pending
     return (
@@ -112,9 +139,8 @@ def _kept(scope: Scope) -> FromClause:
             func.max(lot.number).label("last"),
             func.sum(in_effect).filter(is_allocation).label("allocations"),
             func.sum(in_effect).filter(is_bonus).label("bonuses"),
-            func.sum(lot.granted)
-            .filter(is_allocation, lot.expires_at >= accounts.c.granted_until)
-            .label("period"),
+            func.sum(lot.granted).filter(is_present, lot.ended_at.is_(None)).label("period"),
+            func.sum(lot.granted).filter(is_present, lot.ended_at.is_not(None)).label("ended"),
             func.count().filter(lot.source == Source.CARRIED_OVER.value).label("carried"),
             func.count()
             .filter(

@@ -22,9 +22,11 @@ CHECKS: Mapping[str, str] = {
     "held": "what is held is not the sum of the open holds",
     "lot_count": "the count of lots is not the number of the last one",
     "due": "something falls due before the account is looked at; how many lots and holds",
+    "next_tier": "a tier is to follow that no scheduled change of the user named",
     "period_granted": "what was granted for the period is not the sum of its allocations",
     "allocation_lots": "more was allocated than the lots were granted that have taken effect",
     "bonus_lots": "the bonuses are not what the lots were granted that have taken effect",
+    "frozen": "the account is frozen, or let go, otherwise than its operations say; rows",
     "account_missing": "entries without an account; the sums of their amounts",
     # entries
     "entry_gap": "the entry's sequence does not follow the one before it",
@@ -61,6 +63,8 @@ CHECKS: Mapping[str, str] = {
     "lot_remaining": "what remains of the lot is not the sum of its entries",
     "lot_held": "what is held of the lot is not the sum of the open holds on it",
     "lot_full": "more is left of the lot than it was granted",
+    "lot_ended": "tokens are left of a lot that a cancellation ended, or wait for it; what is left",
+    "lot_not_canceled": "a lot ended before its time, and no cancellation ended it; what it was granted",
     "lot_pending": "a part of the lot is pending: it takes effect as a whole; what it was granted",
     "lot_open": "the lot is open with nothing left, or closed with something; 1 for open",
     "lot_without_outcome": "a lot of no applied operation, or carried over and of one; what it was granted",
@@ -87,6 +91,9 @@ CHECKS: Mapping[str, str] = {
     "refund_tokens": "the refund's tokens are not those of its entries",
     "refund_original": "a refund of what is not, or not the same user's, applied usage; its tokens",
     "refund_exceeds": "more was refunded of the usage than it took",
+    "refund_free_exceeds": "more free units went back of the usage than it took; units",
+    "refund_free": "the free units of the refund are not those of its quota entries; units",
+    "refund_quota": "free units that went back to another quota or period than the usage's; units",
     # payments and what happened to them
     "payment_missing": "an applied payment without its row among the payments; rows",
     "payment_base": "the payment's base tokens are not those of its entries",
@@ -101,6 +108,12 @@ CHECKS: Mapping[str, str] = {
     "event_collected": "what the event collected is not what its entries took",
     "event_amount": "the operation's amount is not what its event moved",
     "event_awaited": "an event that moved tokens although its payment is not there",
+    # names of payments, and what waits for them
+    "payment_without_name": "a payment whose reference is no name of it and of its user; rows",
+    "name_without_payment": "a name that is bound to no payment of its user; rows",
+    "event_not_taken_in": "an event that waits although its payment is there; rows",
+    "waiting_without_outcome": "an event that waits without its applied operation; rows",
+    "awaited_without_event": "an operation whose event neither waits nor was taken in; rows",
     # quotas
     "upload_without_quota_entry": "a counted upload without its quota entry; bytes",
     "upload_amount": "the upload's quota entries don't add up to its bytes",

@@ -57,7 +57,7 @@ EFFECTS: Mapping[Code, Effect] = {
     Code.INQUIRY_OPENED: Effect(0, (Counter.REVERSALS,)),
     Code.DISPUTE_PREVENTED: Effect(0, (Counter.REVERSALS,)),
     Code.DISPUTE_WITHDRAWN: Effect(0, (Counter.REVERSALS,)),
-    Code.CHANGE_SCHEDULED: Effect(0),
+    Code.CHANGE_SCHEDULED: Effect(0, (Counter.REVERSALS,)),
     Code.FREEZE_BEGAN: Effect(0),
     Code.FREEZE_ENDED: Effect(0),
     Code.TOKENS_REFUNDED: Effect(1, (Counter.REFUNDS,)),
@@ -67,7 +67,7 @@ EFFECTS: Mapping[Code, Effect] = {
     Code.ADJUSTMENT_DEBITED: Effect(-1, (Counter.ADJUSTMENTS,)),
     Code.SUBSCRIPTION_CHANGED: Effect(1, (Counter.ALLOCATION, Counter.REVERSALS)),
     Code.SUBSCRIPTION_RENEWED: Effect(1, (Counter.ALLOCATION, Counter.REVERSALS)),
-    Code.RENEWAL_SCHEDULED: Effect(0),
+    Code.RENEWAL_SCHEDULED: Effect(0, (Counter.REVERSALS,)),
     Code.SUBSCRIPTION_CANCELED: Effect(-1, (Counter.EXPIRY,)),
     Code.ACCOUNT_IMPORTED: Effect(None, _PAST),
     Code.PAYMENT_IMPORTED: Effect(None, _PAST),
@@ -78,7 +78,13 @@ IMPORTING = (Code.ACCOUNT_IMPORTED, Code.PAYMENT_IMPORTED)
 
 #: Codes of operations that always have a payment, and those that may have one.
 PAYING = (Code.TOKENS_PURCHASED, Code.PURCHASE_FLAGGED, Code.PAYMENT_IMPORTED)
-MAY_PAY = (*PAYING, Code.SUBSCRIPTION_CHANGED, Code.SUBSCRIPTION_RENEWED, Code.RENEWAL_SCHEDULED)
+MAY_PAY = (
+    *PAYING,
+    Code.SUBSCRIPTION_CHANGED,
+    Code.CHANGE_SCHEDULED,
+    Code.SUBSCRIPTION_RENEWED,
+    Code.RENEWAL_SCHEDULED,
+)
 
 #: The counter-accounts of entries that fell due, whatever operation posted them.
 DUE_COUNTERS = (Counter.ALLOCATION, Counter.BONUS, Counter.EXPIRY, Counter.TRANSFERS)

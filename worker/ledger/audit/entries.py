@@ -73,7 +73,8 @@ def _is_late(scope: Scope) -> Condition:
     An import takes what was spent before, also of a lot whose end has come since.
     """
     entry = entries.c
-    is_after_its_end = and_(entry.amount < 0, ~entry.is_due, entry.recorded_at >= lots.c.expires_at)
+    is_over = or_(entry.recorded_at >= lots.c.expires_at, entry.recorded_at > lots.c.ended_at)
+    is_after_its_end = and_(entry.amount < 0, ~entry.is_due, is_over)
     may_be_late = _of_operation(scope, "type", entries).in_(_MAY_BE_LATE)
     return case((is_after_its_end, func.coalesce(~may_be_late, True)), else_=False)
 

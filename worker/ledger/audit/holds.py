@@ -20,6 +20,7 @@ from worker.ledger.audit.comparing import (
     zero_if_none,
 )
 from worker.ledger.audit.detail_times import time_of_text
+from worker.ledger.audit.effects import REVERSING, TAKING_IN
 from worker.ledger.audit.scope import Scope, agree
 from worker.ledger.tables import UtcDateTime, accounts, hold_parts, holds, lots, operations
 
@@ -51,11 +52,11 @@ def lives(scope: Scope) -> Checks:
         .join(followed, _is_about(followed, opening), isouter=True)
         .where(scope.of(holds))
     )
-    is_opened = and_(
-        is_applied(opening),
-        opening.c.code == Code.TOKENS_RESERVED.value,
-        opening.c.reference_id == hold.reference_id,
+    opened_by = case(
+        (hold.is_dispute, _is_about_payment(opening)), else_=opening.c.code == Code.TOKENS_RESERVED.value
     )
+    is_opened = and_(is_applied(opening), opened_by, opening.c.reference_id == hold.reference_id)
+    is_reserved = and_(is_opened, ~hold.is_dispute)  # a dispute's hold keeps what it finds
     # The operation's amount is what it took. Another check compares that with its entries.
     captured = case(
         (_is_captured_late(), followed.c.captured),
@@ -69,11 +70,11 @@ def lives(scope: Scope) -> Checks:
         {
             "hold_without_outcome": untrue(~is_opened, hold.amount),
             "hold_account": owned(scope, hold.account_id, accounts, opening),
-            "hold_reserved": only(is_opened, opening.c.amount, hold.amount),
+            "hold_reserved": only(is_reserved, opening.c.amount, hold.amount),
             "hold_amount": (zero_if_none(parts.c.amount), hold.amount),
             "hold_captured": (captured, hold.captured),
             "hold_end": (ONE, case((_is_explained(opening, ending), ONE), else_=ZERO)),
-            "hold_until": untrue(and_(is_opened, hold.expires_at != until), ONE),
+            "hold_until": untrue(and_(is_reserved, hold.expires_at != until), ONE),
         },
     )
 
@@ -121,6 +122,7 @@ def _is_explained(opening: FromClause, ending: FromClause) -> Condition:
     """Return the condition that the hold is open, or a fitting operation of the same user ended it."""
     hold = holds.c
     is_named = and_(
+        ~hold.is_dispute,
         detail_of(ending, "original_reference_id") == hold.reference_id,
         or_(
             *(
@@ -134,8 +136,15 @@ def _is_explained(opening: FromClause, ending: FromClause) -> Condition:
         hold.closed_at == hold.expires_at,
         ending.c.recorded_at >= hold.expires_at,
     )
-    has_ended = and_(is_applied(ending), ending.c.user_id == opening.c.user_id, or_(is_named, has_run_out))
+    is_let_go = and_(hold.is_dispute, hold.state == HoldState.RELEASED.value, _is_about_payment(ending))
+    ended_by = or_(is_named, is_let_go, has_run_out)
+    has_ended = and_(is_applied(ending), ending.c.user_id == opening.c.user_id, ended_by)
     return case((hold.state == HoldState.OPEN.value, hold.closed_by.is_(None)), else_=has_ended)
+
+
+def _is_about_payment(operation: FromClause) -> Condition:
+    """Return the condition that the operation posts events of a payment."""
+    return operation.c.code.in_([code.value for code in (*REVERSING, *TAKING_IN)])
 
 
 def endings(scope: Scope) -> Checks:

@@ -5,7 +5,7 @@ from typing import Any
 from sqlalchemy import Select, and_, case, func, or_, select
 from sqlalchemy.sql import FromClause
 
-from schemas import Code
+from schemas import Code, Status
 from worker.core.known import HoldState, Source
 from worker.core.plan import Counter
 from worker.ledger.audit.collected import collected_by
@@ -14,6 +14,7 @@ from worker.ledger.audit.comparing import (
     ZERO,
     Checks,
     Column,
+    Condition,
     at_most,
     differences,
     is_applied,
@@ -76,6 +77,7 @@ def remains(scope: Scope) -> Checks:
             "lot_full": at_most(lot.granted, lot.remaining + lot.pending),
             "lot_granted": only(is_heir, zero_if_none(posted.c.rolled_over), lot.granted),
             "lot_pending": only(lot.pending > 0, lot.granted, lot.pending),
+            "lot_ended": untrue(lot.ended_at.is_not(None), lot.remaining - lot.held + lot.pending),
             "lot_open": (case((something_left, ONE), else_=ZERO), case((lot.is_open, ONE), else_=ZERO)),
         },
     )
@@ -104,9 +106,17 @@ def origins(scope: Scope) -> Checks:
     before = func.lag(lot.number).over(
         partition_by=(lot.account_id, lot.slot, is_allocation, lot.expires_at), order_by=lot.number
     )
-    # Only a change of the tier grants more to a period that was granted already; an import may bring both.
-    may_be_second = operation.code.in_([Code.SUBSCRIPTION_CHANGED.value, Code.ACCOUNT_IMPORTED.value])
-    is_second = and_(is_allocation, before.is_not(None), ~may_be_second)
+    # Only a change of the tier grants more to a period that was granted already; an import may bring both. A
+    # gateway's period may end with another.
+    may_be_second = operation.code.in_(
+        [
+            Code.SUBSCRIPTION_CHANGED.value,
+            Code.CHANGE_SCHEDULED.value,
+            Code.ACCOUNT_IMPORTED.value,
+        ]
+    )
+    is_gateways = operation.content.contains('"periodEnd"')
+    is_second = and_(is_allocation, before.is_not(None), ~may_be_second, ~is_gateways)
     granted = _granted(scope, events)
     is_import = func.coalesce(operation.code == Code.ACCOUNT_IMPORTED.value, False)
     is_unexplained = case(
@@ -121,15 +131,31 @@ def origins(scope: Scope) -> Checks:
             "lot_granted": only(and_(is_applied(operations), granted.is_not(None)), granted, lot.granted),
             "lot_parent": (_parent(parent, events), lot.parent),
             "allocation_twice": untrue(is_second, lot.granted),
+            "lot_not_canceled": untrue(_is_ended_by_nobody(scope), lot.granted),
         },
     )
+
+
+def _is_ended_by_nobody(scope: Scope) -> Condition:
+    """Return the condition that the lot ended before its time, and no cancellation of its user ended it."""
+    lot, cancellation = lots.c, operations.alias("cancellation")
+    is_its = and_(
+        scope.on(cancellation, accounts, user_id="user_id"),
+        cancellation.c.status == Status.APPLIED.value,
+        cancellation.c.code == Code.SUBSCRIPTION_CANCELED.value,
+        cancellation.c.recorded_at == lot.ended_at,
+    )
+    is_canceled = select(1).where(is_its).exists()
+    may_be = and_(lot.source == Source.ALLOCATION.value, is_canceled)
+    return case((lot.ended_at.is_not(None), ~may_be), else_=False)
 
 
 def _granted(scope: Scope, events: FromClause) -> Column:
     """Return the amount that the lot's operation granted; null where it may be a renewal due with it."""
     lot, operation = lots.c, operations.c
     is_allocation = and_(lot.source == Source.ALLOCATION.value, lot.parent.is_(None))
-    scheduled = case((operation.code == Code.RENEWAL_SCHEDULED.value, operation.amount), else_=ZERO)
+    is_scheduled = operation.code.in_([Code.RENEWAL_SCHEDULED.value, Code.CHANGE_SCHEDULED.value])
+    scheduled = case((is_scheduled, operation.amount), else_=ZERO)
     amounts = {
         Source.BONUS: (Code.BONUS_GRANTED, Code.BONUS_SCHEDULED),
         Source.ADJUSTMENT: (Code.ADJUSTMENT_CREDITED,),

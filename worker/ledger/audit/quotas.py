@@ -1,6 +1,6 @@
 """Checks of quotas: the counted amounts of a period, and the operations that counted them."""
 
-from sqlalchemy import and_, func, select
+from sqlalchemy import FromClause, and_, func, select
 
 from schemas import Code, Status
 from worker.ledger.audit.comparing import (
@@ -18,11 +18,11 @@ from worker.ledger.audit.comparing import (
     zero_if_none,
 )
 from worker.ledger.audit.scope import Scope, agree
-from worker.ledger.tables import accounts, operations, quota_entries, quotas
+from worker.ledger.tables import accounts, operations, quota_entries, quotas, usage_refunds
 
 _KEY = ("account_id", "meter", "period_start")
 _COUNTING = (Code.FREE_UPLOAD_COUNTED.value, Code.USAGE_RECORDED.value)
-_WITH_ENTRIES = (*_COUNTING, Code.ACCOUNT_IMPORTED.value)
+_WITH_ENTRIES = (*_COUNTING, Code.TOKENS_REFUNDED.value, Code.ACCOUNT_IMPORTED.value)
 
 
 def sums(scope: Scope) -> Checks:
@@ -78,15 +78,46 @@ def chains(scope: Scope) -> Checks:
     )
 
 
-def counted(scope: Scope) -> Checks:
-    """Compare each counting operation with its quota entries."""
-    operation, entry = operations.c, quota_entries.c
-    moved = (
+def given_back(scope: Scope) -> Checks:
+    """Compare each refund of usage with its quota entries, and these with the quota of the usage."""
+    refund, moved = usage_refunds.c, _moved(scope)
+    back, used = quota_entries.alias("back"), quota_entries.alias("used")
+    identity = {"slot": refund.slot, "account_id": refund.account_id, "operation_id": refund.operation_id}
+    refunds = (
+        rows(**identity)
+        .join_from(
+            usage_refunds, moved, agree(moved, usage_refunds, operation_id="operation_id"), isouter=True
+        )
+        .where(scope.of(usage_refunds))
+    )
+    is_same = and_(
+        scope.on(used, back, **{name: name for name in _KEY}), used.c.operation_id == refund.original_id
+    )
+    entries = (
+        rows(**identity)
+        .join_from(back, usage_refunds, scope.on(usage_refunds, back, operation_id="operation_id"))
+        .join(used, is_same, isouter=True)
+        .where(scope.of(back))
+    )
+    return [
+        *differences(refunds, {"refund_free": (refund.free_quantity, -zero_if_none(moved.c.amount))}),
+        *differences(entries, {"refund_quota": untrue(used.c.operation_id.is_(None), -back.c.amount)}),
+    ]
+
+
+def _moved(scope: Scope) -> FromClause:
+    entry = quota_entries.c
+    return (
         select(entry.slot, entry.operation_id, func.sum(entry.amount).label("amount"))
         .where(scope.of(quota_entries))
         .group_by(entry.operation_id, entry.slot)
         .subquery("moved")
     )
+
+
+def counted(scope: Scope) -> Checks:
+    """Compare each counting operation with its quota entries."""
+    operation, moved = operations.c, _moved(scope)
     statement = (
         rows(slot=operation.slot, account_id=accounts.c.account_id, operation_id=operation.operation_id)
         .join_from(operations, moved, agree(moved, operations, operation_id="operation_id"), isouter=True)

@@ -1,18 +1,22 @@
-"""Checks of usage refunds: never more than the usage took, and to the same user."""
+"""Checks of usage refunds: never more than the usage took, tokens and free units, and to the same user."""
 
-from sqlalchemy import and_, func
+from sqlalchemy import and_, case, func
 
 from schemas import Code
 from worker.core.rules.credit import REFUNDABLE
 from worker.ledger.audit.comparing import (
+    ZERO,
     Checks,
+    Column,
     at_most,
     detail_of,
     differences,
     is_applied,
     owned,
+    quantity_of,
     rows,
     untrue,
+    zero_if_none,
 )
 from worker.ledger.audit.scope import Scope
 from worker.ledger.tables import accounts, operations, usage_refunds
@@ -49,13 +53,22 @@ def each(scope: Scope) -> Checks:
 
 
 def together(scope: Scope) -> Checks:
-    """Compare all refunds of one usage with its amount, which another check compares with its entries."""
+    """Compare all refunds of one usage with its amounts, which other checks compare with its entries."""
     refund, original = usage_refunds.c, operations.c
-    refunded = func.sum(refund.tokens)
+    free = quantity_of(operations, "free_quantity")
     statement = (
         rows(slot=refund.slot, account_id=func.min(refund.account_id), operation_id=refund.original_id)
         .join_from(usage_refunds, operations, scope.on(operations, usage_refunds, operation_id="original_id"))
         .where(scope.of(usage_refunds), original.type.in_(sorted(REFUNDABLE)))
-        .group_by(refund.original_id, refund.slot, original.amount)
+        .group_by(refund.original_id, refund.slot, original.amount, original.code, free)
     )
-    return differences(statement, {"refund_exceeds": at_most(original.amount, refunded)})
+    is_upload = original.code == Code.FREE_UPLOAD_COUNTED.value
+    tokens: Column = case((is_upload, ZERO), else_=original.amount)
+    units: Column = case((is_upload, original.amount), else_=zero_if_none(free))
+    return differences(
+        statement,
+        {
+            "refund_exceeds": at_most(tokens, func.sum(refund.tokens)),
+            "refund_free_exceeds": at_most(units, func.sum(refund.free_quantity)),
+        },
+    )

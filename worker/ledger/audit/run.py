@@ -8,6 +8,7 @@ from typing import NamedTuple
 from sqlalchemy import Connection, Engine, func, select, text
 
 from worker.catalog import Catalog
+from worker.ledger.audit import payment_names
 from worker.ledger.audit.jobs import Step, in_parallel
 from worker.ledger.audit.report import FINDINGS_MAX, AuditProgress, AuditReport, Discrepancies, OnProgress
 from worker.ledger.audit.share_checks import STEPS_A_SHARE, Demand, check_share
@@ -56,6 +57,7 @@ def audit(
     jobs: int = 1,
     one_slot: bool = False,
     claims_before: datetime | None = None,
+    waiting_before: datetime | None = None,
 ) -> AuditReport:
     """Audit the whole ledger as it stands at one moment, beside workers that go on.
 
@@ -66,9 +68,10 @@ def audit(
 
     A distributed ledger has no moment that all its slots share: with ``one_slot`` each is read by itself, at
     a moment of its own. ``claims_before`` is for a ledger with claims: each operation must have one, and a
-    claim made before that time its operation. Raises LedgerUnavailableError.
+    claim made before that time its operation. An event that waits although its payment is there is a finding
+    where it was recorded before ``waiting_before``, if given. Raises LedgerUnavailableError.
     """
-    demand = Demand(findings_max, catalog, claims_before)
+    demand = Demand(findings_max, catalog, claims_before, waiting_before)
     with ExitStack() as stack:
         number = jobs if engine.dialect.name == "postgresql" else 1
         connections = [stack.enter_context(snapshot(engine)) for _ in range(number)]
@@ -88,11 +91,12 @@ def audit_snapshot(
     *,
     catalog: Catalog | None = None,
     claims_before: datetime | None = None,
+    waiting_before: datetime | None = None,
     shares: Sequence[Slots] | None = None,
 ) -> AuditReport:
     """Audit as ``audit`` does, inside an open transaction, which should not see others' commits."""
     _set_memory(connection)
-    demand = Demand(findings_max, catalog, claims_before)
+    demand = Demand(findings_max, catalog, claims_before, waiting_before)
     return _audit([connection], _summed(connection, shares), demand, on_progress, _OPEN)
 
 
@@ -165,6 +169,12 @@ def _audit(
                 without_taker(
                     connection, share.slots, snapshots.divisions, snapshots.begin, demand.claims_before
                 )
+            )
+        places = payment_names.Places(snapshots.divisions, snapshots.begin)
+        findings.add_all(payment_names.of_share(connection, share.slots, places, demand.claims_before))
+        if share.slots.first <= 0:  # one share alone has the first slot
+            findings.add_all(
+                payment_names.beside(connection, places, demand.claims_before, demand.waiting_before)
             )
         return _Checked(findings, sums)
 

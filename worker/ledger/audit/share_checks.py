@@ -12,6 +12,7 @@ from worker.catalog import Catalog
 from worker.ledger.audit import accounts as account_checks
 from worker.ledger.audit import claims as claim_checks
 from worker.ledger.audit import entries as entry_checks
+from worker.ledger.audit import freezing as freezing_checks
 from worker.ledger.audit import holds as hold_checks
 from worker.ledger.audit import lots as lot_checks
 from worker.ledger.audit import outcomes as outcome_checks
@@ -30,12 +31,14 @@ _Check = Callable[[Scope], Checks]
 
 _CHECKS: Sequence[_Check] = (
     account_checks.sums,
+    freezing_checks.states,
     entry_checks.chains,
     lot_checks.remains,
     lot_checks.origins,
     quota_checks.sums,
     quota_checks.chains,
     quota_checks.counted,
+    quota_checks.given_back,
     outcome_checks.owners,
     outcome_checks.each,
     outcome_checks.replaced,
@@ -57,6 +60,7 @@ class Demand:
     findings_max: int
     catalog: Catalog | None
     claims_before: datetime | None
+    waiting_before: datetime | None = None
 
 
 def check_share(

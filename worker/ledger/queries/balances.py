@@ -10,7 +10,8 @@ from schemas import DeductUsage
 from schemas.fields import INT64_MAX
 from worker.catalog import FREE_UPLOAD, Catalog
 from worker.core import Account, Conflict, HoldState, Source, decide
-from worker.core.periods import Period, period_at
+from worker.core.calendars import present_period
+from worker.core.periods import Period
 from worker.core.rules.usage import free_limit
 from worker.ledger.queries.lookback import posted_state_at
 from worker.ledger.queries.posted import PostedState, posted_state, posted_states, quotas_used_at
@@ -69,8 +70,8 @@ class Balance(View):
     what remains in the ``lots`` (by their source) less ``debt``, and ``held`` of it is kept by holds.
     ``pending`` takes effect later and is in no balance yet. ``monthly_allocation`` is None where the catalog
     lacks the tier. At ``next_credit_at`` the next ``next_credit_tokens`` come by themselves: a period that
-    costs nothing, or scheduled credit. ``sequence`` is that of the last posted entry, ``updated_at`` when
-    that was posted.
+    costs nothing, or scheduled credit. Since ``frozen_at``, where there is one, the account takes no usage.
+    ``sequence`` is that of the last posted entry, ``updated_at`` when that was posted.
     """
 
     user_id: str
@@ -98,17 +99,22 @@ class Balance(View):
     sequence: int
     opened_at: datetime
     updated_at: datetime
+    frozen_at: datetime | None = None
 
 
 @dataclass(frozen=True)
 class Affordability(View):
-    """Result that a deduction of ``required`` tokens would have now, and the shortfall if it is refused."""
+    """Result that a deduction of ``required`` tokens would have now, and the shortfall if it is refused.
+
+    ``code`` is the reason code of its reply: an account that is frozen is short of nothing.
+    """
 
     user_id: str
     can_afford: bool
     required: int
     available: int
     shortfall: int
+    code: str
 
 
 def balance(connection: Connection, user_id: str, now: datetime, catalog: Catalog) -> Balance:
@@ -121,7 +127,7 @@ def balance(connection: Connection, user_id: str, now: datetime, catalog: Catalo
 
 def balance_of(posted: PostedState, now: datetime, catalog: Catalog) -> Balance:
     """Return the balance at ``now`` (UTC) of an account that was read with its quotas."""
-    period = period_at(posted.state.anchor, now)
+    period = present_period(posted.state, now)
     used = {key.meter: quota.used for key, quota in posted.quotas.items() if key.period_start == period.key}
     return _balance(posted, period, used, now, catalog)
 
@@ -129,7 +135,7 @@ def balance_of(posted: PostedState, now: datetime, catalog: Catalog) -> Balance:
 def balance_at(connection: Connection, user_id: str, at: datetime, catalog: Catalog) -> Balance:
     """Return the past balance at ``at`` (UTC). Raises NotFoundError, also for a time before the account."""
     posted = posted_state_at(connection, user_id, at)
-    period = period_at(posted.state.anchor, at)
+    period = present_period(posted.state, at)
     used = quotas_used_at(connection, key_of(posted.state), period.key, at)
     return _balance(posted, period, used, at, catalog)
 
@@ -154,6 +160,7 @@ def can_afford(
         required=tokens,
         available=available,
         shortfall=int(outcome.detail.get("shortfall", 0)),
+        code=outcome.code.value,
     )
 
 
@@ -194,6 +201,7 @@ def _balance(
         sequence=posted.state.sequence,
         opened_at=posted.opened_at,
         updated_at=posted.updated_at,
+        frozen_at=state.frozen_at,
     )
 
 
@@ -201,6 +209,10 @@ def _next_credit(account: Account) -> tuple[datetime, int] | tuple[None, None]:
     """Return when credit comes next by itself, and how much; None where none is sure to come."""
     coming = [(lot.effective_at, lot.pending) for lot in account.lots.values() if lot.pending]
     tier, state = account.tier, account.state
+    if state.next_tier is not None and state.next_tier_at is not None:
+        tier = (
+            account.catalog.tiers.get(state.next_tier) if state.granted_until >= state.next_tier_at else tier
+        )
     if tier is not None and tier.auto_renew and tier.monthly_tokens and state.ends_at is None:
         coming.append((state.granted_until, tier.monthly_tokens))
     if not coming:

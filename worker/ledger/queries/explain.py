@@ -10,11 +10,8 @@ from pydantic.alias_generators import to_camel
 from sqlalchemy import Connection, Row, select
 
 from schemas import (
-    DisputeClosed,
+    Code,
     ExtendUsage,
-    PaymentDisputed,
-    PaymentFailed,
-    PaymentRefunded,
     ReleaseUsage,
     ReserveUsage,
     SettleAccount,
@@ -25,11 +22,20 @@ from schemas import (
 from worker.catalog import Catalog
 from worker.core import Account, Decided, Hold, Outcome, reply_for
 from worker.core.replies import message_for
+from worker.core.superseded import ABOUT_PAYMENTS, is_usage
 from worker.errors import NotFoundError
 from worker.ledger import rows
 from worker.ledger.loading import holds_of
 from worker.ledger.queries.history import PostedEntry, transactions_of
 from worker.ledger.queries.holdings import HoldView, LotView, closed_by, hold_view, lot_view
+from worker.ledger.queries.payment_views import (
+    AwaitedView,
+    NamedPayment,
+    PaymentEventView,
+    PaymentView,
+    awaited,
+    named_payment,
+)
 from worker.ledger.queries.posted import posted_state
 from worker.ledger.queries.senders import SenderView, senders_of
 from worker.ledger.queries.snapshots import IN_FORCE, in_utc, key_of, on_operation, owner_of
@@ -39,15 +45,10 @@ from worker.ledger.tables import (
     holds,
     lots,
     operations,
-    payment_events,
-    payments,
     superseded_outcomes,
     usage_refunds,
 )
 
-_REVERSING = frozenset(
-    (type_of(PaymentRefunded), type_of(PaymentDisputed), type_of(DisputeClosed), type_of(PaymentFailed))
-)
 _OF_HOLDS = frozenset((type_of(ExtendUsage), type_of(SettleUsage), type_of(ReleaseUsage)))
 
 
@@ -88,39 +89,6 @@ class Attempt(View):
 
 
 @dataclass(frozen=True)
-class PaymentView(View):
-    """A payment in minor units, the tokens it bought, and how many of them were taken back since."""
-
-    reference_id: str
-    package_id: str
-    amount_minor: int
-    currency: str
-    base_tokens: int
-    bonus_tokens: int
-    provider: str | None
-    collected: int
-    uncollected: int
-
-
-@dataclass(frozen=True)
-class PaymentEventView(View):
-    """An event of the payment, and its effect.
-
-    ``collected`` tokens were taken back (negative: given back), ``uncollected`` were written off.
-    """
-
-    reference_id: str
-    happened: str
-    dispute_id: str | None
-    amount_minor: int | None
-    currency: str | None
-    collected: int
-    uncollected: int
-    occurred_at: datetime | None
-    recorded_at: datetime
-
-
-@dataclass(frozen=True)
 class RefundView(View):
     """Tokens that were given back."""
 
@@ -145,9 +113,10 @@ class Explanation(View):
 
     ``entries`` are all it posted, what was due among them (``due_at``). ``lots`` are those it opened,
     as they are now, and ``hold`` the one it opened or ended. ``payment`` and its events belong to a payment's
-    reference, and to that of anything that happened to it. ``refunds`` name this reference, as this one names
-    its ``original``. ``reply`` is what the caller got, and gets again. Without an operation of that name
-    ``asked`` and ``reply`` are None.
+    reference, to its other names, and to that of anything that happened to it. ``awaited`` is given for an
+    event that came before its payment. ``refunds`` name this reference, as this one names its ``original``.
+    ``reply`` is what the caller got, and gets again. Without an operation of that name ``asked`` and
+    ``reply`` are None.
     """
 
     reference_id: str
@@ -158,6 +127,7 @@ class Explanation(View):
     hold: HoldView | None
     payment: PaymentView | None
     payment_events: tuple[PaymentEventView, ...]
+    awaited: AwaitedView | None
     refunds: tuple[RefundView, ...]
     original: Original | None
     notices: tuple[Mapping[str, Any], ...]
@@ -178,8 +148,10 @@ def explain(connection: Connection, reference_id: str, now: datetime, catalog: C
     named: str | None = content.get("originalReferenceId")
     original = None if named is None else _operation(connection, named)
     account = _account(connection, outcome.user_id, now, catalog)
-    payment_reference, payment = (named, original) if outcome.type in _REVERSING else (reference_id, row)
-    events = _events(connection, payment_reference)
+    name = _payment_named_by(outcome, content)
+    paid = NamedPayment(None, ()) if name is None else named_payment(connection, name)
+    if named is not None and original is None and paid.payment is not None:
+        original = _operation(connection, paid.payment.reference_id)
     return Explanation(
         reference_id=reference_id,
         asked=Asked(
@@ -196,8 +168,11 @@ def explain(connection: Connection, reference_id: str, now: datetime, catalog: C
         else tuple(transactions_of(connection, key_of(account.state), outcome, row.operation_id)),
         lots=() if account is None else _lots(connection, account, row.operation_id, reference_id),
         hold=None if account is None else _hold(connection, account, outcome, named),
-        payment=None if payment is None else _payment(connection, payment, events),
-        payment_events=events,
+        payment=paid.payment,
+        payment_events=paid.events,
+        awaited=None
+        if name is None or outcome.code is not Code.PAYMENT_AWAITED
+        else awaited(outcome, name, paid, catalog.payments.waiting_days),
         refunds=_refunds(connection, row),
         original=None if named is None else _original(named, original),
         notices=tuple({to_camel(name): value for name, value in n.items()} for n in outcome.notices),
@@ -206,15 +181,26 @@ def explain(connection: Connection, reference_id: str, now: datetime, catalog: C
 
 
 def _without_operation(connection: Connection, reference_id: str) -> Explanation:
-    """Explain a reference without operation, known by events of a payment to come."""
-    events = _events(connection, reference_id)
-    if not events:
+    """Explain a reference without operation: another name of a payment, or of one to come."""
+    found = named_payment(connection, reference_id)
+    if found.payment is None and not found.events:
         raise NotFoundError(
             f"nothing is known of the reference {reference_id!r}: look at its spelling; it may still wait in "
             "its queue, or be a dead letter, see `billing-worker dead-letters list`; a usage.batch is known "
             "by the references of its items"
         )
-    return replace(unknown(reference_id), payment_events=events)
+    return replace(unknown(reference_id), payment=found.payment, payment_events=found.events)
+
+
+def _payment_named_by(outcome: Outcome, content: Mapping[str, Any]) -> str | None:
+    """Return the name of the payment that a command makes or is about; None for usage."""
+    if is_usage(outcome.type):
+        return None
+    if outcome.type in ABOUT_PAYMENTS:
+        about: str | None = content.get("originalReferenceId") or content.get("paymentReferenceId")
+        return about
+    brought: str = (content.get("payment") or {}).get("referenceId", outcome.reference_id)
+    return brought
 
 
 def unknown(reference_id: str) -> Explanation:
@@ -228,6 +214,7 @@ def unknown(reference_id: str) -> Explanation:
         hold=None,
         payment=None,
         payment_events=(),
+        awaited=None,
         refunds=(),
         original=None,
         notices=(),
@@ -354,58 +341,6 @@ def _hold(connection: Connection, account: Account, outcome: Outcome, named: str
 # -- what belongs to it -----------------------------------------------------------------------------------
 
 
-def _payment(
-    connection: Connection, operation: Row[Any], events: tuple[PaymentEventView, ...]
-) -> PaymentView | None:
-    statement = select(payments).where(
-        payments.c.slot == operation.slot, payments.c.operation_id == operation.operation_id
-    )
-    row = connection.execute(statement).one_or_none()
-    if row is None:
-        return None
-    return PaymentView(
-        reference_id=operation.reference_id,
-        package_id=row.package_id,
-        amount_minor=row.amount_minor,
-        currency=row.currency,
-        base_tokens=row.base_tokens,
-        bonus_tokens=row.bonus_tokens,
-        provider=row.provider,
-        collected=sum(event.collected for event in events),
-        uncollected=sum(event.uncollected for event in events),
-    )
-
-
-def _events(connection: Connection, payment_reference: str | None) -> tuple[PaymentEventView, ...]:
-    """Return the events of a payment, in order. One that came first may name another user, of any slot."""
-    event = payment_events.c
-    statement = (
-        select(payment_events, operations.c.reference_id, operations.c.first_entry)
-        .join(operations, on_operation(event.operation_id))
-        .where(event.payment_reference == payment_reference)
-    )
-    found = [
-        row
-        for slots in parts_of(connection)
-        for row in connection.execute(statement.where(in_slots(event.slot, slots)))
-    ]
-    found.sort(key=lambda row: (row.recorded_at, row.first_entry or 0, row.reference_id))
-    return tuple(
-        PaymentEventView(
-            reference_id=row.reference_id,
-            happened=row.happened,
-            dispute_id=row.dispute_id,
-            amount_minor=row.amount_minor,
-            currency=row.currency,
-            collected=row.collected,
-            uncollected=row.uncollected,
-            occurred_at=row.occurred_at,
-            recorded_at=row.recorded_at,
-        )
-        for row in found
-    )
-
-
 def _refunds(connection: Connection, operation: Row[Any]) -> tuple[RefundView, ...]:
     refund = usage_refunds.c
     statement = (
@@ -420,4 +355,4 @@ def _refunds(connection: Connection, operation: Row[Any]) -> tuple[RefundView, .
 def _original(reference_id: str, row: Row[Any] | None) -> Original:
     if row is None:
         return Original(reference_id, None, None, None)
-    return Original(reference_id, row.type, row.status, row.code)
+    return Original(row.reference_id, row.type, row.status, row.code)

@@ -10,6 +10,7 @@ from collections import Counter as Tally
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Row, func, or_, select
@@ -24,11 +25,13 @@ from schemas import (
     type_of,
 )
 from worker.core import AccountState, Counter, Hold, Lot, Source
+from worker.core.calendars import begin_gateways, begin_own, give_up_ahead
 from worker.core.lots import COUNTER_OF
-from worker.core.periods import period_at
+from worker.core.periods import Period, period_at
 from worker.errors import NotFoundError
 from worker.ledger import rows
 from worker.ledger.loading import holds_of
+from worker.ledger.queries.freezing import freezing_at
 from worker.ledger.queries.posted import PostedState, state_in
 from worker.ledger.queries.snapshots import AccountKey, account_row, last_posted, on_operation, posted_at
 from worker.ledger.tables import entries, holds, lots, operations
@@ -59,8 +62,10 @@ def posted_state_at(connection: Connection, user_id: str, at: datetime) -> Poste
     own_holds = _holds_at(connection, key, at)
     subscription = _subscription(connection, row)
     granted = _granted(connection, key)
+    freezing = freezing_at(connection, key, user_id, at)
+    state = _state_at(row, last, at, since, own_holds, subscription, granted)
     return PostedState(
-        state=_state_at(row, last, at, since, own_holds, subscription, granted),
+        state=replace(state, frozen_at=freezing.frozen_at, unfrozen_at=freezing.unfrozen_at),
         lots=_lots_at(at, granted, since, own_holds, subscription),
         holds=own_holds,
         opened_at=row.opened_at,
@@ -109,11 +114,17 @@ def _state_at(
     granted: Sequence["_Granted"],
 ) -> AccountState:
     present, moved = state_in(row), since.counters
+    tier, next_tier, next_tier_at = subscription.tiers_at(at)
+    period = _granted_at(row, at, subscription, granted)
     return replace(
         present,
-        tier=subscription.tier_at(at),
+        tier=tier,
+        next_tier=next_tier,
+        next_tier_at=next_tier_at,
         ends_at=subscription.ends_at(at),
-        granted_until=_granted_until(row, at, subscription, granted),
+        anchor=period.anchor,
+        granted_from=period.granted_from,
+        granted_until=period.granted_until,
         balance=present.balance - sum(moved.values()),
         sequence=last,
         allocated=present.allocated - moved[Counter.ALLOCATION],
@@ -181,6 +192,8 @@ def _lots_at(
         if not grant.is_there(at):
             continue
         lot = grant.lot.clone()
+        if lot.ended_at is not None and lot.ended_at > at:
+            lot.ended_at = None
         lot.remaining -= since.lots.get(lot.number, 0)
         lot.held = held[lot.number]
         lot.pending = lot.granted if _was_pending(grant, at, since, subscription) else 0
@@ -240,25 +253,88 @@ class _Happened(NamedTuple):
     recorded_at: datetime
 
 
+class _Grant(NamedTuple):
+    """Period that was granted at a time; ``is_named`` where a gateway named it.
+
+    ``is_cut`` where a cancellation gave up one that was granted ahead: the one before is the last again.
+    """
+
+    at: datetime
+    period: Period
+    is_named: bool
+    is_cut: bool = False
+
+
+class _Tiers(NamedTuple):
+    """Tier of an account, and the one that is to follow."""
+
+    tier: str
+    next_tier: str | None = None
+    next_tier_at: datetime | None = None
+
+
+def _is_named(happened: _Happened) -> bool:
+    """Return True for a command that granted a gateway's own period."""
+    if happened.type not in (_CHANGE, _RENEW) or "period_start" not in happened.detail:
+        return False
+    return json.loads(happened.content).get("periodEnd") is not None
+
+
+def _is_cut(happened: _Happened) -> bool:
+    """Return True for a cancellation at once that gave up a period granted ahead: the one before goes on."""
+    if happened.type != _CANCEL or json.loads(happened.content)["at"] != "now":
+        return False
+    return datetime.fromisoformat(happened.detail["period_end"]) > happened.recorded_at
+
+
+def _in_their_order(changes: Sequence[_Happened]) -> list[_Happened]:
+    """Return the commands with those of one transaction at the end in the order of the tiers they name."""
+    last = [one for one in changes if one.recorded_at == changes[-1].recorded_at]
+    before = list(changes[: -len(last)])
+    tier = before[-1].detail["tier"] if before else None
+    while last:
+        following = next((one for one in last if one.detail.get("previous_tier") in (None, tier)), last[0])
+        last.remove(following)
+        before.append(following)
+        tier = following.detail["tier"]
+    return before
+
+
 class _Subscription:
     """Applied commands about an account's subscription, in order.
 
-    The order of two commands in one transaction that wrote no entries is unknown.
+    The order of two commands in one transaction that wrote no entries is unknown, but that of changes: each
+    names the tier before it.
     """
 
     def __init__(self, row: Row[Any], happened: Sequence[_Happened]) -> None:
         self._row, self._happened = row, happened
 
-    def tier_at(self, at: datetime) -> str:
-        """Return the tier that was set last by ``at``; today's where no command set one since.
+    def tiers_at(self, at: datetime) -> "_Tiers":
+        """Return the tier that was set last by ``at``, and the one to follow; or else today's.
 
-        An account that another command than ``account.open`` opened had the tier that was changed first.
+        An account that another command than ``account.open`` opened had the tier that was changed first. One
+        that was to follow by then may have followed already: it is posted again, and nothing moves.
         """
         past, later = self._apart(at, _OPEN, _IMPORT, _CHANGE)
-        tier: str = self._row.tier
-        if not later:
-            return tier
-        return past[-1].detail["tier"] if past else later[0].detail.get("previous_tier", tier)
+        row = self._row
+        if not later and (row.next_tier is not None or not past):
+            return _Tiers(row.tier, row.next_tier, row.next_tier_at)
+        if not past:
+            return _Tiers(later[0].detail.get("previous_tier", row.tier))
+        *_, last = _in_their_order(past)
+        if (named := last.detail.get("effective_at")) is None or last.type != _CHANGE:
+            return _Tiers(last.detail["tier"])
+        begins = [
+            grant.period.start for grant in self.grants(at) if grant.is_named and grant.at >= last.recorded_at
+        ]
+        start = min([datetime.fromisoformat(named), *begins])
+        canceled = [
+            happened for happened in self._apart(at, _CANCEL)[0] if happened.recorded_at >= last.recorded_at
+        ]
+        if canceled and canceled[0].recorded_at < start:
+            return _Tiers(last.detail["previous_tier"])
+        return _Tiers(last.detail["previous_tier"], last.detail["tier"], start)
 
     @property
     def was_opened_by_command(self) -> bool:
@@ -275,12 +351,56 @@ class _Subscription:
             return None
         return datetime.fromisoformat(past[-1].detail["period_end"])
 
-    def period_ends(self, at: datetime) -> list[datetime]:
-        """Return the ends of the periods that were granted or named by command until ``at``."""
-        past, _ = self._apart(at, _IMPORT, _CHANGE, _RENEW, _CANCEL)
-        ends = [(datetime.fromisoformat(row.detail["period_end"]), row) for row in past]
+    @property
+    def has_named_periods(self) -> bool:
+        """True where a gateway has named a period."""
+        return any(_is_named(happened) for happened in self._happened)
+
+    def first_anchor(self) -> datetime:
+        """Return the time from which periods counted before a gateway named one."""
+        for happened in self._happened:
+            if happened.type == _IMPORT:
+                return datetime.fromisoformat(json.loads(happened.content)["anchor"])
+        opened_at: datetime = self._row.opened_at
+        return opened_at
+
+    def grants(self, at: datetime) -> list[_Grant]:
+        """Return the periods that commands granted, or cut short, until ``at``."""
+        found = []
+        for row in self._apart(at, _IMPORT, _CHANGE, _RENEW, _CANCEL)[0]:
+            end, is_cut = row.detail.get("period_end"), _is_cut(row)
+            if end is not None and (row.type != _CANCEL or is_cut):
+                start = row.detail.get("period_start", row.recorded_at.isoformat())
+                period = Period(datetime.fromisoformat(start), datetime.fromisoformat(end))
+                found.append(_Grant(row.recorded_at, period, _is_named(row), is_cut))
+        return found
+
+    def period_ends(self, at: datetime, since: datetime | None) -> list[datetime]:
+        """Return the ends of the periods that commands granted or named until ``at``, from a time on."""
+        canceled = [row for row in self._apart(at, _CANCEL)[0] if not _is_cut(row)]
+        ends = [(row.recorded_at, datetime.fromisoformat(row.detail["period_end"])) for row in canceled]
         # A cancellation takes effect with the end of the granted period, or at once.
-        return [end for end, row in ends if row.type != _CANCEL or end > row.recorded_at]
+        named = [(when, end) for when, end in ends if end > when]
+        named += [(grant.at, grant.period.end) for grant in self.grants(at)]
+        named += [(turn, turn) for turn in self.turns(at)]
+        return [end for when, end in named if since is None or when >= since]
+
+    def turns(self, at: datetime) -> list[datetime]:
+        """Return when tiers followed until ``at``, which had been chosen before."""
+        past, _ = self._apart(at, _CHANGE, _CANCEL)
+        found = []
+        for row, following in zip_longest(past, past[1:]):
+            if (named := row.detail.get("effective_at")) is None:
+                continue
+            turn = datetime.fromisoformat(named)
+            if turn <= at and (following is None or following.recorded_at >= turn):
+                found.append(turn)
+        return found
+
+    def last_cut(self, at: datetime) -> datetime | None:
+        """Return when a cancellation last gave up a period that was granted ahead."""
+        cuts = [row.recorded_at for row in self._apart(at, _CANCEL)[0] if _is_cut(row)]
+        return cuts[-1] if cuts else None
 
     def was_cut_short(self, after: datetime, before: datetime) -> bool:
         """Return True if it was canceled at once between these times, which ended what was to take effect."""
@@ -306,17 +426,61 @@ def _subscription(connection: Connection, row: Row[Any]) -> _Subscription:
     return _Subscription(row, [_Happened(*happened) for happened in connection.execute(statement)])
 
 
-def _granted_until(
+def _granted_at(
+    row: Row[Any], at: datetime, subscription: _Subscription, granted: Sequence[_Granted]
+) -> AccountState:
+    """Return a state with the anchor and the last granted period as they were at ``at``.
+
+    Where a gateway has named periods, all that were granted by then are granted again.
+    """
+    state = state_in(row)
+    if not subscription.has_named_periods:
+        state.granted_until = _last_end(row, at, subscription, granted)
+        return state
+    state.anchor = state.granted_until = anchor = subscription.first_anchor()
+    state.granted_from = None
+    if subscription.was_opened_by_command:
+        state.granted_until = period_at(anchor, anchor).end
+    commands = subscription.grants(at)
+    named_at = {grant.at for grant in commands if grant.is_named}
+    due = [
+        _Grant(grant.granted_at, Period(grant.lot.effective_at, grant.lot.expires_at), is_named=False)
+        for grant in granted
+        if grant.is_period and grant.is_there(at) and grant.granted_at and grant.lot.expires_at
+    ]
+    due = [grant for grant in due if grant.at not in named_at]
+    turns = [_Grant(turn, Period(turn, turn), is_named=False) for turn in subscription.turns(at)]
+    for grant in sorted([*due, *commands, *turns], key=lambda one: (one.at, one.is_named, one.period.end)):
+        begin = begin_gateways if grant.is_named else begin_own
+        is_turn = grant.period.start == grant.period.end
+        if (is_turn or not grant.is_named) and grant.period.end == state.granted_until:
+            continue  # the tier changed within what was granted
+        if is_turn and grant.period.end < state.granted_until:
+            continue
+        if grant.is_cut:
+            give_up_ahead(state, grant.period.end, grant.at)
+        else:
+            begin(state, grant.period, grant.at)
+    return state
+
+
+def _last_end(
     row: Row[Any], at: datetime, subscription: _Subscription, granted: Sequence[_Granted]
 ) -> datetime:
-    """Return the end of the last period that was granted. It never moves back, and each move is recorded.
+    """Return the end of the last period that was granted, by its grants since it was last cut short.
 
     Only a renewal that grants nothing leaves no trace: the next look at the account finds it due again,
     unless the subscription was canceled at once meanwhile.
     """
     periods = [grant for grant in granted if grant.is_period]
-    ends = [grant.lot.expires_at for grant in periods if grant.is_there(at)]
-    known = [end for end in (*ends, *subscription.period_ends(at)) if end is not None]
+    cut = subscription.last_cut(at)
+    there = [grant for grant in periods if grant.is_there(at)]
+    ends = [
+        grant.lot.expires_at
+        for grant in there
+        if cut is None or (grant.granted_at is not None and grant.granted_at > cut)
+    ]
+    known = [end for end in (*ends, *subscription.period_ends(at, cut)) if end is not None]
     if row.imported_at is not None:
         return max(known)
     if _is_carried_over(row, granted):

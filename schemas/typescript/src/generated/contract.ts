@@ -4,6 +4,8 @@ export type Command =
   | OpenAccount
   | ImportAccount
   | SettleAccount
+  | FreezeAccount
+  | UnfreezeAccount
   | DeductUsage
   | FreeUpload
   | ReserveUsage
@@ -13,6 +15,7 @@ export type Command =
   | RecordUsage
   | PaymentSucceeded
   | PaymentRefunded
+  | RefundFailed
   | PaymentDisputed
   | DisputeClosed
   | PaymentFailed
@@ -73,6 +76,15 @@ export type Code =
   | "payment_awaited"
   | "account_imported"
   | "payment_imported"
+  | "purchase_flagged"
+  | "refund_failed"
+  | "refund_style_mixed"
+  | "inquiry_opened"
+  | "dispute_prevented"
+  | "dispute_withdrawn"
+  | "change_scheduled"
+  | "freeze_began"
+  | "freeze_ended"
   | "insufficient_balance"
   | "account_not_found"
   | "account_exists"
@@ -96,6 +108,7 @@ export type Code =
   | "too_late"
   | "reference_taken"
   | "allocation_outlasts_period"
+  | "account_frozen"
   | "reference_conflict"
   | "malformed"
   | "unprocessable";
@@ -108,7 +121,7 @@ export type Status = "applied" | "rejected" | "failed";
  */
 export type ProblemCode =
   "account_not_found" | "malformed" | "not_allowed" | "sequence_not_reached" | "unavailable" | "unprocessable";
-export type Notice = BalanceLow | BalanceDepleted | CreditExpiring;
+export type Notice = BalanceLow | BalanceDepleted | CreditExpiring | PaymentRejected;
 /**
  * Stable reasons why a message became a dead letter. Names are never reused or renamed.
  *
@@ -262,6 +275,38 @@ export interface SettleAccount {
   replies?: ("all" | "problems" | "none") | null | undefined;
 }
 /**
+ * Stops usage and holds of an account, as after a fraud warning; credit is still posted.
+ *
+ * One about a payment that isn't there yet waits for it.
+ */
+export interface FreezeAccount {
+  type: "account.freeze";
+  referenceId: Identifier;
+  userId?: Identifier | null | undefined;
+  occurredAt?: Time | null | undefined;
+  metadata?: Metadata | null | undefined;
+  attempt?: number | undefined;
+  description?: Text | null | undefined;
+  replies?: ("all" | "problems" | "none") | null | undefined;
+  paymentReferenceId?: Identifier | null | undefined;
+  reason: Label;
+}
+/**
+ * Lets an account be used again.
+ */
+export interface UnfreezeAccount {
+  type: "account.unfreeze";
+  referenceId: Identifier;
+  userId?: Identifier | null | undefined;
+  occurredAt?: Time | null | undefined;
+  metadata?: Metadata | null | undefined;
+  attempt?: number | undefined;
+  description?: Text | null | undefined;
+  replies?: ("all" | "problems" | "none") | null | undefined;
+  paymentReferenceId?: Identifier | null | undefined;
+  reason: Label;
+}
+/**
  * Takes tokens, or is rejected for insufficient balance. Analytics group by `feature`.
  *
  * `tokens` may be 0: the usage is applied and moves nothing.
@@ -389,7 +434,7 @@ export interface RecordUsage {
 /**
  * Credits a token package, base and bonus, and records the payment.
  *
- * The reference is the payment's own id at the gateway, so that two events about one payment are one. The package is named by `packageId`, or by its position in the catalog, from 0.
+ * The reference is the payment's own id at the gateway, so that two events about one payment are one; `alsoKnownAs` are its other names, and either finds it. The package is named by `packageId`, or by its position in the catalog, from 0. `amountMinor` is what the gateway captured, gross: the basis of all later proportions, 0 for a full discount. The other amounts are its parts, as far as they are known: `amount = list − discount + tax + other`. The catalog's price is compared with the list price.
  */
 export interface PaymentSucceeded {
   type: "payment.succeeded";
@@ -403,19 +448,25 @@ export interface PaymentSucceeded {
   openTier?: Identifier | null | undefined;
   packageId?: Identifier | null | undefined;
   packageIndex?: number | null | undefined;
+  quantity?: number | null | undefined;
   amountMinor: number;
   currency: Currency;
+  listMinor?: number | null | undefined;
+  taxMinor?: number | null | undefined;
+  discountMinor?: number | null | undefined;
+  otherMinor?: number | null | undefined;
   provider?: Label | null | undefined;
+  alsoKnownAs?: Identifier[] | null | undefined;
 }
 /**
  * Takes back tokens and bonus in proportion to the money that went back, all or a part.
  *
- * The reference is the refund's own id. However many parts there are, never more than was paid counts. `originalReferenceId` must differ from `referenceId`.
+ * The reference is the refund's own id. `amountMinor` is what this refund gave back; for gateways that send cumulative amounts `refundedTotalMinor` is what all refunds of the payment have given back by `occurredAt`: of totals the latest counts. However much it is, never more than was paid counts. `originalReferenceId` must differ from `referenceId`.
  */
 export interface PaymentRefunded {
   type: "payment.refunded";
   referenceId: Identifier;
-  userId: Identifier;
+  userId?: Identifier | null | undefined;
   occurredAt?: Time | null | undefined;
   metadata?: Metadata | null | undefined;
   attempt?: number | undefined;
@@ -423,16 +474,37 @@ export interface PaymentRefunded {
   replies?: ("all" | "problems" | "none") | null | undefined;
   openTier?: Identifier | null | undefined;
   originalReferenceId: Identifier;
-  amountMinor: number;
+  amountMinor?: number | null | undefined;
+  refundedTotalMinor?: number | null | undefined;
   currency: Currency;
 }
 /**
- * Records an opened dispute. The catalog's `on_dispute` says whether that alone takes tokens back. `originalReferenceId` must differ from `referenceId`.
+ * Takes a refund back that failed or was canceled after it had succeeded: it no longer counts.
+ *
+ * `refundReferenceId` is the reference of its `payment.refunded`, which may come later than this. `originalReferenceId` must differ from `referenceId`. `refundReferenceId` must differ from `referenceId`.
+ */
+export interface RefundFailed {
+  type: "payment.refund_failed";
+  referenceId: Identifier;
+  userId?: Identifier | null | undefined;
+  occurredAt?: Time | null | undefined;
+  metadata?: Metadata | null | undefined;
+  attempt?: number | undefined;
+  description?: Text | null | undefined;
+  replies?: ("all" | "problems" | "none") | null | undefined;
+  openTier?: Identifier | null | undefined;
+  originalReferenceId: Identifier;
+  refundReferenceId: Identifier;
+}
+/**
+ * Records an opened dispute. The catalog's `on_dispute` says whether that alone takes tokens back.
+ *
+ * Of the `stage` inquiry no money has moved: it never takes tokens. Without it the stage is chargeback. `originalReferenceId` must differ from `referenceId`.
  */
 export interface PaymentDisputed {
   type: "payment.disputed";
   referenceId: Identifier;
-  userId: Identifier;
+  userId?: Identifier | null | undefined;
   occurredAt?: Time | null | undefined;
   metadata?: Metadata | null | undefined;
   attempt?: number | undefined;
@@ -441,16 +513,19 @@ export interface PaymentDisputed {
   openTier?: Identifier | null | undefined;
   originalReferenceId: Identifier;
   disputeId: Identifier;
+  stage?: ("inquiry" | "chargeback") | null | undefined;
   amountMinor: number;
   currency: Currency;
 }
 /**
- * Records a decided dispute: `lost` takes tokens back like a refund, `won` gives taken ones back. `originalReferenceId` must differ from `referenceId`.
+ * Records a decided dispute: `lost` takes tokens back like a refund, any other result gives them back.
+ *
+ * Of several closings of one dispute the latest by `occurredAt` counts; one without a time is older than any with; of two at one time `lost` counts. `amountMinor` is what this closing took. `originalReferenceId` must differ from `referenceId`.
  */
 export interface DisputeClosed {
   type: "payment.dispute_closed";
   referenceId: Identifier;
-  userId: Identifier;
+  userId?: Identifier | null | undefined;
   occurredAt?: Time | null | undefined;
   metadata?: Metadata | null | undefined;
   attempt?: number | undefined;
@@ -459,7 +534,7 @@ export interface DisputeClosed {
   openTier?: Identifier | null | undefined;
   originalReferenceId: Identifier;
   disputeId: Identifier;
-  result: "won" | "lost";
+  result: "won" | "lost" | "prevented" | "withdrawn";
   amountMinor: number;
   currency: Currency;
 }
@@ -471,7 +546,7 @@ export interface DisputeClosed {
 export interface PaymentFailed {
   type: "payment.failed";
   referenceId: Identifier;
-  userId: Identifier;
+  userId?: Identifier | null | undefined;
   occurredAt?: Time | null | undefined;
   metadata?: Metadata | null | undefined;
   attempt?: number | undefined;
@@ -483,7 +558,7 @@ export interface PaymentFailed {
 /**
  * Gives tokens back that the usage `originalReferenceId` took, to where they came from.
  *
- * However many refunds name one usage, together they never give back more than it took. Without an original it is refused, unless the catalog says otherwise (`refunds.unbound`). `originalReferenceId` must differ from `referenceId`.
+ * However many refunds name one usage, together they never give back more than it took. Without an original it is refused, unless the catalog says otherwise (`refunds.unbound`). The usage's free units go back to the period they came from while that runs: `freeQuantity` of them; without it all, where the refund gives back the last of its tokens. Without `freeQuantity` more `tokens` than are left of usage with free units give back all that is left of both. `originalReferenceId` must differ from `referenceId`.
  */
 export interface RefundCredit {
   type: "credit.refund";
@@ -495,6 +570,7 @@ export interface RefundCredit {
   description?: Text | null | undefined;
   replies?: ("all" | "problems" | "none") | null | undefined;
   tokens: number;
+  freeQuantity?: number | null | undefined;
   originalReferenceId?: Identifier | null | undefined;
 }
 /**
@@ -539,9 +615,9 @@ export interface AdjustCredit {
   expiresAt?: Time | null | undefined;
 }
 /**
- * Moves to another tier at once, and takes a cancellation back.
+ * Moves to another tier, at once or with the next period, and takes a cancellation back.
  *
- * In mid-period an upgrade grants what the new tier has more than the most that was granted in this period, so that going up and down and up again grants nothing twice. A downgrade grants nothing and takes nothing.
+ * In mid-period an upgrade grants what the new tier has more than the most that was granted in this period, so that going up and down and up again grants nothing twice. A downgrade grants nothing and takes nothing. With `effectiveAt` period_end all of the present tier stays until then.
  */
 export interface ChangeSubscription {
   type: "subscription.change";
@@ -552,7 +628,23 @@ export interface ChangeSubscription {
   attempt?: number | undefined;
   description?: Text | null | undefined;
   replies?: ("all" | "problems" | "none") | null | undefined;
+  periodStart?: Time | null | undefined;
+  periodEnd?: Time | null | undefined;
+  payment?: SubscriptionPayment | null | undefined;
   tier: Identifier;
+  effectiveAt?: ("now" | "period_end") | null | undefined;
+}
+/**
+ * Payment of a subscription's period: its own id at the gateway, and what was captured, gross.
+ *
+ * What happens to it later takes the period's allocation in proportion.
+ */
+export interface SubscriptionPayment {
+  referenceId: Identifier;
+  amountMinor: number;
+  currency: Currency;
+  alsoKnownAs?: Identifier[] | null | undefined;
+  provider?: Label | null | undefined;
 }
 /**
  * Grants the allocation of a period: the one that contains `periodStart`, by default the present one.
@@ -569,6 +661,8 @@ export interface RenewSubscription {
   description?: Text | null | undefined;
   replies?: ("all" | "problems" | "none") | null | undefined;
   periodStart?: Time | null | undefined;
+  periodEnd?: Time | null | undefined;
+  payment?: SubscriptionPayment | null | undefined;
 }
 /**
  * Ends the subscription with the period that is granted, or `now`: then its allocation ends as well.
@@ -745,7 +839,7 @@ export interface QueryCatalog {
 /**
  * State of an account, with what is due and not posted yet.
  *
- * `available` is what a deduction may take. `lots` are what remains, by source. `pending` takes effect later. `monthlyAllocation` is absent where the catalog lacks the tier. `nextCreditAt` is when the next credit is certain to come (a free tier's period, or a scheduled credit), of `nextCreditTokens`.
+ * `available` is what a deduction may take. `lots` are what remains, by source. `pending` takes effect later. `monthlyAllocation` is absent where the catalog lacks the tier. `nextCreditAt` is when the next credit is certain to come (a free tier's period, or a scheduled credit), of `nextCreditTokens`. An account with `frozenAt` takes no usage and no holds since then.
  */
 export interface BalanceAnswer {
   type: "answer.balance";
@@ -769,6 +863,7 @@ export interface BalanceAnswer {
   monthlyAllocation?: number | undefined;
   monthlyAllocationFormatted?: string | undefined;
   quotas: QuotaStatus[];
+  frozenAt?: string | undefined;
   nextCreditAt?: string | undefined;
   nextCreditTokens?: number | undefined;
   openedAt: string;
@@ -965,7 +1060,7 @@ export interface OperationAnswer {
 /**
  * One reply. Absent fields don't apply. Amounts are whole tokens, or bytes where `unit` says so.
  *
- * `duplicate` is true when the reference had its outcome before this delivery; everything else is then as it was in the first reply. `recordedAt` is when the outcome was stored. `held` is what holds keep of the balance, absent where that is nothing: available is balance minus held. `expired` counts the tokens that had run out and were taken off together with this. `sequence` is that of the account's last entry, where this wrote any: a query with that `minSequence` has seen it. The reply to a batch has the replies to its `items`, in their order, and counts them: `failed` are those that are no commands.
+ * `duplicate` is true when the reference had its outcome before this delivery; everything else is then as it was in the first reply. `recordedAt` is when the outcome was stored. `held` is what holds keep of the balance, absent where that is nothing: available is balance minus held. `expired` counts the tokens that had run out and were taken off together with this. `sequence` is that of the account's last entry, where this wrote any: a query with that `minSequence` has seen it. `countedMinor` is the money of an event that counted for its payment, where that is less than it names. The reply to a batch has the replies to its `items`, in their order, and counts them: `failed` are those that are no commands.
  *
  * A reader of today takes the replies of later versions: it ignores their fields, and has their codes and statuses as text.
  */
@@ -1011,6 +1106,9 @@ export interface Reply {
   freeQuantity?: number | undefined;
   chargedQuantity?: number | undefined;
   amountMinor?: number | undefined;
+  countedMinor?: number | undefined;
+  listMinor?: number | undefined;
+  paymentReferenceId?: string | undefined;
   uncollected?: number | undefined;
   debt?: number | undefined;
   actor?: string | undefined;
@@ -1025,7 +1123,7 @@ export interface Reply {
   items?: Reply[] | undefined;
 }
 /**
- * All that is for sale. `hash` is another one after any change.
+ * All that is for sale. `hash` is another one after any change, and when a price begins to be valid.
  */
 export interface CatalogAnswer {
   type: "answer.catalog";
@@ -1038,16 +1136,31 @@ export interface CatalogAnswer {
 }
 /**
  * Package for sale; `index` is its `packageIndex`.
+ *
+ * `prices` are those valid at `asOf`, in minor units by currency; `priceMinor` and `currency` say the same where there is one. A package with `rates` has no prices: its tokens follow from the amount.
  */
 export interface CatalogPackage {
   id: string;
   index: number;
   tokens: number;
   bonusTokens: number;
-  priceMinor: number;
-  currency: string;
+  priceMinor?: number | undefined;
+  currency?: string | undefined;
+  prices: {
+    [k: string]: number;
+  };
+  rates: {
+    [k: string]: CatalogRate;
+  };
   validDays?: number | undefined;
   bonusValidDays?: number | undefined;
+}
+/**
+ * Tokens for an amount that the buyer chooses: `tokens` for each `perMinor` units, rounded down.
+ */
+export interface CatalogRate {
+  tokens: number;
+  perMinor: number;
 }
 /**
  * Tier of a subscription, with its free units a period by quota.
@@ -1090,7 +1203,7 @@ export interface QueryProblem {
 /**
  * One notice. The same one may come twice (at least once): `id` is then the same.
  *
- * `referenceId` is the operation that brought it about, `recordedAt` when. Of a balance: `available` tokens were at or below `mark`. Of credit: `tokens` of `lot` (its number in the account) end with `expiresAt`. A reader of today takes types of later versions, and ignores fields that it doesn't know.
+ * `referenceId` is the operation that brought it about, `recordedAt` when. Of a balance: `available` tokens were at or below `mark`. Of credit: `tokens` of `lot` (its number in the account) end with `expiresAt`. Of a rejected payment: its `code`, and the money. A reader of today takes types of later versions, and ignores fields that it doesn't know.
  */
 export interface BalanceLow {
   type: "balance.low";
@@ -1105,11 +1218,14 @@ export interface BalanceLow {
   tokens?: number | undefined;
   source?: string | undefined;
   expiresAt?: string | undefined;
+  code?: string | undefined;
+  amountMinor?: number | undefined;
+  currency?: string | undefined;
 }
 /**
  * One notice. The same one may come twice (at least once): `id` is then the same.
  *
- * `referenceId` is the operation that brought it about, `recordedAt` when. Of a balance: `available` tokens were at or below `mark`. Of credit: `tokens` of `lot` (its number in the account) end with `expiresAt`. A reader of today takes types of later versions, and ignores fields that it doesn't know.
+ * `referenceId` is the operation that brought it about, `recordedAt` when. Of a balance: `available` tokens were at or below `mark`. Of credit: `tokens` of `lot` (its number in the account) end with `expiresAt`. Of a rejected payment: its `code`, and the money. A reader of today takes types of later versions, and ignores fields that it doesn't know.
  */
 export interface BalanceDepleted {
   type: "balance.depleted";
@@ -1124,11 +1240,14 @@ export interface BalanceDepleted {
   tokens?: number | undefined;
   source?: string | undefined;
   expiresAt?: string | undefined;
+  code?: string | undefined;
+  amountMinor?: number | undefined;
+  currency?: string | undefined;
 }
 /**
  * One notice. The same one may come twice (at least once): `id` is then the same.
  *
- * `referenceId` is the operation that brought it about, `recordedAt` when. Of a balance: `available` tokens were at or below `mark`. Of credit: `tokens` of `lot` (its number in the account) end with `expiresAt`. A reader of today takes types of later versions, and ignores fields that it doesn't know.
+ * `referenceId` is the operation that brought it about, `recordedAt` when. Of a balance: `available` tokens were at or below `mark`. Of credit: `tokens` of `lot` (its number in the account) end with `expiresAt`. Of a rejected payment: its `code`, and the money. A reader of today takes types of later versions, and ignores fields that it doesn't know.
  */
 export interface CreditExpiring {
   type: "credit.expiring";
@@ -1143,4 +1262,29 @@ export interface CreditExpiring {
   tokens?: number | undefined;
   source?: string | undefined;
   expiresAt?: string | undefined;
+  code?: string | undefined;
+  amountMinor?: number | undefined;
+  currency?: string | undefined;
+}
+/**
+ * One notice. The same one may come twice (at least once): `id` is then the same.
+ *
+ * `referenceId` is the operation that brought it about, `recordedAt` when. Of a balance: `available` tokens were at or below `mark`. Of credit: `tokens` of `lot` (its number in the account) end with `expiresAt`. Of a rejected payment: its `code`, and the money. A reader of today takes types of later versions, and ignores fields that it doesn't know.
+ */
+export interface PaymentRejected {
+  type: "payment.rejected";
+  schemaVersion: number;
+  id: string;
+  userId: string;
+  referenceId: string;
+  recordedAt: string;
+  available?: number | undefined;
+  mark?: number | undefined;
+  lot?: number | undefined;
+  tokens?: number | undefined;
+  source?: string | undefined;
+  expiresAt?: string | undefined;
+  code?: string | undefined;
+  amountMinor?: number | undefined;
+  currency?: string | undefined;
 }

@@ -2,7 +2,7 @@
 
 An event is named by its own reference, and belongs to a payment by the payment's. One whose payment isn't
 there stands beside the ledger until it comes. The tables of payments are made anew, for both dialects: they
-are small.
+are small. So is that of usage refunds, which give free units back as well.
 """
 
 from typing import Any
@@ -21,6 +21,7 @@ _HAPPENED = (
     " 'dispute_lost', 'dispute_prevented', 'dispute_withdrawn', 'failed', 'frozen', 'unfrozen', 'succeeded')"
 )
 _INCIDENTS = "(status = 2 AND type IN (20, 21, 22, 23, 24, 26, 50, 51)) OR code IN (32, 34)"
+_AWAITED = 24  #: the code of an event that came before its payment, which posts it now
 _NUMBERS = [
     ("type", 26, "payment.refund_failed"),
     ("type", 63, "account.freeze"),
@@ -40,20 +41,24 @@ _NUMBERS = [
 
 def upgrade() -> None:
     """Add the columns and tables, move the rows of payments, and number the names."""
-    op.add_column("accounts", sa.Column("frozen_at", _TIME))
+    op.add_column("accounts", sa.Column("unfrozen_at", _TIME))
     op.add_column("accounts", sa.Column("granted_from", _TIME))
     op.add_column("accounts", sa.Column("next_tier", sa.Text()))
+    op.add_column("accounts", sa.Column("frozen_at", _TIME))
+    op.add_column("accounts", sa.Column("next_tier_at", _TIME))
     op.add_column("lots", sa.Column("ended_at", _TIME))
     op.add_column(
         "holds", sa.Column("is_dispute", sa.Boolean(), server_default=sa.text("false"), nullable=False)
     )
-    for table in ("payments", "payment_events"):
-        _put_aside(table)
+    for table, index in _MADE_ANEW.items():
+        _put_aside(table, index)
     _create_payments()
+    _create_usage_refunds()
     _create_beside()
     _move_rows()
-    for table in ("payment_events", "payments"):
+    for table in reversed(_MADE_ANEW):
         op.drop_table(f"{table}_0011")
+    op.create_index("ix_usage_refunds_original_id", "usage_refunds", ["original_id"])
     op.create_index("ix_payments_account_id", "payments", ["account_id"])
     op.create_index("ix_payment_events_payment_reference", "payment_events", ["payment_reference"])
     op.create_index("ix_payment_events_account_id", "payment_events", ["account_id"])
@@ -76,7 +81,15 @@ def _on_postgresql() -> bool:
     return op.get_bind().dialect.name == "postgresql"
 
 
-def _put_aside(table: str) -> None:
+#: Tables that are made anew, with the index of each, in the order of what refers to what.
+_MADE_ANEW = {
+    "payments": "ix_payments_account_id",
+    "payment_events": "ix_payment_events_payment_reference",
+    "usage_refunds": "ix_usage_refunds_original_id",
+}
+
+
+def _put_aside(table: str, index: str) -> None:
     """Give a table another name, and free the names of its keys and guards."""
     if _on_postgresql():
         for name in (f"{table}_append_only", f"{table}_not_truncated"):
@@ -85,7 +98,6 @@ def _put_aside(table: str) -> None:
     else:
         for name in (f"{table}_not_updated", f"{table}_not_deleted"):
             op.execute(f"DROP TRIGGER {name}")
-    index = "ix_payments_account_id" if table == "payments" else "ix_payment_events_payment_reference"
     op.drop_index(index, table)
     op.rename_table(table, f"{table}_0011")
 
@@ -163,6 +175,29 @@ def _create_payments() -> None:
     )
 
 
+def _create_usage_refunds() -> None:
+    original = sa.ForeignKeyConstraint(
+        ["original_id", "slot"],
+        ["operations.operation_id", "operations.slot"],
+        name=op.f("fk_usage_refunds_original_id"),
+    )
+    op.create_table(
+        "usage_refunds",
+        sa.Column("operation_id", sa.BigInteger(), nullable=False),
+        sa.Column("original_id", sa.BigInteger(), nullable=False),
+        sa.Column("account_id", sa.BigInteger(), nullable=False),
+        sa.Column("tokens", sa.BigInteger(), nullable=False),
+        sa.Column("recorded_at", _TIME, nullable=False),
+        _slot(),
+        sa.Column("free_quantity", sa.BigInteger(), server_default="0", nullable=False),
+        _key("usage_refunds", "operation_id", "slot"),
+        *_owned("usage_refunds"),
+        original,
+        _check("usage_refunds", "amounts_not_negative", "tokens >= 0 AND free_quantity >= 0"),
+        _check("usage_refunds", "something_goes_back", "tokens > 0 OR free_quantity > 0"),
+    )
+
+
 def _create_beside() -> None:
     op.create_table(
         "payment_names",
@@ -197,7 +232,11 @@ def _create_beside() -> None:
 
 
 def _move_rows() -> None:
-    """Move payments and their events; an event that counts for no payment waits beside the ledger."""
+    """Move payments, refunds and events; an event that counts for no payment waits beside the ledger."""
+    op.execute(
+        "INSERT INTO usage_refunds (operation_id, original_id, account_id, tokens, recorded_at, slot)"
+        " SELECT operation_id, original_id, account_id, tokens, recorded_at, slot FROM usage_refunds_0011"
+    )
     op.execute(
         "INSERT INTO payments (operation_id, account_id, amount_minor, base_tokens, bonus_tokens,"
         " recorded_at, occurred_at, slot, currency, reference_id, package_id, provider)"
@@ -219,7 +258,8 @@ def _move_rows() -> None:
     op.execute(
         "INSERT INTO payment_events (operation_id, account_id, amount_minor, collected, uncollected,"
         " occurred_at, recorded_at, slot, currency, happened, reference_id, payment_reference, dispute_id)"
-        " SELECT e.operation_id, e.account_id, e.amount_minor, e.collected, e.uncollected, e.occurred_at,"
+        f" SELECT CASE WHEN o.code = {_AWAITED} THEN p.operation_id ELSE e.operation_id END,"
+        " e.account_id, e.amount_minor, e.collected, e.uncollected, e.occurred_at,"
         f" e.recorded_at, e.slot, e.currency, e.happened, o.reference_id, e.payment_reference, e.dispute_id"
         f"{counts} WHERE {is_counted}"
     )
@@ -240,7 +280,7 @@ def _move_rows() -> None:
 
 
 def _guard() -> None:
-    for table in ("payments", "payment_events"):
+    for table in _MADE_ANEW:
         if _on_postgresql():
             refuse = "EXECUTE FUNCTION ledger_refuses()"
             op.execute(
