@@ -18,6 +18,7 @@ from worker.gateways import PaymentSource, StripeRules, map_stripe
 
 NOW = datetime(2026, 11, 28, tzinfo=UTC)
 BEFORE, BOUGHT = 100_000, 275_000
+PRO, PAID_AT = 500_000, 1_795_600_000
 SOURCES = {
     PaymentSource.PAYMENT_INTENT: "intent succeeded",
     PaymentSource.CHECKOUT_SESSION: "session paid",
@@ -51,10 +52,10 @@ def orders(names: Sequence[str], chance: random.Random) -> list[tuple[str, ...]]
     return [(*order, chance.choice(order)) for order in chosen]
 
 
-def ledger_after(commands: Sequence[Command]) -> FakeLedger:
+def ledger_after(commands: Sequence[Command], *, tier: str = "basic") -> FakeLedger:
     """Return a ledger that took the commands, one a batch."""
     ledger = FakeLedger(load_catalog())
-    ledger.apply([OpenAccount(reference_id="open", user_id="ada", tier="basic")], NOW)
+    ledger.apply([OpenAccount(reference_id="open", user_id="ada", tier=tier)], NOW)
     for command in commands:
         ledger.apply([command], NOW)
     return ledger
@@ -107,3 +108,20 @@ def test_invoice_paid_in_parts_is_found_by_the_name_of_each_part() -> None:
         (back,) = mapper_of("stripe")(refund).commands
         assert json.loads(back.to_json())["originalReferenceId"] == name
         assert name in json.loads(command.to_json())["payment"]["alsoKnownAs"]
+
+
+def test_end_of_an_earlier_subscription_takes_nothing_from_a_period_paid_since() -> None:
+    """It comes late, after the user has subscribed again."""
+    paid, ended = (
+        event_of("invoice of a new subscription"),
+        event_of("subscription deleted at the end of its period"),
+    )
+    earlier = {
+        "id": "sub_Old",
+        "ended_at": PAID_AT - 60,
+        "items": {"data": [{"current_period_end": PAID_AT - 60}]},
+    }
+    ended["data"]["object"] |= earlier
+    commands = [one for event in (paid, ended) for one in mapper_of("stripe")(event).commands]
+    without, account = (ledger_after(some, tier="free").accounts["ada"] for some in (commands[:1], commands))
+    assert account.balance == without.balance == PRO

@@ -200,13 +200,15 @@ def subscription(event: StripeEvent, rules: StripeRules) -> Mapped:
 
 
 def _ended(event: StripeEvent, status: str, resolver: Resolver) -> Mapped:
+    """Return the end. One at the end of its own period takes nothing from a period paid since."""
     found = event.object
     ended = found.optional_unix_time("ended_at") or found.optional_unix_time("canceled_at") or event.created
+    period_end = _period_end(found)
     return Mapped.to(
         CancelSubscription(
             reference_id=name_of(found.id(), status, unix(ended)),
             user_id=_subscriber(found, resolver),
-            at="now",
+            at="period_end" if period_end is not None and ended >= period_end else "now",
             occurred_at=ended,
         )
     )
@@ -250,8 +252,14 @@ def _ends_with_its_period(found: Payload) -> bool:
         return True
     if (at := found.optional_unix_time("cancel_at")) is None:
         return False
-    ends = [end for one in (found, *_items(found)) if (end := one.optional_unix_time("current_period_end"))]
-    return not ends or at <= max(ends)
+    period_end = _period_end(found)
+    return period_end is None or at <= period_end
+
+
+def _period_end(found: Payload) -> datetime | None:
+    """Return the end of the present period, which the items tell since 2025-03-31."""
+    ends = [one.optional_unix_time("current_period_end") for one in (found, *_items(found))]
+    return max((end for end in ends if end is not None), default=None)
 
 
 def _items(found: Payload) -> list[Payload]:
