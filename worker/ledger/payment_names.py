@@ -118,20 +118,6 @@ def owners_of(connection: Connection, commands: Iterable[Command]) -> dict[str, 
     return {row.name: row.user_id for row in connection.execute(statement)}
 
 
-def users_with_waiting_events(connection: Connection, limit: int) -> list[str]:
-    """Return users of payments that are there while events wait for them: a crash may have left some."""
-    name, event = payment_names.c, waiting_events.c
-    statement = (
-        select(name.user_id)
-        .join_from(payment_names, waiting_events, event.name == name.name)
-        .where(name.user_id.is_not(None), event.reason.is_(None))
-        .distinct()
-        .order_by(name.user_id)
-        .limit(limit)
-    )
-    return list(connection.execute(statement).scalars())
-
-
 def _awaited_of(connection: Connection, users: Collection[str]) -> set[str]:
     """Return the names of these users' payments that events wait for."""
     name, event = payment_names.c, waiting_events.c
