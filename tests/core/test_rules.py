@@ -1137,7 +1137,9 @@ SUBSCRIPTIONS += [
         "a subscription that gave up what it was granted ahead keeps the present period",
         OPEN,
         change("free"),
-        yes("subscription_changed", 0, 100, 100, tier="free", previousTier="free", periodEnd=wire(PERIOD_END)),
+        yes(
+            "subscription_changed", 0, 100, 100, tier="free", previousTier="free", periodEnd=wire(PERIOD_END)
+        ),
         at_the_end=[renew(reference_id="n"), cancel("now", reference_id="k")],
         later=SHORTLY,
     ),
