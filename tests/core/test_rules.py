@@ -1144,6 +1144,20 @@ SUBSCRIPTIONS = [
 # A period that was granted ahead of time is given up with the subscription that ends now.
 SUBSCRIPTIONS += [
     Case(
+        "a change from the end of the period on",
+        OPEN,
+        change("pro", effective_at="period_end"),
+        yes(
+            "change_scheduled",
+            0,
+            100,
+            100,
+            tier="pro",
+            previousTier="free",
+            effectiveAt=wire(PERIOD_END),
+        ),
+    ),
+    Case(
         "a subscription that gave up what it was granted ahead keeps the present period",
         OPEN,
         change("free"),
