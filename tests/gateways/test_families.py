@@ -142,12 +142,9 @@ def test_last_closing_of_a_dispute_decides_whichever_of_its_events_come() -> Non
     chance = random.Random(6)
     for subset in subsets(DISPUTE):
         commands = {name: mapper_of("stripe")(event_of(name)).commands[0] for name in subset}
-        closings = {
-            command.occurred_at: command
-            for command in commands.values()
-            if isinstance(command, DisputeClosed)
-        }
-        is_lost = bool(closings) and closings[max(closings)].result == "lost"
+        closings = [command for command in commands.values() if isinstance(command, DisputeClosed)]
+        last = max(closings, key=lambda one: (one.occurred_at or NOW, one.result == "lost"), default=None)
+        is_lost = last is not None and last.result == "lost"
         payment = mapper_of("stripe")(event_of("intent succeeded")).commands[0]
         for order in orders(("paid", *subset), chance)[:12]:
             ledger = ledger_after([payment if name == "paid" else commands[name] for name in order])
