@@ -600,23 +600,13 @@ def test_the_provider_of_a_payment_is_no_content() -> None:
         pytest.param(payment(), payment(currency="USD"), "currency", "EUR", "USD", id="currency"),
         pytest.param(payment(), payment(package_id="plain"), "packageId", "rich", "plain", id="packageId"),
         pytest.param(
-            payment(package_index=1),
-            payment(package_index=2),
-            "packageId",
-            "rich",
-            "brief",
-            id="packageIndex",
+            payment(package_index=1), payment(package_index=2), "packageIndex", "1", "2", id="packageIndex"
         ),
         pytest.param(
             payment(), payment(package_index=2), "packageId", "rich", "brief", id="id and then position"
         ),
         pytest.param(
-            payment(package_index=1),
-            payment(package_index=9),
-            "packageId",
-            "rich",
-            "absent",
-            id="no position",
+            payment(), payment(package_index=9), "packageId", "rich", "absent", id="id and then no position"
         ),
     ],
 )

@@ -7,7 +7,10 @@ import pytest
 
 from schemas import Command
 from tests.support.commands import (
+    adjust,
     closed,
+    deduct,
+    disputed,
     failed,
     opening,
     payment,
@@ -17,7 +20,7 @@ from tests.support.commands import (
 from tests.support.fake_ledger import FakeLedger, after, picked, reply_to
 from tests.support.model import Model, predicted
 from tests.support.model_comparison import as_lot, assert_same_ledger
-from tests.support.strategies import NOW, SMALL_CATALOG
+from tests.support.strategies import NOW, SMALL_CATALOG, TAKING_CATALOG
 
 
 def early(reference: str, **more: Any) -> Command:
@@ -98,3 +101,18 @@ def test_event_and_payment_come_to_the_same_in_any_batch(together: bool) -> None
         model.apply(command, NOW)
     assert_same_ledger(ledger, model)
     assert [as_lot(lot)["remaining"] for lot in ledger.lots_of("u")] == [100, 60, 7]
+
+
+def test_event_that_asks_for_nothing_moves_nothing_after_a_debt_went_back_to_lots_that_expired() -> None:
+    """A lot that was given what had been taken as debt owes nothing for it."""
+    ledger = FakeLedger(TAKING_CATALOG)
+    ledger.apply([opening(), payment(600, reference_id="p", package_id="many"), deduct(150, "d")])
+    ledger.apply([disputed(reference_id="x")])
+    assert ledger.accounts["u"].debt == 50
+    ledger.apply([adjust(90, reference_id="a"), closed("won", reference_id="w")])
+    later = NOW + timedelta(days=25)
+    ledger.apply([settling(reference_id="s")], later)
+    balance = ledger.accounts["u"].balance
+    reply = reply_to(ledger, disputed(stage="inquiry", dispute_id="y"), later)
+    assert picked(reply, "amount", "balanceBefore", "balanceAfter") == (0, balance, balance)
+    assert "sequence" not in reply

@@ -561,9 +561,9 @@ _LOTS: Corruptions = {
         f"UPDATE lots SET granted = 6 WHERE {lot(ADA, 4)}",
         "lot_granted, ada, ada-gift, lot 4: 5 → 6",
     ),
-    "what a won dispute was granted": (
-        f"UPDATE lots SET granted = 86 WHERE {lot(CYD, 4)}",
-        "lot_granted, cyd, cyd-won, lot 4: 85 → 86",
+    "what a payment whose event came first was granted": (
+        f"UPDATE lots SET granted = 91 WHERE {lot(CYD, 4)}",
+        "lot_granted, cyd, cyd-pay-2, lot 4: 90 → 91",
     ),
     "what the first period was granted": (
         f"UPDATE lots SET granted = 251 WHERE {lot(ADA, 1)}",
@@ -589,8 +589,8 @@ _LOTS: Corruptions = {
         "lot_parent, ada, ada-pay, lot 3: 2 → None",
     ),
     "a bonus of another purchase": (
-        f"UPDATE lots SET parent = 2 WHERE {lot(CYD, 6)}",
-        "lot_parent, cyd, cyd-pay-2, lot 6: 5 → 2",
+        f"UPDATE lots SET parent = 2 WHERE {lot(CYD, 5)}",
+        "lot_parent, cyd, cyd-pay-2, lot 5: 4 → 2",
     ),
     "a lot that was rolled over from a bonus": (
         f"UPDATE lots SET parent = 2 WHERE {lot(FAY, 4)}",
@@ -633,6 +633,30 @@ _HOLDS: Corruptions = {
         "held, ben: 26 → 25",
         "hold_amount, ben, ben-hold-4: 25 → 26",
         "hold_reserved, ben, ben-hold-4: 25 → 26",
+    ),
+    "a hold of a dispute that usage opened": (
+        f"UPDATE holds SET operation_id = {operation('kim-use')} WHERE reference_id = 'kim-kept'",
+        "hold_amount, kim, kim-use: 0 → 100",
+        "hold_without_outcome, kim, kim-use: 0 → 100",
+        "part_without_hold, kim, kim-kept, lot 7: 0 → 90",
+        "part_without_hold, kim, kim-kept, lot 8: 0 → 10",
+    ),
+    "a hold of usage that is called one of a dispute": (
+        "UPDATE holds SET is_dispute = true WHERE reference_id = 'ben-hold-4'",
+        "hold_without_outcome, ben, ben-hold-4: 0 → 25",
+    ),
+    "a hold of a dispute that is called one of usage": (
+        "UPDATE holds SET is_dispute = false WHERE reference_id = 'kim-kept'",
+        "hold_end, kim, kim-kept: 1 → 0",
+        "hold_without_outcome, kim, kim-kept: 0 → 100",
+    ),
+    "a hold of a dispute that usage ended": (
+        f"UPDATE holds SET closed_by = {operation('kim-use')} WHERE reference_id = 'kim-kept'",
+        "hold_end, kim, kim-kept: 1 → 0",
+    ),
+    "what a dispute kept": (
+        "UPDATE holds SET amount = 101 WHERE reference_id = 'kim-kept'",
+        "hold_amount, kim, kim-kept: 100 → 101",
     ),
     "a hold that is gone": (
         "DELETE FROM holds WHERE reference_id = 'ben-hold-3'",
@@ -876,7 +900,7 @@ _PAYMENTS: Corruptions = {
         "payment_back, cyd, cyd-pay-2: 33 → 66",
     ),
     "the money of an event": (
-        f"UPDATE payment_events SET amount_minor = 666 WHERE {of('cyd-early')}",
+        "UPDATE payment_events SET amount_minor = 666 WHERE reference_id = 'cyd-early'",
         "payment_back, cyd, cyd-pay-2: 100 → 66",
     ),
     "what happened": (
@@ -895,11 +919,55 @@ _PAYMENTS: Corruptions = {
         "event_collected, hal, hal-lost: 10 → 11",
         "payment_back, hal, hal-pay: 60 → 61",
     ),
-    "what an event without entries collected": (
-        f"UPDATE payment_events SET collected = 1 WHERE {of('cyd-early')}",
-        "event_amount, cyd, cyd-early: 1 → 0",
-        "event_collected, cyd, cyd-early: 0 → 1",
+    "what an event that was taken in collected": (
+        "UPDATE payment_events SET collected = 1 WHERE reference_id = 'cyd-early'",
+        "event_collected, cyd, cyd-pay-2: 33 → 34",
         "payment_back, cyd, cyd-pay-2: 66 → 67",
+    ),
+    "what an event without entries collected": (
+        "UPDATE payment_events SET collected = 1 WHERE reference_id = 'kim-asked'",
+        "event_amount, kim, kim-asked: 1 → 0",
+        "event_collected, kim, kim-asked: 0 → 1",
+        "payment_back, kim, kim-pay-1: 0 → 1",
+    ),
+    "what an open dispute collected": (
+        "UPDATE payment_events SET collected = 1 WHERE reference_id = 'cyd-undecided'",
+        "event_amount, cyd, cyd-undecided: 1 → 60",
+        "event_collected, cyd, cyd-undecided: 60 → 1",
+        "payment_back, cyd, cyd-pay-3: 60 → 1",
+    ),
+    "a refund that failed another one": (
+        "UPDATE payment_events SET refund_reference = 'other' WHERE reference_id = 'kim-re-1-failed'",
+        "payment_back, kim, kim-pay-1: 33 → 0",
+    ),
+    "the latest total": (
+        "UPDATE payment_events SET amount_minor = 499 WHERE reference_id = 'kim-total'",
+        "payment_back, kim, kim-pay-2: 60 → 30",
+    ),
+    "the kind of a total": (
+        "UPDATE payment_events SET happened = 'refunded' WHERE reference_id = 'kim-total'",
+        "payment_back, kim, kim-pay-2: 41 → 30",
+    ),
+    "the result of a dispute": (
+        "UPDATE payment_events SET happened = 'dispute_lost' WHERE reference_id = 'kim-prevented'",
+        "event_without_outcome, kim, kim-prevented: 1 → 0",
+        "payment_back, kim, kim-pay-1: 100 → 0",
+    ),
+    "the dispute of a closing": (
+        "UPDATE payment_events SET dispute_id = 'other' WHERE reference_id = 'cyd-won'",
+        "payment_back, cyd, cyd-pay-1: 85 → 0",
+    ),
+    "the stage of a dispute": (
+        "UPDATE payment_events SET happened = 'disputed' WHERE reference_id = 'kim-asked'",
+        "event_without_outcome, kim, kim-asked: 1 → 0",
+    ),
+    "an event that another operation took in": (
+        f"UPDATE payment_events SET {of('kim-use')} WHERE reference_id = 'kim-re-1'",
+        "event_without_outcome, kim, kim-use: 1 → 0",
+    ),
+    "the money of a payment that was taken in": (
+        "UPDATE payments SET amount_minor = 1998 WHERE reference_id = 'kim-pay-3'",
+        "payment_back, kim, kim-pay-3: 14 → 30",
     ),
     "what was written off": (
         f"UPDATE payment_events SET uncollected = 51 WHERE {of('hal-lost')}",
@@ -910,14 +978,13 @@ _PAYMENTS: Corruptions = {
         "payment_back, dan, dan-pay: 60 → 59",
         "payment_uncollected, dan, dan-pay: 0 → -1",
     ),
-    "what an event of no payment did": (
-        f"UPDATE payment_events SET uncollected = 3 WHERE {of('cyd-lone')}",
-        "event_awaited, cyd, cyd-lone: 0 → 3",
+    "an event of no payment": (
+        "UPDATE payment_events SET payment_reference = 'nowhere' WHERE reference_id = 'cyd-refunded'",
+        "event_awaited, cyd, cyd-refunded: 0 → 33",
     ),
     "an event of another payment": (
         f"UPDATE payment_events SET payment_reference = 'cyd-pay-1' WHERE {of('dan-failed')}",
         "event_awaited, dan, dan-failed: 0 → 60",
-        "event_without_outcome, dan, dan-failed: 1 → 0",
     ),
     "an event of an operation that is none": (
         f"UPDATE payment_events SET {of('dan-use')} WHERE {of('dan-failed')}",
@@ -927,8 +994,9 @@ _PAYMENTS: Corruptions = {
         "event_without_outcome, dan, dan-use: 1 → 0",
     ),
     "an event on the account of another user": (
-        f"UPDATE payment_events SET account_id = {ADA} WHERE {of('cyd-lone')}",
-        "event_account, cyd, cyd-lone: 3 → 1",
+        f"UPDATE payment_events SET account_id = {ADA} WHERE reference_id = 'cyd-undecided'",
+        "event_account, cyd, cyd-undecided: 3 → 1",
+        "event_awaited, cyd, cyd-undecided: 0 → 60",
     ),
     "the amount of what an event moved": (
         "UPDATE operations SET amount = 34 WHERE reference_id = 'cyd-refunded'",

@@ -381,8 +381,9 @@ _MANY_ACCOUNTS = (
     SELECT operation_id, slot, reference_id, operation_id, 'x', 1, 'USD', 1, 0, now() FROM operations
     """,
     """
-    INSERT INTO payment_events (operation_id, slot, account_id, payment_reference, happened, recorded_at)
-    SELECT operation_id, slot, operation_id, reference_id, 'failed', now() FROM operations
+    INSERT INTO payment_events (operation_id, slot, reference_id, account_id, payment_reference, happened,
+        recorded_at)
+    SELECT operation_id, slot, reference_id, operation_id, reference_id, 'failed', now() FROM operations
     """,
     """
     INSERT INTO quotas (account_id, slot, meter, period_start, used, sequence)

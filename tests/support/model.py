@@ -141,11 +141,10 @@ class Model:
         return answer
 
     def _with_package_id(self, message: Message) -> Message:
-        """A package at a place of the catalog is the one with the id there."""
-        package = package_named(self.catalog, message) if "packageIndex" in message else None
-        if package is None:
-            return message
-        return {**{k: v for k, v in message.items() if k != "packageIndex"}, "packageId": package.id}
+        """A package at a place of the catalog has the id there as well."""
+        is_placed = "packageIndex" in message and "packageId" not in message
+        package = package_named(self.catalog, message) if is_placed else None
+        return message if package is None else {**message, "packageId": package.id}
 
     def _answer(self, message: Message, now: datetime) -> Answer:
         past = self._judgements.setdefault(message["referenceId"], [])
@@ -170,9 +169,7 @@ class Model:
         return own
 
     def _compared(self, message: Message, earlier: Message, answer: dict[str, Any]) -> dict[str, Any]:
-        if "packageIndex" not in message:
-            earlier = self._with_package_id(earlier)
-        return _compared(message, earlier, answer)
+        return _compared(message, self._with_package_id(earlier), answer)
 
     def balances(self) -> dict[str, int]:
         """Balance of every user who has an account, as of the last posting."""
@@ -298,7 +295,10 @@ class Model:
             message, answer = past[-1]
             is_payment = (message["type"], message.get("userId")) == ("payment.succeeded", user)
             if is_payment and answer["code"] == "account_not_found":
-                self._judged({**message, "attempt": message["attempt"] + 1}, now, past)
+                again = {**message, "attempt": message["attempt"] + 1}
+                if "packageId" in again:
+                    again.pop("packageIndex", None)
+                self._judged(again, now, past)
 
     def _judge(self, message: Message, now: datetime) -> Answer:
         if message["type"] in ABOUT_PAYMENTS:
@@ -447,7 +447,10 @@ def _compared(message: Message, latest: Message, answer: Answer) -> Answer:
     kind = latest["type"]
     content = sorted((*CONTENT[kind], *(["openTier"] if kind in OPENING else [])))
     owner = ("type",) if kind in ABOUT_PAYMENTS else ("type", "userId")
-    for name in (*owner, *content):
+    # By their places where both have one, else by the ids that were there.
+    both = "packageIndex" in latest and "packageIndex" in message
+    unread = "packageId" if both else "packageIndex"
+    for name in (*owner, *(name for name in content if name != unread)):
         stored, received = _as_content(latest, name), _as_content(message, name)
         if stored != received:
             return _conflict(message, name, stored, received)

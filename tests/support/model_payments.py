@@ -163,7 +163,7 @@ class Payments:
         wanted = sum(wishes)
         written_off = max(uncollected - lapsed, 0)
         goal = wanted if wanted <= collected else max(collected, wanted - written_off)
-        taken = self._taken_so_far(account, events)
+        taken = _balanced(self._taken_so_far(account, events), payment["lots"])
         reached = _take_again(account, own, wishes, goal, taken)
         if policy.when_spent == "debt":
             account.write(reached - goal, "reversals", None)
@@ -187,6 +187,22 @@ class Payments:
             if movement["counter"] == "reversals" and movement["referenceId"] in posted_by:
                 taken[movement["lot"]] = taken.get(movement["lot"], 0) - movement["amount"]
         return taken
+
+
+def _balanced(taken: dict[int | None, int], own: list[int]) -> dict[int | None, int]:
+    """The same in all, with no lot below zero: what it was given beyond that had been taken elsewhere.
+
+    That was as debt, or else of other lots, or of the payment's own.
+    """
+    others = [number for number in taken if number is not None and number not in own]
+    elsewhere = [None, *others[::-1], *own[::-1]]
+    balanced = dict(taken)
+    for number in taken:
+        while balanced[number] < 0:
+            other = next(other for other in elsewhere if balanced.get(other, 0) > 0)
+            balanced[other] -= 1
+            balanced[number] += 1
+    return balanced
 
 
 def _take_again(

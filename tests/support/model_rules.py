@@ -347,7 +347,7 @@ class Rules:
             return "subscription_not_active", None, {}
         account.next_tier, start = None, account.granted_start
         allocations = [c for c in account.credits if c["source"] == "allocation" and c["endedAt"] is None]
-        allocations = [c for c in allocations if c["expiresAt"] > now]
+        allocations = [c for c in allocations if c["expiresAt"] is None or c["expiresAt"] > now]
         if not is_at_once:
             account.ends_at = max(account.granted_until, now)
             return "subscription_canceled", 0, {"periodEnd": _wire(account.ends_at)}
@@ -395,6 +395,8 @@ class Rules:
         detail: dict[str, Any] = {"packageId": package.id, "baseTokens": tokens[0], "bonusTokens": tokens[1]}
         if written_off:
             detail["uncollected"] = written_off
+        if paid != message["amountMinor"]:
+            detail["listMinor"] = paid
         if is_good:
             return "tokens_purchased", sum(tokens), detail
         return "purchase_flagged", sum(tokens), {**detail, **figures}
@@ -412,8 +414,11 @@ class Rules:
             return "currency_mismatch", None, {**name, "expected": price, "received": received}
         event, money = self.payments.happened(account, payment, message)
         happened = event["happened"]
-        if happened in ("refunded", "refunded_total", "dispute_lost") and money != detail["amountMinor"]:
-            detail["countedMinor"] = money
+        if event["currency"] == payment["currency"]:
+            counted = payment["amountMinor"] if happened == "refunded_total" else money
+            is_told = happened in ("refunded", "refunded_total", "dispute_lost")
+            if is_told and counted < detail["amountMinor"]:
+                detail["countedMinor"] = counted
         if event["uncollected"] > 0:
             detail["uncollected"] = event["uncollected"]
         codes = {

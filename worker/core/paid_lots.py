@@ -67,7 +67,7 @@ class PaidLots:
         for lot in self._own:
             if tokens and lot.pending:
                 take_effect(self._account, outcome, lot, self._account.now)
-        account, before = self._account, self._payment.taken
+        account, before = self._account, self._taken()
         after = dict.fromkeys((lot.number for lot in self._own), 0)
         free = {lot.number: lot.free + before.get(lot.number, 0) for lot in self._own}
         left = tokens
@@ -148,6 +148,25 @@ class PaidLots:
     def _remember(self, number: int | None, tokens: int) -> None:
         taken = self._payment.taken
         taken[number] = taken.get(number, 0) + tokens
+
+    def _taken(self) -> dict[int | None, int]:
+        """Return what is taken of each lot, where a lot that was given more than was taken of it counts as 0.
+
+        It was given what had been taken elsewhere: as debt, of other lots, or of the payment's own.
+        """
+        taken = self._payment.taken
+        given = -sum(tokens for tokens in taken.values() if tokens < 0)
+        if not given:
+            return taken
+        left = {number: max(tokens, 0) for number, tokens in taken.items()}
+        own = {lot.number for lot in self._own}
+        others = [number for number in left if number is not None and number not in own]
+        for number in (None, *reversed(others), *(lot.number for lot in reversed(self._own))):
+            part = min(left.get(number, 0), given)
+            if part:
+                left[number] -= part
+                given -= part
+        return left
 
     def _lapsed(self) -> dict[int, int]:
         """Return the expired tokens of the payment's lots, those of this batch included."""
