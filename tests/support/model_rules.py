@@ -347,7 +347,7 @@ class Rules:
             return "subscription_not_active", None, {}
         account.next_tier, start = None, account.granted_start
         allocations = [c for c in account.credits if c["source"] == "allocation" and c["endedAt"] is None]
-        allocations = [c for c in allocations if c["expiresAt"] > now]
+        allocations = [c for c in allocations if c["expiresAt"] is None or c["expiresAt"] > now]
         if not is_at_once:
             account.ends_at = max(account.granted_until, now)
             return "subscription_canceled", 0, {"periodEnd": _wire(account.ends_at)}
