@@ -35,8 +35,8 @@ class BaseMessage(BaseModel):
         serialize_by_alias=True,
     )
 
-    #: The field that holds the magnitude of the operation, for the configured maximum.
-    QUANTITY: ClassVar[str | None] = None
+    #: Fields that hold magnitudes, for the configured maximum; a part among them has its own.
+    QUANTITIES: ClassVar[tuple[str, ...]] = ()
 
     def to_json(self) -> bytes:
         """Return the message body that a producer publishes."""

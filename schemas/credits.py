@@ -19,7 +19,7 @@ class RefundCredit(BaseCommand):
     """
 
     CONTENT = ("tokens", "original_reference_id", "free_quantity")
-    QUANTITY = "tokens"
+    QUANTITIES = ("tokens", "free_quantity")
     type: Literal["credit.refund"] = "credit.refund"
     tokens: UsageQuantity
     free_quantity: UsageQuantity | None = None
@@ -41,7 +41,7 @@ class BonusCredit(OpeningCommand):
     """
 
     CONTENT = ("tokens", "effective_at", "expires_at", "priority", "open_tier")
-    QUANTITY = "tokens"
+    QUANTITIES = ("tokens",)
     type: Literal["credit.bonus"] = "credit.bonus"
     tokens: Quantity
     effective_at: UtcTimestamp | None = None
@@ -77,7 +77,7 @@ class AdjustCredit(OpeningCommand):
     """
 
     CONTENT = ("tokens", "allow_negative", "expires_at", "open_tier")
-    QUANTITY = "tokens"
+    QUANTITIES = ("tokens",)
     type: Literal["credit.adjust"] = "credit.adjust"
     tokens: SignedQuantity
     reason: ReasonText

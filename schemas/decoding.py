@@ -182,9 +182,8 @@ def _refuse_excess(command: Command, now: datetime, limits: Limits, index: int |
             f"asOf: {command.as_of.isoformat()} lies in the future; check the sender's clock.",
             "asOf",
         )
-    quantity = None if command.QUANTITY is None else getattr(command, command.QUANTITY)
-    if command.QUANTITY is not None and quantity is not None and abs(quantity) > limits.max_quantity:
-        field = _place(index) + to_camel(command.QUANTITY)
+    if (excessive := _excessive(command, limits.max_quantity)) is not None:
+        field = _place(index) + excessive
         raise MalformedError(
             DeadLetterReason.INVALID_FIELD, f"{field}: at most {limits.max_quantity} is taken.", field
         )
@@ -202,6 +201,18 @@ def _refuse_excess(command: Command, now: datetime, limits: Limits, index: int |
                 f"{field}: {at.isoformat()} lies in the future; check the sender's clock.",
                 field,
             )
+
+
+def _excessive(message: BaseMessage, most: int) -> str | None:
+    """Return the field of the first quantity above ``most``, by its name on the wire; None where none is."""
+    for name in message.QUANTITIES:
+        value = getattr(message, name)
+        if isinstance(value, int):
+            if abs(value) > most:
+                return to_camel(name)
+        elif value is not None and (within := _excessive(value, most)) is not None:
+            return f"{to_camel(name)}.{within}"
+    return None
 
 
 _IDENTIFIER: TypeAdapter[str] = TypeAdapter(Identifier)

@@ -40,7 +40,7 @@ class PaymentSucceeded(OpeningCommand):
         "other_minor",
         "open_tier",
     )
-    QUANTITY = "amount_minor"
+    QUANTITIES = ("amount_minor", "list_minor", "tax_minor", "discount_minor", "other_minor")
     type: Literal["payment.succeeded"] = "payment.succeeded"
     package_id: Identifier | None = None
     package_index: Annotated[StrictInt, Field(ge=0, le=9_999)] | None = None
@@ -68,6 +68,7 @@ class SubscriptionPayment(BasePart):
     """
 
     CONTENT = ("also_known_as", "amount_minor", "currency", "provider", "reference_id")
+    QUANTITIES = ("amount_minor",)
     reference_id: Identifier
     amount_minor: UsageQuantity
     currency: Currency
@@ -93,7 +94,7 @@ class PaymentRefunded(CommandAboutPayment):
     """
 
     CONTENT = ("original_reference_id", "amount_minor", "refunded_total_minor", "currency", "open_tier")
-    QUANTITY = "amount_minor"
+    QUANTITIES = ("amount_minor", "refunded_total_minor")
     type: Literal["payment.refunded"] = "payment.refunded"
     amount_minor: Quantity | None = None
     refunded_total_minor: UsageQuantity | None = None
@@ -134,7 +135,7 @@ class PaymentDisputed(CommandAboutPayment):
     """
 
     CONTENT = ("original_reference_id", "dispute_id", "stage", "amount_minor", "currency", "open_tier")
-    QUANTITY = "amount_minor"
+    QUANTITIES = ("amount_minor",)
     type: Literal["payment.disputed"] = "payment.disputed"
     dispute_id: Identifier
     stage: Literal["inquiry", "chargeback"] | None = None
@@ -150,7 +151,7 @@ class DisputeClosed(CommandAboutPayment):
     """
 
     CONTENT = ("original_reference_id", "dispute_id", "result", "amount_minor", "currency", "open_tier")
-    QUANTITY = "amount_minor"
+    QUANTITIES = ("amount_minor",)
     type: Literal["payment.dispute_closed"] = "payment.dispute_closed"
     dispute_id: Identifier
     result: Literal["won", "lost", "prevented", "withdrawn"]

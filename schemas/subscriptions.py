@@ -15,6 +15,7 @@ class SubscriptionCommand(BaseCommand):
     With both times the period is the gateway's own, from ``period_start`` until before ``period_end``.
     """
 
+    QUANTITIES = ("payment",)
     period_start: UtcTimestamp | None = None
     period_end: UtcTimestamp | None = None
     payment: SubscriptionPayment | None = None

@@ -36,7 +36,7 @@ class DeductUsage(UsageWithDeadline):
     """
 
     CONTENT = ("tokens", "feature", "open_tier")
-    QUANTITY = "tokens"
+    QUANTITIES = ("tokens",)
     type: Literal["usage.deduct"] = "usage.deduct"
     tokens: UsageQuantity
     feature: Label | None = None
@@ -46,7 +46,7 @@ class FreeUpload(UsageWithDeadline):
     """Counts bytes against the tier's free-upload limit of the period; 0 bytes move nothing."""
 
     CONTENT = ("bytes", "open_tier")
-    QUANTITY = "bytes"
+    QUANTITIES = ("bytes",)
     type: Literal["usage.free_upload"] = "usage.free_upload"
     bytes: UsageQuantity
 
@@ -58,7 +58,7 @@ class ReserveUsage(UsageWithDeadline):
     """
 
     CONTENT = ("tokens", "ttl_seconds", "open_tier")
-    QUANTITY = "tokens"
+    QUANTITIES = ("tokens",)
     type: Literal["usage.reserve"] = "usage.reserve"
     tokens: Quantity
     ttl_seconds: HoldSeconds
@@ -73,7 +73,7 @@ class SettleUsage(CommandAbout):
     """
 
     CONTENT = ("original_reference_id", "tokens", "on_excess", "on_expired", "feature")
-    QUANTITY = "tokens"
+    QUANTITIES = ("tokens",)
     type: Literal["usage.settle"] = "usage.settle"
     tokens: UsageQuantity
     on_excess: Literal["refuse", "take"] = "refuse"
@@ -116,7 +116,7 @@ class RecordUsage(UsageWithDeadline):
     """
 
     CONTENT = ("meter", "quantity", "feature", "open_tier")
-    QUANTITY = "quantity"
+    QUANTITIES = ("quantity",)
     type: Literal["usage.record"] = "usage.record"
     meter: Label
     quantity: UsageQuantity

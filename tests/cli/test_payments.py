@@ -134,7 +134,7 @@ def test_waiting_days_of_the_catalog_decide_what_is_overdue(
     ledger_cli: Cli, troubled: FilledLedger, tmp_path: Path
 ) -> None:
     patient = tmp_path / "patient.toml"
-    patient.write_text(CATALOG.read_text().replace("[payments]", "[payments]\nwaiting_days = 6"))
+    patient.write_text(CATALOG.read_text().replace("waiting_days = 3", "waiting_days = 6"))
     ended = ledger_cli("payments", "--catalog", str(patient), "--json")
     assert [one["referenceId"] for one in ended.json["incidents"]] == ["stripe:pi_1"]
     (waiting,) = ledger_cli("payments", "--waiting", "--catalog", str(patient), "--json").json["incidents"]

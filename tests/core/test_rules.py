@@ -1144,10 +1144,10 @@ SUBSCRIPTIONS = [
 # A period that was granted ahead of time is given up with the subscription that ends now.
 SUBSCRIPTIONS += [
     Case(
-        "a subscription that ends now gives up what it was granted ahead",
+        "a subscription that gave up what it was granted ahead keeps the present period",
         OPEN,
         change("free"),
-        yes("subscription_changed", 0, 0, 0, tier="free", previousTier="free", periodEnd=wire(NEXT_END)),
+        yes("subscription_changed", 0, 100, 100, tier="free", previousTier="free", periodEnd=wire(PERIOD_END)),
         at_the_end=[renew(reference_id="n"), cancel("now", reference_id="k")],
         later=SHORTLY,
     ),
@@ -1222,7 +1222,7 @@ REJECTED = [
         "a hold after its deadline",
         OPEN,
         reserve(5, valid_until=NOW),
-        no("too_late", 0, validUntil=wire(NOW), expired=100),
+        no("too_late", 0, validUntil=wire(NOW)),
         later=PERIOD_END - NOW,
     ),
     Case(
@@ -1254,10 +1254,10 @@ REJECTED = [
         no("insufficient_balance", -30, debt=30, **short(1, -30)),
     ),
     Case(
-        "what has run out is not available, though only the reply says so",
+        "what has run out is not available, though nothing is posted yet",
         OPEN,
         deduct(1),
-        no("insufficient_balance", 0, expired=100, **short(1, 0)),
+        no("insufficient_balance", 0, **short(1, 0)),
         later=PERIOD_END - NOW,
     ),
     Case("too much to hold", OPEN, reserve(101), no("insufficient_balance", 100, **short(101, 100))),

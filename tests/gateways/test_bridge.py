@@ -2,7 +2,9 @@
 
 import json
 import logging
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -15,8 +17,9 @@ from tests.support.private_server import free_port
 from tests.support.provision import RabbitMQServer
 from tests.support.rabbit_client import RabbitClient, user_of
 from tests.support.tcp_proxy import Proxy
-from worker.broker import open_link
+from worker.broker import Link, Outgoing, PublishResult, open_link
 from worker.broker.rabbitmq import publishing
+from worker.errors import BrokerUnavailableError
 
 PAYMENTS = "billing.payments"
 PAID = event_of("stripe", "intent succeeded")
@@ -154,6 +157,32 @@ def test_confirm_that_does_not_come_gives_503(
             assert door.post("stripe", PAID).status_code == 200
             proxy.hang()
             assert door.post("stripe", PAID).status_code == 503
+
+
+class _LosesConfirms:
+    """Link that publishes, and is lost before the confirm comes."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    def publish(self, messages: Sequence[Outgoing]) -> PublishResult:
+        """Publish, and be lost."""
+        self._link.publish(messages)
+        raise BrokerUnavailableError("the connection is lost")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._link, name)
+
+
+def test_event_that_was_published_without_a_confirm_is_sent_again_as_the_same_bytes(
+    broker_url: str, rabbit: RabbitClient
+) -> None:
+    links: Iterator[Any] = iter([_LosesConfirms(open_link(broker_url)), open_link(broker_url)])
+    with door_on(lambda: next(links)) as door:
+        door.problem("stripe", PAID, 503)
+        assert door.post("stripe", PAID).status_code == 200
+    (_, first), (_, second) = rabbit.take(PAYMENTS, 2)
+    assert first == second
 
 
 def test_command_that_no_queue_takes_gives_503_until_one_does(

@@ -4,12 +4,15 @@ import threading
 
 import pytest
 
-from schemas import PaymentFailed
+from schemas import FreezeAccount, PaymentFailed
 from tests.support.fakes import FakeLink
 from worker.errors import BrokerUnavailableError
 from worker.gateways.publishing import CommandPublisher
 
 FAILED = PaymentFailed(reference_id="stripe:pi_1:failed", original_reference_id="stripe:pi_1")
+FROZEN = FreezeAccount(
+    reference_id="stripe:issfr_1:frozen", payment_reference_id="stripe:pi_1", reason="early_fraud_warning"
+)
 
 
 class Links:
@@ -104,3 +107,16 @@ def test_closed_publisher_closes_its_link(links: Links) -> None:
     publisher.publish([FAILED])
     publisher.close()
     assert links.opened[0].closed
+
+
+def test_event_is_sent_again_whole_where_one_of_its_commands_is_refused(links: Links) -> None:
+    """A confirm for some commands is none for the event: all come again, under the same references."""
+    publisher = links.publisher()
+    publisher.publish([FAILED])
+    links.opened[0].refusing.add("account.freeze")
+    with pytest.raises(BrokerUnavailableError):
+        publisher.publish([FAILED, FROZEN])
+    links.opened[0].refusing.clear()
+    publisher.publish([FAILED, FROZEN])
+    sent = [message.body for message in links.opened[-1].published]
+    assert sent[-2:] == [FAILED.to_json(), FROZEN.to_json()]

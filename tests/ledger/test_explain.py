@@ -6,6 +6,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from schemas import (
+    ChangeSubscription,
     DeductUsage,
     PaymentDisputed,
     PaymentRefunded,
@@ -310,6 +311,22 @@ def test_event_that_cannot_count_says_why(reader: Reader, ada: str, apply: Apply
     assert [(event.reference_id, event.state) for event in view.payment_events] == [
         ("back", "currency_mismatch")
     ]
+
+
+def test_payment_of_a_subscription_is_explained_by_both_references(
+    reader: Reader, ada: str, apply: Apply, catalog: Catalog
+) -> None:
+    change = {
+        "reference_id": "sub",
+        "user_id": ada,
+        "tier": "pro",
+        "payment": {"reference_id": "in_1", "amount_minor": 900, "currency": "USD"},
+    }
+    apply(ChangeSubscription.model_validate(change), now=NOW)
+    for reference in ("sub", "in_1"):
+        payment = reader.explain(reference, NOW, catalog).payment
+        assert payment is not None
+        assert (payment.reference_id, payment.tier, payment.package_id) == ("in_1", "pro", None)
 
 
 def test_a_usage_and_its_refunds_name_each_other(

@@ -17,6 +17,7 @@ from worker.gateways.mapped import Mapped, NoCommandError, Reason
 _ID = re.compile(r"[A-Za-z0-9_-]{1,120}")
 _CURRENCY = re.compile(r"[A-Za-z]{3}")
 _DIGITS = re.compile(r"[0-9]{1,19}")
+_SIGNED_DIGITS = re.compile(r"-?[0-9]{1,19}")
 
 T = TypeVar("T")
 
@@ -99,6 +100,17 @@ class Payload:
         if not _DIGITS.fullmatch(value) or int(value) > INT64_MAX:
             raise self._surprise(name, 'must be digits alone, such as "1999"')
         return int(value)
+
+    def signed_minor(self, name: str) -> int:
+        """Return an amount of minor units as text, which is negative where it is given back."""
+        value = self.text(name)
+        if not _SIGNED_DIGITS.fullmatch(value) or abs(int(value)) > INT64_MAX:
+            raise self._surprise(name, 'must be digits alone, such as "1999" or "-1999"')
+        return int(value)
+
+    def optional_signed_minor(self, name: str) -> int | None:
+        """Return an amount of minor units as text, which may be negative, or None."""
+        return self.signed_minor(name) if name in self else None
 
     def optional_minor(self, name: str) -> int | None:
         """Return an amount of minor units that the gateway sends as text, or None."""

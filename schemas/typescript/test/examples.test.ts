@@ -71,17 +71,13 @@ test("meter an upload pipeline: free bytes first, and who can't pay is named", a
 test("bridge payments: the refund may come before its payment, and each may come twice", async () => {
   const userId = await user();
   const [paymentId, refundId] = [randomUUID(), randomUUID()];
-  const paid = {
-    type: "payment.paid",
-    paymentId,
-    userId,
-    packageId: "starter",
-    amountMinor: 499,
-    currency: "USD",
-  } as const;
-  const refunded = { ...paid, type: "payment.refunded", refundId } as const;
+  const money = { gateway: "stripe", paymentId, amountMinor: 499, currency: "USD" };
+  const paid = { ...money, type: "payment.paid", userId, packageId: "starter" } as const;
+  const refunded = { ...money, type: "payment.refunded", refundId } as const;
   for (const event of [refunded, paid, paid, refunded]) {
-    assert.equal((await onGatewayEvent(client, event))?.status, "applied");
+    const result = await onGatewayEvent(client, event);
+    assert.equal(result?.status, "applied");
+    assert.equal(result.referenceId, `stripe:${event === paid ? paymentId : refundId}`);
   }
   assert.equal((await client.balance(userId))?.balance, 10_000);
   assert.equal(await onGatewayEvent(client, { ...paid, paymentId: randomUUID(), currency: "dollars" }), null);

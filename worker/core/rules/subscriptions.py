@@ -135,13 +135,13 @@ def _change_with_period(
     """
     state = account.change()
     previous = state.tier
-    _set_tier(state, command.tier)
+    state.ends_at = None
     starts = _grant_gateways(account, outcome, tier.monthly_tokens, period, context.now)
     if starts > context.now:
-        state.tier = previous
         later = _change_later(account, command.tier, starts)._replace(amount=tier.monthly_tokens)
         later = later._replace(detail={**later.detail, **_named(period)})
         return _with_payment(account, command, later, outcome, context)
+    _set_tier(state, command.tier)
     decision = applied(
         Code.SUBSCRIPTION_CHANGED,
         tier.monthly_tokens,
@@ -314,7 +314,7 @@ def _allocations(account: Account) -> list[Lot]:
     return [
         lot
         for lot in account.lots.values()
-        if lot.source is Source.ALLOCATION and lot.ends_at is not None and lot.ends_at > account.now
+        if lot.source is Source.ALLOCATION and (lot.ends_at is None or lot.ends_at > account.now)
     ]
 
 

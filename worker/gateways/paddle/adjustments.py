@@ -23,6 +23,10 @@ def adjustment(event: PaddleEvent, _rules: PaddleRules) -> Mapped:
         raise NoCommandError(Reason.PENDING, "the adjustment is not approved yet")
     stands = status == "approved"
     match action:
+        case "credit" if _is_proration(found):
+            raise NoCommandError(
+                Reason.NO_MONEY, "the credit pays a change of the subscription; none went back"
+            )
         case "refund" | "credit":
             return _refund(event) if stands else _refund_failed(event)
         case "chargeback":
@@ -39,6 +43,12 @@ def adjustment(event: PaddleEvent, _rules: PaddleRules) -> Mapped:
             )
         case _:
             raise SurpriseError(f"{found.place}.action", f"{action[:40]!r} is no action of an adjustment")
+
+
+def _is_proration(found: Payload) -> bool:
+    """Return True for the rest of a period, which Paddle credited before 2024-03-11 to pay the next one."""
+    items = found.objects("items")
+    return bool(items) and all(item.raw("type") == "proration" for item in items)
 
 
 def _refund(event: PaddleEvent) -> Mapped:

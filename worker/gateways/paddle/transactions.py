@@ -25,7 +25,7 @@ def transaction(event: PaddleEvent, rules: PaddleRules) -> Mapped:
     found = event.data
     if (status := found.text("status")) != "completed":
         raise NoCommandError(Reason.NOT_PAID, f"the transaction is {status}; transaction.completed tells it")
-    items = found.objects("items")
+    items = _charged(found)
     recurring = [item for item in items if is_recurring(item)]
     once = [item for item in items if not is_recurring(item)]
     if not recurring:
@@ -35,6 +35,31 @@ def transaction(event: PaddleEvent, rules: PaddleRules) -> Mapped:
             Reason.AMBIGUOUS, f"{found.id()} pays a subscription and a package; sell them in two transactions"
         )
     return _period(event, recurring, rules.resolver)
+
+
+def _charged(found: Payload) -> list[Payload]:
+    """Return the items that cost. A proration gives others back: those have a negative quantity or amount.
+
+    Source: https://developer.paddle.com/changelog/2024/proration-improvements
+    """
+    returned = _returned_prices(found)
+    return [item for item in found.objects("items") if _quantity(item) > 0 and price_of(item) not in returned]
+
+
+def _returned_prices(found: Payload) -> set[str]:
+    """Return the prices whose lines give money back, and none of whose lines costs any."""
+    details = found.optional_object("details")
+    lines = [] if details is None else details.objects("line_items")
+    totals: dict[str, list[int]] = {}
+    for line in lines:
+        price, sums = line.optional_key("price_id"), line.optional_object("totals")
+        if price is not None and sums is not None:
+            totals.setdefault(price, []).append(sums.optional_signed_minor("total") or 0)
+    return {price for price, amounts in totals.items() if min(amounts) < 0 >= max(amounts)}
+
+
+def _quantity(item: Payload) -> int:
+    return item.signed("quantity") if "quantity" in item else 1
 
 
 # -- packages ---------------------------------------------------------------------------------------------
@@ -68,9 +93,7 @@ def _bought(found: Payload, items: list[Payload], resolver: Resolver) -> tuple[s
     if (package := resolver.package(custom)) is not None:
         return package, resolver.quantity(custom)
     sold = [
-        (package, item.integer("quantity") if "quantity" in item else 1)
-        for item in items
-        if (package := _package_of(item, resolver)) is not None
+        (package, _quantity(item)) for item in items if (package := _package_of(item, resolver)) is not None
     ]
     if not sold:
         raise NoCommandError(
@@ -98,22 +121,57 @@ def _sells_package(found: Payload, items: list[Payload], resolver: Resolver) -> 
 
 
 def _amounts(found: Payload, items: list[Payload]) -> Amounts:
-    """Return the amounts. The grand total is what was captured; credit of the customer's is a discount."""
+    """Return the amounts. The grand total is what was captured; credit of the customer's is a discount.
+
+    The list price is that of the items where their currency is the one that was paid in: it holds the tax
+    where the account says so, and the subtotal never does.
+    """
     totals = found.object("details").object("totals")
-    total = totals.minor("total")
-    gross = totals.minor("grand_total") if "grand_total" in totals else total
-    tax = totals.optional_minor("tax") or 0
-    subtotal = totals.optional_minor("subtotal")
-    discount = (totals.optional_minor("discount") or 0) + max(total - gross, 0)
-    if subtotal is not None and items and all(_includes_tax(item) for item in items):
-        subtotal += tax  # the catalog's price is one with tax then
-        return Amounts.of(gross, list_=subtotal, discount=discount, tax=0, other=0)
-    return Amounts.of(gross, list_=subtotal, discount=discount, tax=tax, other=0)
+    total = totals.signed_minor("total")
+    gross = max(totals.signed_minor("grand_total") if "grand_total" in totals else total, 0)
+    tax, discount = totals.optional_signed_minor("tax") or 0, totals.optional_signed_minor("discount") or 0
+    subtotal = totals.optional_signed_minor("subtotal")
+    if subtotal is None or min(subtotal, discount, tax, total - gross) < 0:
+        return Amounts(gross)
+    with_tax = _price_with_tax(found, items, subtotal, discount, tax)
+    if with_tax is not None:
+        return Amounts.of(gross, list_=with_tax, discount=max(with_tax - gross, 0), tax=0, other=0)
+    return Amounts.of(gross, list_=subtotal, discount=discount + total - gross, tax=tax, other=0)
 
 
-def _includes_tax(item: Payload) -> bool:
+def _price_with_tax(
+    found: Payload, items: list[Payload], subtotal: int, discount: int, tax: int
+) -> int | None:
+    """Return the list price where it holds the tax: the prices say so, or the account does; else None.
+
+    An account's setting is not told: then the price is compared with what the sums come to.
+    """
+    priced, net = _priced(found, items), subtotal - discount
+    if net <= 0:  # all is discounted, the tax as well: the price alone says what it was
+        return priced
+    summed = subtotal + tax + discount * tax // net
+    is_theirs = priced is not None and abs(priced - summed) <= len(items) + 1  # each may be rounded
+    modes = {_tax_mode(item) for item in items}
+    if tax > 0 and (modes == {"internal"} or (is_theirs and "external" not in modes)):
+        return priced if is_theirs else summed
+    return None
+
+
+def _tax_mode(item: Payload) -> str | None:
     price = item.optional_object("price")
-    return price is not None and price.raw("tax_mode") == "internal"
+    return None if price is None else price.optional_text("tax_mode")
+
+
+def _priced(found: Payload, items: list[Payload]) -> int | None:
+    """Return what the items cost by their prices; None where one is in another currency, or not told."""
+    amount, currency = 0, found.currency("currency_code")
+    for item in items:
+        price = item.optional_object("price")
+        unit = None if price is None else price.optional_object("unit_price")
+        if unit is None or unit.raw("currency_code") != currency:
+            return None
+        amount += unit.minor("amount") * _quantity(item)
+    return amount if items else None
 
 
 def _paid_at(event: PaddleEvent) -> datetime:

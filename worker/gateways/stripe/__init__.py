@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from worker.gateways.mapped import Mapped, NoCommandError, Reason
-from worker.gateways.payload import Payload, mapped, require_mode
+from worker.gateways.payload import Payload, SurpriseError, mapped, require_mode
 from worker.gateways.stripe.event import PaymentSource, StripeEvent, StripeRules
 from worker.gateways.stripe.payments import charge, checkout_session, payment_intent
 from worker.gateways.stripe.reversals import dispute, fraud_warning, refund
@@ -90,6 +90,8 @@ def map_stripe(event: Any, rules: StripeRules) -> Mapped:
 
 def _map(event: Payload, rules: StripeRules) -> Mapped:
     type_ = event.text("type")
+    if event.raw("object") == "v2.core.event" and type_.removeprefix("v1.") in STRIPE_TYPES:
+        raise SurpriseError("event.data", "a thin event holds no object; choose the snapshot payload style")
     if type_ not in STRIPE_TYPES:
         raise NoCommandError(Reason.UNKNOWN_TYPE, f"{type_[:100]!r} does not speak of payments")
     require_mode(event.flag("livemode"), takes_live=rules.takes_live)

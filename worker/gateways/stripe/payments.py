@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 from schemas import PaymentSucceeded
 from worker.gateways.amounts import Amounts
@@ -18,6 +19,9 @@ from worker.gateways.stripe.event import (
     require_kind,
 )
 
+#: Statuses of a charge that has succeeded; before 2015-02-18 it was called paid.
+_CHARGED: Final = frozenset({"succeeded", "paid"})
+
 
 def payment_intent(event: StripeEvent, rules: StripeRules) -> Mapped:
     """Return the payment of an intent that has succeeded, with what was received."""
@@ -26,8 +30,7 @@ def payment_intent(event: StripeEvent, rules: StripeRules) -> Mapped:
     _require_source(rules, PaymentSource.PAYMENT_INTENT)
     if (status := intent.text("status")) != "succeeded":
         raise NoCommandError(Reason.NOT_PAID, f"the intent is {status}")
-    if intent.optional_id("invoice") is not None:
-        raise NoCommandError(Reason.REPORTED_ELSEWHERE, "invoice.paid tells the payment of an invoice")
+    _require_no_invoice(intent)
     return _payment(
         _Paid(
             id=intent.id(),
@@ -40,6 +43,11 @@ def payment_intent(event: StripeEvent, rules: StripeRules) -> Mapped:
         ),
         rules.resolver,
     )
+
+
+def _require_no_invoice(found: Payload) -> None:
+    if found.optional_id("invoice") is not None:
+        raise NoCommandError(Reason.REPORTED_ELSEWHERE, "invoice.paid tells the payment of an invoice")
 
 
 def _charge_of(intent: Payload) -> str | None:
@@ -56,10 +64,9 @@ def charge(event: StripeEvent, rules: StripeRules) -> Mapped:
     found = event.object
     require_kind(found, "charge")
     _require_source(rules, PaymentSource.CHARGE)
-    if found.text("status") != "succeeded" or not found.flag("paid") or not found.flag("captured"):
+    if found.text("status") not in _CHARGED or not found.flag("paid") or not found.flag("captured"):
         raise NoCommandError(Reason.NOT_PAID, "the charge is not captured")
-    if found.optional_id("invoice") is not None:
-        raise NoCommandError(Reason.REPORTED_ELSEWHERE, "invoice.paid tells the payment of an invoice")
+    _require_no_invoice(found)
     captured = found.optional_integer("amount_captured")
     intent = found.optional_id("payment_intent")
     return _payment(
@@ -82,6 +89,9 @@ def checkout_session(event: StripeEvent, rules: StripeRules) -> Mapped:
     require_kind(session, "checkout.session")
     _require_one_off(session)
     intent = session.optional_id("payment_intent")
+    if intent is not None and "payment_status" not in session:  # of old
+        _require_source(rules, PaymentSource.CHECKOUT_SESSION)
+    _require_paid(session)
     if intent is not None:
         _require_source(rules, PaymentSource.CHECKOUT_SESSION)
     return _payment(
@@ -100,13 +110,18 @@ def checkout_session(event: StripeEvent, rules: StripeRules) -> Mapped:
 
 
 def _require_one_off(session: Payload) -> None:
-    match session.optional_text("mode"):
-        case "setup":
-            raise NoCommandError(Reason.NO_MONEY, "the session only saves a way to pay")
-        case "subscription":
-            raise NoCommandError(Reason.REPORTED_ELSEWHERE, "invoice.paid tells which period is paid")
-    # no_payment_required is a full discount here: the other kinds of it are other modes.
-    if (status := session.text("payment_status")) not in ("paid", "no_payment_required"):
+    mode = session.optional_text("mode")
+    if mode == "setup":
+        raise NoCommandError(Reason.NO_MONEY, "the session only saves a way to pay")
+    if mode == "subscription" or session.optional_id("subscription") is not None:
+        raise NoCommandError(Reason.REPORTED_ELSEWHERE, "invoice.paid tells which period is paid")
+
+
+def _require_paid(session: Payload) -> None:
+    """Raise NoCommandError for an unpaid session. One that needs no payment is free, or is paid later."""
+    status = session.text("payment_status")
+    is_free = status == "no_payment_required" and session.integer("amount_total") == 0
+    if status != "paid" and not is_free:
         raise NoCommandError(
             Reason.NOT_PAID, f"the session is {status}; checkout.session.async_payment_* tells its end"
         )

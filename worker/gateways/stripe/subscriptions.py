@@ -25,6 +25,8 @@ from worker.gateways.stripe.event import (
 _PERIODS: Final = frozenset(
     {"subscription_create", "subscription_cycle", "subscription_update", "subscription", "quote_accept"}
 )
+#: Most other names of a payment, by the contract.
+_ALIASES_MAX: Final = 10
 #: Fields of a subscription whose change concerns the ledger.
 _TELLING: Final = ("items", "plan", "status", "cancel_at_period_end", "cancel_at")
 
@@ -38,7 +40,7 @@ def invoice(event: StripeEvent, rules: StripeRules) -> Mapped:
     status = found.optional_text("status") or ("paid" if found.flag("paid") else "not paid")
     if status != "paid":
         raise NoCommandError(Reason.NOT_PAID, f"the invoice is {status}")
-    why = found.optional_text("billing_reason")
+    why = found.optional_text("billing_reason") or _reason_of_old(found)
     if why not in _PERIODS:
         raise NoCommandError(Reason.NO_PERIOD, f"an invoice of the kind {why} pays no period")
     lines = [line for line in _lines(found) if _price_of(line) is not None]
@@ -46,6 +48,7 @@ def invoice(event: StripeEvent, rules: StripeRules) -> Mapped:
     whole = [line for line in lines if not _is_proration(line)]
     paid = whole or [line for line in lines if _is_debit(line)]
     tiers = {tier for line in paid if (tier := rules.resolver.tier(_price_of(line) or "")) is not None}
+    _require_no_package(found, paid, rules.resolver)
     return PaidPeriod(
         reference,
         _user(found, lines, rules.resolver),
@@ -55,6 +58,19 @@ def invoice(event: StripeEvent, rules: StripeRules) -> Mapped:
         renews=why == "subscription_cycle",
         at=event.created,
     ).mapped()
+
+
+def _reason_of_old(found: Payload) -> str | None:
+    """Return the reason of an invoice of before 2018, which tells none: it may be one of a subscription."""
+    return None if found.optional_id("subscription") is None else "subscription"
+
+
+def _require_no_package(found: Payload, lines: list[Payload], resolver: Resolver) -> None:
+    """Raise NoCommandError where a package is paid beside the period: one payment has one reference."""
+    if any(resolver.package_of_price(_price_of(line) or "") is not None for line in lines):
+        raise NoCommandError(
+            Reason.AMBIGUOUS, f"{found.id()} pays a subscription and a package; sell them in two payments"
+        )
 
 
 def _lines(found: Payload) -> list[Payload]:
@@ -101,30 +117,46 @@ def _payment(found: Payload) -> SubscriptionPayment | None:
     amount = found.integer("amount_paid")
     if amount == 0:
         return None
-    intent, charge = _paid_by(found)
-    names = [name_of(id_) for id_ in (intent, charge, found.id()) if id_ is not None]
+    names = [name_of(id_) for id_ in _ids_of_payment(found)]
     return SubscriptionPayment(
         reference_id=names[0],
         amount_minor=amount,
         currency=found.currency("currency"),
-        also_known_as=tuple(names[1:]) or None,
+        also_known_as=tuple(names[1 : 1 + _ALIASES_MAX]) or None,
         provider=PROVIDER,
     )
 
 
-def _paid_by(found: Payload) -> tuple[str | None, str | None]:
-    """Return intent and charge. Since 2025-03-31 an invoice names them in ``payments``, if at all."""
-    intent, charge = found.optional_id("payment_intent"), found.optional_id("charge")
-    if intent or charge:
-        return intent, charge
+def _ids_of_payment(found: Payload) -> list[str]:
+    """Return the ids of what paid, the best one first. Several payments of one invoice are parts of it."""
+    paid = _intent_and_charge(found)
+    if paid:
+        return [*paid, found.id()]
+    parts = _parts(found)
+    if len(parts) > 1:
+        return [found.id(), *parts]
+    return [*(parts or _intent_of_secret(found)), found.id()]
+
+
+def _intent_and_charge(found: Payload) -> list[str]:
+    ids = (found.optional_id("payment_intent"), found.optional_id("charge"))
+    return [id_ for id_ in ids if id_ is not None]
+
+
+def _parts(found: Payload) -> list[str]:
+    """Return the intents and charges in ``payments``: since 2025-03-31 these are there, if any are."""
     payments = found.optional_object("payments")
-    paid = (
-        [] if payments is None else [one for one in payments.objects("data") if one.raw("status") == "paid"]
-    )
-    if len(paid) != 1:
-        return None, None
-    payment = paid[0].object("payment")
-    return payment.optional_id("payment_intent"), payment.optional_id("charge")
+    listed = [] if payments is None else payments.objects("data")
+    paid = [one.object("payment") for one in listed if one.raw("status") == "paid"]
+    return [id_ for one in paid for id_ in _intent_and_charge(one)]
+
+
+def _intent_of_secret(found: Payload) -> list[str]:
+    """Return the intent whose client secret the invoice holds: the secret begins with its id."""
+    holder = found.optional_object("confirmation_secret")
+    secret = None if holder is None else holder.optional_text("client_secret")
+    id_, mark, _ = (secret or "").partition("_secret_")
+    return [id_] if mark and id_.startswith("pi_") else []
 
 
 def _user(found: Payload, lines: list[Payload], resolver: Resolver) -> str:
@@ -154,10 +186,13 @@ def subscription(event: StripeEvent, rules: StripeRules) -> Mapped:
     require_kind(found, "subscription")
     status = found.text("status")
     match status:
-        case "canceled" | "incomplete_expired" | "unpaid":
+        case "canceled" | "unpaid":
             return _ended(event, status, rules.resolver)
         case "active" | "trialing":
             return _running(event, rules.resolver)
+        case "incomplete_expired":
+            # It granted nothing. An end would be that of the tier which the user has from elsewhere.
+            raise NoCommandError(Reason.NOT_PAID, "the subscription was never paid, and never began")
         case "incomplete" | "past_due" | "paused":
             raise NoCommandError(Reason.NOT_PAID, f"the subscription is {status}: no period follows unpaid")
         case _:
@@ -165,13 +200,15 @@ def subscription(event: StripeEvent, rules: StripeRules) -> Mapped:
 
 
 def _ended(event: StripeEvent, status: str, resolver: Resolver) -> Mapped:
+    """Return the end. One at the end of its own period takes nothing from a period paid since."""
     found = event.object
     ended = found.optional_unix_time("ended_at") or found.optional_unix_time("canceled_at") or event.created
+    period_end = _period_end(found)
     return Mapped.to(
         CancelSubscription(
             reference_id=name_of(found.id(), status, unix(ended)),
             user_id=_subscriber(found, resolver),
-            at="now",
+            at="period_end" if period_end is not None and ended >= period_end else "now",
             occurred_at=ended,
         )
     )
@@ -181,7 +218,7 @@ def _running(event: StripeEvent, resolver: Resolver) -> Mapped:
     found, changed = event.object, event.previous
     if changed is not None and not any(name in changed.names() for name in _TELLING):
         raise NoCommandError(Reason.NOTHING_CHANGED, "tier and cancellation stay as they are")
-    if found.flag("cancel_at_period_end") or found.optional_unix_time("cancel_at") is not None:
+    if _ends_with_its_period(found):
         asked = found.optional_unix_time("canceled_at") or event.created
         return Mapped.to(
             CancelSubscription(
@@ -192,7 +229,8 @@ def _running(event: StripeEvent, resolver: Resolver) -> Mapped:
             )
         )
     name = name_of(found.id())
-    prices = (_price_of(item) for item in _items(found))
+    # Subscriptions of before 2015-02-16 have one plan, and no items.
+    prices = (_price_of(item) for item in _items(found) or [found])
     tiers = {tier for price in prices if price and (tier := resolver.tier(price)) is not None}
     tier = only_tier(tiers, name)
     if tier is None:
@@ -206,6 +244,22 @@ def _running(event: StripeEvent, resolver: Resolver) -> Mapped:
             occurred_at=event.created,
         )
     )
+
+
+def _ends_with_its_period(found: Payload) -> bool:
+    """Return True where no period follows the present one. A later end comes with a later period."""
+    if found.flag("cancel_at_period_end"):
+        return True
+    if (at := found.optional_unix_time("cancel_at")) is None:
+        return False
+    period_end = _period_end(found)
+    return period_end is None or at <= period_end
+
+
+def _period_end(found: Payload) -> datetime | None:
+    """Return the end of the present period, which the items tell since 2025-03-31."""
+    ends = [one.optional_unix_time("current_period_end") for one in (found, *_items(found))]
+    return max((end for end in ends if end is not None), default=None)
 
 
 def _items(found: Payload) -> list[Payload]:
