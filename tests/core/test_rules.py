@@ -1147,8 +1147,18 @@ SUBSCRIPTIONS += [
         "a subscription that gave up what it was granted ahead keeps the present period",
         OPEN,
         change("free"),
-        yes("subscription_changed", 0, 100, 100, tier="free", previousTier="free", periodEnd=wire(PERIOD_END)),
+        yes(
+            "subscription_changed", 0, 100, 100, tier="free", previousTier="free", periodEnd=wire(PERIOD_END)
+        ),
         at_the_end=[renew(reference_id="n"), cancel("now", reference_id="k")],
+        later=SHORTLY,
+    ),
+    Case(
+        "a lower tier after the next period was granted ahead waits for the end of that",
+        [opening(tier="pro")],
+        change("free"),
+        yes("change_scheduled", 0, 250, 250, tier="free", previousTier="pro", effectiveAt=wire(NEXT_END)),
+        at_the_end=[renew(reference_id="n")],
         later=SHORTLY,
     ),
 ]
