@@ -1167,6 +1167,14 @@ SUBSCRIPTIONS += [
         at_the_end=[renew(reference_id="n"), cancel("now", reference_id="k")],
         later=SHORTLY,
     ),
+    Case(
+        "a lower tier after the next period was granted ahead waits for the end of that",
+        [opening(tier="pro")],
+        change("free"),
+        yes("change_scheduled", 0, 250, 250, tier="free", previousTier="pro", effectiveAt=wire(NEXT_END)),
+        at_the_end=[renew(reference_id="n")],
+        later=SHORTLY,
+    ),
 ]
 
 # What comes at its deadline comes in time.
