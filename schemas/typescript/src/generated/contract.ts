@@ -617,7 +617,7 @@ export interface AdjustCredit {
 /**
  * Moves to another tier, at once or with the next period, and takes a cancellation back.
  *
- * In mid-period an upgrade grants what the new tier has more than the most that was granted in this period, so that going up and down and up again grants nothing twice. A downgrade grants nothing and takes nothing. With `effectiveAt` period_end all of the present tier stays until then.
+ * In mid-period an upgrade grants what the new tier has more than the most that was granted in this period, so that going up and down and up again grants nothing twice. A downgrade grants nothing and takes nothing. With `effectiveAt` period_end all of the present tier stays until then. `periodEnd` must be after `periodStart`.
  */
 export interface ChangeSubscription {
   type: "subscription.change";
@@ -649,7 +649,7 @@ export interface SubscriptionPayment {
 /**
  * Grants the allocation of a period: the one that contains `periodStart`, by default the present one.
  *
- * A period is granted once, whatever the references. Calendars differ: within a day of its end, a period that is granted stands for the one that follows, whose allocation takes effect when it begins.
+ * A period is granted once, whatever the references. Calendars differ: within a day of its end, a period that is granted stands for the one that follows, whose allocation takes effect when it begins. `periodEnd` must be after `periodStart`.
  */
 export interface RenewSubscription {
   type: "subscription.renew";
@@ -1203,7 +1203,7 @@ export interface QueryProblem {
 /**
  * One notice. The same one may come twice (at least once): `id` is then the same.
  *
- * `referenceId` is the operation that brought it about, `recordedAt` when. Of a balance: `available` tokens were at or below `mark`. Of credit: `tokens` of `lot` (its number in the account) end with `expiresAt`. Of a rejected payment: its `code`, and the money. A reader of today takes types of later versions, and ignores fields that it doesn't know.
+ * `referenceId` is the operation that brought it about, `recordedAt` when. Of a balance: `available` tokens were at or below `mark`. Of credit: `tokens` of `lot` (its number in the account) end with `expiresAt`. Of a rejected payment: its `code`, and the money; its `userId` is absent where the message named none. A reader of today takes types of later versions, and ignores fields that it doesn't know.
  */
 export interface BalanceLow {
   type: "balance.low";
@@ -1225,7 +1225,7 @@ export interface BalanceLow {
 /**
  * One notice. The same one may come twice (at least once): `id` is then the same.
  *
- * `referenceId` is the operation that brought it about, `recordedAt` when. Of a balance: `available` tokens were at or below `mark`. Of credit: `tokens` of `lot` (its number in the account) end with `expiresAt`. Of a rejected payment: its `code`, and the money. A reader of today takes types of later versions, and ignores fields that it doesn't know.
+ * `referenceId` is the operation that brought it about, `recordedAt` when. Of a balance: `available` tokens were at or below `mark`. Of credit: `tokens` of `lot` (its number in the account) end with `expiresAt`. Of a rejected payment: its `code`, and the money; its `userId` is absent where the message named none. A reader of today takes types of later versions, and ignores fields that it doesn't know.
  */
 export interface BalanceDepleted {
   type: "balance.depleted";
@@ -1247,7 +1247,7 @@ export interface BalanceDepleted {
 /**
  * One notice. The same one may come twice (at least once): `id` is then the same.
  *
- * `referenceId` is the operation that brought it about, `recordedAt` when. Of a balance: `available` tokens were at or below `mark`. Of credit: `tokens` of `lot` (its number in the account) end with `expiresAt`. Of a rejected payment: its `code`, and the money. A reader of today takes types of later versions, and ignores fields that it doesn't know.
+ * `referenceId` is the operation that brought it about, `recordedAt` when. Of a balance: `available` tokens were at or below `mark`. Of credit: `tokens` of `lot` (its number in the account) end with `expiresAt`. Of a rejected payment: its `code`, and the money; its `userId` is absent where the message named none. A reader of today takes types of later versions, and ignores fields that it doesn't know.
  */
 export interface CreditExpiring {
   type: "credit.expiring";
@@ -1269,13 +1269,13 @@ export interface CreditExpiring {
 /**
  * One notice. The same one may come twice (at least once): `id` is then the same.
  *
- * `referenceId` is the operation that brought it about, `recordedAt` when. Of a balance: `available` tokens were at or below `mark`. Of credit: `tokens` of `lot` (its number in the account) end with `expiresAt`. Of a rejected payment: its `code`, and the money. A reader of today takes types of later versions, and ignores fields that it doesn't know.
+ * `referenceId` is the operation that brought it about, `recordedAt` when. Of a balance: `available` tokens were at or below `mark`. Of credit: `tokens` of `lot` (its number in the account) end with `expiresAt`. Of a rejected payment: its `code`, and the money; its `userId` is absent where the message named none. A reader of today takes types of later versions, and ignores fields that it doesn't know.
  */
 export interface PaymentRejected {
   type: "payment.rejected";
   schemaVersion: number;
   id: string;
-  userId: string;
+  userId?: string | undefined;
   referenceId: string;
   recordedAt: string;
   available?: number | undefined;
