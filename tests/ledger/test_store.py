@@ -381,6 +381,10 @@ _MANY_ACCOUNTS = (
     SELECT operation_id, slot, reference_id, operation_id, 'x', 1, 'USD', 1, 0, now() FROM operations
     """,
     """
+    INSERT INTO payment_names (name, version, named_at, payment_reference, user_id)
+    SELECT reference_id, 1, now(), reference_id, user_id FROM operations
+    """,
+    """
     INSERT INTO payment_events (operation_id, slot, reference_id, account_id, payment_reference, happened,
         recorded_at)
     SELECT operation_id, slot, reference_id, operation_id, reference_id, 'failed', now() FROM operations
