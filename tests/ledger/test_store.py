@@ -255,7 +255,7 @@ def test_any_batch_is_written_with_one_statement(postgres_engine: Engine, catalo
             answers = applied(postgres_engine, catalog, *batch)
         assert all(isinstance(answer, Decided) and answer.outcome.is_applied for answer in answers)
         statements = [statement for statement in statements if not is_for_ids(statement)]
-        assert verbs(statements).count("write") == 2  # the names of its payments, and all other rows
+        assert verbs(statements).count("write") == 1
         assert verbs(statements).count("insert") == (1 if batch is batches[0] else 0)  # an account
         assert not {"update", "delete"} & set(verbs(statements))
     assert audit(postgres_engine).is_clean
@@ -390,10 +390,6 @@ _MANY_ACCOUNTS = (
     INSERT INTO payment_events (operation_id, slot, reference_id, account_id, payment_reference, happened,
         recorded_at)
     SELECT operation_id, slot, reference_id, operation_id, reference_id, 'failed', now() FROM operations
-    """,
-    """
-    INSERT INTO payment_names (name, payment_reference, user_id, named_at, version)
-    SELECT reference_id, reference_id, user_id, now(), 1 FROM operations
     """,
     """
     INSERT INTO quotas (account_id, slot, meter, period_start, used, sequence)
