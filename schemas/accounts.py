@@ -49,7 +49,7 @@ class FreezeAccount(FreezingCommand):
     One about a payment that isn't there yet waits for it.
     """
 
-    CONTENT = ("payment_reference_id", "reason")
+    CONTENT = ("payment_reference_id", "reason", "user_id")
     type: Literal["account.freeze"] = "account.freeze"
     reason: Label
 
@@ -57,6 +57,6 @@ class FreezeAccount(FreezingCommand):
 class UnfreezeAccount(FreezingCommand):
     """Lets an account be used again."""
 
-    CONTENT = ("payment_reference_id", "reason")
+    CONTENT = ("payment_reference_id", "reason", "user_id")
     type: Literal["account.unfreeze"] = "account.unfreeze"
     reason: Label

@@ -41,6 +41,8 @@ CONTENT: Mapping[str, tuple[str, ...]] = {
     ),
     "account.open": ("tier",),
     "account.settle": (),
+    "account.freeze": ("reason", "userId"),
+    "account.unfreeze": ("reason", "userId"),
     "credit.adjust": ("allowNegative", "expiresAt", "tokens"),
     "credit.bonus": ("effectiveAt", "expiresAt", "priority", "tokens"),
     "credit.refund": ("freeQuantity", "originalReferenceId", "tokens"),
@@ -486,4 +488,5 @@ def _plain(value: Any, name: str) -> Any:
         return [_plain(part, name) for part in value]
     if isinstance(value, dict):
         return {part: _plain(value[part], part) for part in sorted(value)}
-    return datetime.fromisoformat(value).isoformat() if name in _TIMES else value
+    is_time = name in _TIMES and value not in ("now", "period_end")  # a change may name one of the two
+    return datetime.fromisoformat(value).isoformat() if is_time else value

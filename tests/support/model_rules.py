@@ -22,6 +22,10 @@ Judgements = dict[str, list[Judgement]]
 Decision = tuple[str, int | None, dict[str, Any]]
 
 
+#: Types that a frozen account takes none of.
+_STOPPED = ("usage.deduct", "usage.free_upload", "usage.record", "usage.reserve", "usage.extend")
+
+
 class Rules:
     """The rules, and what they remember beside the account: refunds of usage, and payments."""
 
@@ -33,12 +37,17 @@ class Rules:
         self._freed: list[tuple[str, int]] = []
         self._counted_in: dict[str, tuple[str, datetime]] = {}
         self.payments = Payments()
+        #: Times at which each user was frozen and let go.
+        self._frozen: dict[str, list[datetime]] = {}
+        self._let_go: dict[str, list[datetime]] = {}
 
     def judge(self, account: AccountModel, message: Message) -> Decision:
         """Judge the message: its code, its amount (None: rejected), and what else the reply says."""
         until = message.get("validUntil")
         if until is not None and datetime.fromisoformat(until) < account.now:
             return "too_late", None, {"validUntil": until}
+        if message["type"] in _STOPPED and self._is_frozen(message["userId"]):
+            return "account_frozen", None, {}
         return self._by_type[message["type"]](self, account, message)
 
     def _applied(self, reference_id: str) -> tuple[Message, Answer] | None:
@@ -50,6 +59,16 @@ class Rules:
 
     def _exists(self, account: AccountModel, _message: Message) -> Decision:
         return "account_exists", None, {"tier": account.tier}
+
+    def _freeze(self, account: AccountModel, message: Message) -> Decision:
+        words = self._frozen if message["type"] == "account.freeze" else self._let_go
+        words.setdefault(message["userId"], []).append(_time(message, "occurredAt") or account.now)
+        return "freeze_began" if self._is_frozen(message["userId"]) else "freeze_ended", 0, {}
+
+    def _is_frozen(self, user: str) -> bool:
+        """True where the latest word is a freeze; of two at one time it is."""
+        frozen, let_go = self._frozen.get(user), self._let_go.get(user)
+        return frozen is not None and (let_go is None or max(frozen) >= max(let_go))
 
     def _settle_account(self, account: AccountModel, message: Message) -> Decision:
         self.payments.look_for_waiting(account, message["userId"])
@@ -434,9 +453,11 @@ class Rules:
         return code, abs(event["collected"]), detail
 
     _by_type: Mapping[str, Callable[["Rules", AccountModel, Message], Decision]] = {
+        "account.freeze": _freeze,
         "account.import": _exists,
         "account.open": _exists,
         "account.settle": _settle_account,
+        "account.unfreeze": _freeze,
         "credit.adjust": _adjust,
         "credit.bonus": _bonus,
         "credit.refund": _refund,
