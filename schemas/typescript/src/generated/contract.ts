@@ -1203,7 +1203,7 @@ export interface QueryProblem {
 /**
  * One notice. The same one may come twice (at least once): `id` is then the same.
  *
- * `referenceId` is the operation that brought it about, `recordedAt` when. Of a balance: `available` tokens were at or below `mark`. Of credit: `tokens` of `lot` (its number in the account) end with `expiresAt`. Of a rejected payment: its `code`, and the money. A reader of today takes types of later versions, and ignores fields that it doesn't know.
+ * `referenceId` is the operation that brought it about, `recordedAt` when. Of a balance: `available` tokens were at or below `mark`. Of credit: `tokens` of `lot` (its number in the account) end with `expiresAt`. Of a rejected payment: its `code`, and the money; its `userId` is absent where the message named none. A reader of today takes types of later versions, and ignores fields that it doesn't know.
  */
 export interface BalanceLow {
   type: "balance.low";
@@ -1225,7 +1225,7 @@ export interface BalanceLow {
 /**
  * One notice. The same one may come twice (at least once): `id` is then the same.
  *
- * `referenceId` is the operation that brought it about, `recordedAt` when. Of a balance: `available` tokens were at or below `mark`. Of credit: `tokens` of `lot` (its number in the account) end with `expiresAt`. Of a rejected payment: its `code`, and the money. A reader of today takes types of later versions, and ignores fields that it doesn't know.
+ * `referenceId` is the operation that brought it about, `recordedAt` when. Of a balance: `available` tokens were at or below `mark`. Of credit: `tokens` of `lot` (its number in the account) end with `expiresAt`. Of a rejected payment: its `code`, and the money; its `userId` is absent where the message named none. A reader of today takes types of later versions, and ignores fields that it doesn't know.
  */
 export interface BalanceDepleted {
   type: "balance.depleted";
@@ -1247,7 +1247,7 @@ export interface BalanceDepleted {
 /**
  * One notice. The same one may come twice (at least once): `id` is then the same.
  *
- * `referenceId` is the operation that brought it about, `recordedAt` when. Of a balance: `available` tokens were at or below `mark`. Of credit: `tokens` of `lot` (its number in the account) end with `expiresAt`. Of a rejected payment: its `code`, and the money. A reader of today takes types of later versions, and ignores fields that it doesn't know.
+ * `referenceId` is the operation that brought it about, `recordedAt` when. Of a balance: `available` tokens were at or below `mark`. Of credit: `tokens` of `lot` (its number in the account) end with `expiresAt`. Of a rejected payment: its `code`, and the money; its `userId` is absent where the message named none. A reader of today takes types of later versions, and ignores fields that it doesn't know.
  */
 export interface CreditExpiring {
   type: "credit.expiring";
@@ -1269,13 +1269,13 @@ export interface CreditExpiring {
 /**
  * One notice. The same one may come twice (at least once): `id` is then the same.
  *
- * `referenceId` is the operation that brought it about, `recordedAt` when. Of a balance: `available` tokens were at or below `mark`. Of credit: `tokens` of `lot` (its number in the account) end with `expiresAt`. Of a rejected payment: its `code`, and the money. A reader of today takes types of later versions, and ignores fields that it doesn't know.
+ * `referenceId` is the operation that brought it about, `recordedAt` when. Of a balance: `available` tokens were at or below `mark`. Of credit: `tokens` of `lot` (its number in the account) end with `expiresAt`. Of a rejected payment: its `code`, and the money; its `userId` is absent where the message named none. A reader of today takes types of later versions, and ignores fields that it doesn't know.
  */
 export interface PaymentRejected {
   type: "payment.rejected";
   schemaVersion: number;
   id: string;
-  userId: string;
+  userId?: string | undefined;
   referenceId: string;
   recordedAt: string;
   available?: number | undefined;
