@@ -15,18 +15,23 @@ export interface Hold {
   state: "open" | "settled" | "released" | "expired";
 }
 
-interface Lot {
+export interface Lot {
   readonly number: number;
   readonly source: string;
   readonly priority: number;
-  readonly expiresAt: number;
+  /** Operation that made it. */
+  readonly operation: Operation;
+  expiresAt: number;
   tokens: number;
+  /** Tokens that expired unspent. */
+  lapsed: number;
 }
 
 /** Credit that takes effect later. */
 interface Scheduled {
   readonly at: number;
   readonly tokens: number;
+  readonly operation: Operation;
   readonly credit: () => void;
 }
 
@@ -57,6 +62,9 @@ export class FakeAccount {
   readonly holds = new Map<string, Hold>();
   readonly quotaUsed = new Map<string, number>();
   debt = 0;
+  /** Since when the account is frozen; undefined where it isn't. */
+  frozenAt: number | undefined;
+  #unfrozenAt = -Infinity;
   /** Number of the present period; each is a month counted from the opening. */
   period = 0;
   granted = 0;
@@ -84,6 +92,10 @@ export class FakeAccount {
 
   get available(): number {
     return this.balance - this.held;
+  }
+
+  get lots(): readonly Lot[] {
+    return this.#lots;
   }
 
   canPay(tokens: number): boolean {
@@ -125,29 +137,32 @@ export class FakeAccount {
     counter: string,
     tokens: number,
     now: number,
-    lot: { source: string; expiresAt?: number | undefined; priority?: number | null | undefined },
+    made: { source: string; expiresAt?: number | undefined; priority?: number | null | undefined },
   ): void {
-    const { source, expiresAt = Infinity, priority } = lot;
+    const { source, expiresAt = Infinity } = made;
+    const [number, priority] = [(this.#lotsMade += 1), made.priority ?? PRIORITIES[source] ?? 50];
+    const lot: Lot = { number, source, priority, expiresAt, operation, tokens: 0, lapsed: 0 };
+    this.#lots.push(lot);
+    this.#lots.sort((one, other) => one.priority - other.priority || one.expiresAt - other.expiresAt);
     const repaid = Math.min(this.debt, tokens);
-    const number = (this.#lotsMade += 1);
-    this.#post(operation, counter, tokens, now, { number, source }, () => {
-      this.debt -= repaid;
-      const order = priority ?? PRIORITIES[source] ?? 50;
-      this.#lots.push({ number, source, priority: order, expiresAt, tokens: tokens - repaid });
-      this.#lots.sort((one, other) => one.priority - other.priority || one.expiresAt - other.expiresAt);
-    });
+    this.post(operation, counter, repaid, now);
+    this.post(operation, counter, tokens - repaid, now, lot);
   }
 
-  /** Take tokens in burn order, or of one source first, an entry for each lot; what no lot has becomes debt. */
-  take(operation: Operation, counter: string, tokens: number, now: number, first?: string): void {
+  /** Take tokens in burn order, an entry for each lot; what no lot has becomes debt. */
+  take(operation: Operation, counter: string, tokens: number, now: number): void {
     let left = tokens;
-    const preferred = this.#lots.filter((lot) => first !== undefined && lot.source.startsWith(first));
-    for (const lot of [...preferred, ...this.#lots]) {
+    for (const lot of this.#lots) {
       const part = Math.min(lot.tokens, left);
       left -= part;
-      this.#post(operation, counter, -part, now, lot, () => (lot.tokens -= part));
+      this.post(operation, counter, -part, now, lot);
     }
-    this.#post(operation, counter, -left, now, undefined, () => (this.debt += left));
+    this.post(operation, counter, -left, now);
+  }
+
+  /** Expire the lots whose time is over. */
+  expireOver(operation: Operation, now: number): void {
+    this.#expire(operation, now, (lot) => lot.expiresAt <= now);
   }
 
   /** Expire the lots that `isOver` names; return their tokens. */
@@ -155,33 +170,35 @@ export class FakeAccount {
     const over = this.#lots.filter((lot) => lot.tokens > 0 && isOver(lot));
     const tokens = over.reduce((sum, lot) => sum + lot.tokens, 0);
     for (const lot of over) {
-      this.#post(operation, "expiry", -lot.tokens, now, lot, () => (lot.tokens = 0));
+      lot.lapsed += lot.tokens;
+      this.post(operation, "expiry", -lot.tokens, now, lot);
     }
     return tokens;
   }
 
-  #post(
-    operation: Operation,
-    counter: string,
-    amount: number,
-    now: number,
-    lot: Pick<Lot, "number" | "source"> | undefined,
-    move: () => void,
-  ): void {
+  /** Post one entry to the account and a lot, or else to the debt: the only place where a balance changes. */
+  post(operation: Operation, counter: string, amount: number, now: number, lot?: Lot): void {
     if (amount === 0) return;
     const [balanceBefore, at] = [this.balance, iso(now)];
-    move();
+    if (lot === undefined) this.debt -= amount;
+    else lot.tokens += amount;
     const [balanceAfter, sequence] = [this.balance, this.entries.length + 1];
     const sums = { counter, amount, balanceBefore, balanceAfter, sequence };
-    const times = { occurredAt: at, recordedAt: at };
-    this.entries.push({
-      operation,
-      status: "applied",
-      ...sums,
-      lot: lot?.number,
-      source: lot?.source,
-      ...times,
-    });
+    const of = { lot: lot?.number, source: lot?.source };
+    this.entries.push({ operation, status: "applied", ...sums, ...of, occurredAt: at, recordedAt: at });
+  }
+
+  // -- freezing --------------------------------------------------------------------------------------------
+
+  /** Freeze the account as of `at`, unless it was let go later. */
+  freeze(at: number): void {
+    if (this.#unfrozenAt <= at) this.frozenAt = Math.max(at, this.frozenAt ?? at);
+  }
+
+  /** Let the account be used again as of `at`, unless it was frozen then or later. */
+  unfreeze(at: number): void {
+    this.#unfrozenAt = Math.max(at, this.#unfrozenAt);
+    if (this.frozenAt !== undefined && this.frozenAt < at) this.frozenAt = undefined;
   }
 
   // -- periods ---------------------------------------------------------------------------------------------
@@ -216,7 +233,9 @@ export class FakeAccount {
 
   /** End the allocation of the present period now; return its tokens. */
   endAllocation(operation: Operation, now: number): number {
-    return this.#expire(operation, now, (lot) => lot.source === "allocation");
+    const own = this.#lots.filter((lot) => lot.source === "allocation" && lot.expiresAt > now);
+    for (const lot of own) lot.expiresAt = now;
+    return this.#expire(operation, now, (lot) => own.includes(lot));
   }
 
   /** Post what time alone brings about until `now`: ends of holds and lots, free periods, scheduled credit. */
@@ -224,16 +243,21 @@ export class FakeAccount {
     for (const hold of this.holds.values())
       if (hold.state === "open" && hold.expiresAt <= now) hold.state = "expired";
     while (this.periodEnd <= now) this.#turnPeriod(operation, this.periodEnd);
-    const isOver = (lot: Lot): boolean => lot.expiresAt <= now;
-    this.#expire(operation, now, isOver);
+    this.expireOver(operation, now);
     const due = this.scheduled.filter(({ at }) => at <= now);
     this.scheduled = this.scheduled.filter(({ at }) => at > now);
     for (const { credit } of due) credit();
-    this.#expire(operation, now, isOver); // credit that began and ended unseen
+    this.expireOver(operation, now); // credit that began and ended unseen
+  }
+
+  /** Fail where tokens of an operation haven't taken effect: the fake can't take them back. */
+  requireNothingAhead(operation: Operation): void {
+    if (this.scheduled.some((one) => one.operation === operation))
+      throw new Error("FakeBillingClient can't take back a period that was paid and hasn't begun");
   }
 
   #turnPeriod(operation: Operation, start: number): void {
-    this.#expire(operation, start, (lot) => lot.expiresAt <= start);
+    this.expireOver(operation, start);
     if (this.tier.autoRenew && start < this.endsAt) this.grant(operation, this.period + 1, start);
     else this.#beginPeriod();
   }

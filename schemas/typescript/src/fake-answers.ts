@@ -52,7 +52,7 @@ export function answerTo(query: Query, ledger: FakeLedger): Answer {
 function stats(ledger: FakeLedger) {
   const accounts = [...ledger.accounts.keys()].map((userId) => ledger.account(userId)!);
   const totals = accounts.map((account) => account.totals);
-  const sold = [...ledger.payments.values()].flatMap((payment) => payment.sold ?? []);
+  const sold = ledger.payments.all;
   return {
     users: accounts.length,
     balance: total(accounts, (account) => account.balance),
@@ -65,7 +65,7 @@ function stats(ledger: FakeLedger) {
     accountsByTier: counted(accounts.map((account) => account.tier.id)),
     revenue: Object.entries(counted(sold.map((one) => one.currency))).map(([currency, payments]) => {
       const ofCurrency = sold.filter((one) => one.currency === currency);
-      return { currency, payments, amountMinor: total(ofCurrency, (one) => one.priceMinor) };
+      return { currency, payments, amountMinor: total(ofCurrency, (one) => one.amountMinor) };
     }),
   };
 }
@@ -97,6 +97,7 @@ function balance(account: FakeAccount, ledger: FakeLedger) {
       const unit = ledger.catalog.meters.find((meter) => meter.quota === name)?.unit ?? "byte";
       return { name, unit, limit, used: account.used(name), remaining: account.free(name) };
     }),
+    frozenAt: account.frozenAt === undefined ? undefined : iso(account.frozenAt),
     ...nextCredit(account),
     openedAt: iso(account.openedAt),
     updatedAt: account.entries.at(-1)?.recordedAt ?? iso(account.openedAt),
@@ -112,7 +113,10 @@ function nextCredit({ tier, periodEnd, endsAt, scheduled }: FakeAccount) {
 }
 
 function afford({ tokens, meter, quantity }: Of<"query.afford">, account: FakeAccount, ledger: FakeLedger) {
-  const { available } = account;
+  const { available, frozenAt } = account;
+  const asked = meter == null ? {} : { meter, quantity: quantity ?? 0 };
+  if (frozenAt !== undefined)
+    return { affordable: false, code: "account_frozen", available, shortfall: 0, ...asked } as const;
   const price = meter == null ? undefined : ledger.price(meter, quantity ?? 0, account);
   if (meter != null && price === undefined)
     return { affordable: false, code: "unknown_meter", available, shortfall: 0, meter } as const;
