@@ -1,5 +1,7 @@
 // One account of the fake: lots, holds, quotas, a period, and the entries that explain its balance.
 
+import { Calendar } from "./fake-calendar.js";
+import type { Period } from "./fake-calendar.js";
 import type { CatalogTier, Totals, Transaction } from "./generated/contract.js";
 import { iso } from "./formats.js";
 
@@ -21,18 +23,27 @@ export interface Lot {
   readonly priority: number;
   /** Operation that made it. */
   readonly operation: Operation;
+  readonly granted: number;
   expiresAt: number;
   tokens: number;
   /** Tokens that expired unspent. */
   lapsed: number;
 }
 
+/** A lot as a rule makes it. */
+interface Made {
+  readonly source: string;
+  readonly expiresAt?: number | undefined;
+  readonly priority?: number | null | undefined;
+}
+
 /** Credit that takes effect later. */
 interface Scheduled {
   readonly at: number;
-  readonly tokens: number;
   readonly operation: Operation;
-  readonly credit: () => void;
+  readonly counter: string;
+  readonly tokens: number;
+  readonly made: Made;
 }
 
 /** Counters of entries by the names of their sums. */
@@ -60,15 +71,16 @@ const PRIORITIES: Record<string, number> = {
 export class FakeAccount {
   readonly entries: Entry[] = [];
   readonly holds = new Map<string, Hold>();
-  readonly quotaUsed = new Map<string, number>();
+  readonly calendar: Calendar;
+  readonly #quotaUsed = new Map<string, number>();
   debt = 0;
   /** Since when the account is frozen; undefined where it isn't. */
   frozenAt: number | undefined;
   #unfrozenAt = -Infinity;
-  /** Number of the present period; each is a month counted from the opening. */
-  period = 0;
-  granted = 0;
-  grantedPeriod = 0;
+  /** Most tokens that were granted for the last granted period. */
+  periodGranted = 0;
+  /** Tier that takes the place of the present one. */
+  next: { readonly tier: CatalogTier; at: number } | undefined;
   endsAt = Infinity;
   scheduled: Scheduled[] = [];
   #lots: Lot[] = [];
@@ -77,8 +89,11 @@ export class FakeAccount {
   constructor(
     readonly userId: string,
     public tier: CatalogTier,
-    readonly openedAt: number,
-  ) {}
+    readonly clock: () => number,
+    readonly openedAt = clock(),
+  ) {
+    this.calendar = new Calendar(openedAt);
+  }
 
   // -- sums ------------------------------------------------------------------------------------------------
 
@@ -117,12 +132,23 @@ export class FakeAccount {
     return found;
   }
 
+  /** Return the free part of a quota; a period that was never granted has none, where the tier needs a payment. */
   limit(quota: string): number {
+    const isUnpaid = !this.tier.autoRenew && this.clock() >= this.calendar.grantedUntil;
+    if (this.hasEnded || isUnpaid) return 0;
     return quota === "free_upload" ? this.tier.freeUploadBytes : (this.tier.freeUnits[quota] ?? 0);
   }
 
   used(quota: string): number {
-    return this.quotaUsed.get(quota) ?? 0;
+    return this.#quotaUsed.get(this.#ofPeriod(quota)) ?? 0;
+  }
+
+  count(quota: string, units: number): void {
+    this.#quotaUsed.set(this.#ofPeriod(quota), this.used(quota) + units);
+  }
+
+  #ofPeriod(quota: string): string {
+    return `${quota} ${iso(this.period.start).slice(0, 10)}`;
   }
 
   free(quota: string): number {
@@ -132,16 +158,19 @@ export class FakeAccount {
   // -- tokens ----------------------------------------------------------------------------------------------
 
   /** Credit a lot; a debt is repaid first. */
-  credit(
-    operation: Operation,
-    counter: string,
-    tokens: number,
-    now: number,
-    made: { source: string; expiresAt?: number | undefined; priority?: number | null | undefined },
-  ): void {
+  credit(operation: Operation, counter: string, tokens: number, now: number, made: Made): void {
     const { source, expiresAt = Infinity } = made;
     const [number, priority] = [(this.#lotsMade += 1), made.priority ?? PRIORITIES[source] ?? 50];
-    const lot: Lot = { number, source, priority, expiresAt, operation, tokens: 0, lapsed: 0 };
+    const lot: Lot = {
+      number,
+      source,
+      priority,
+      expiresAt,
+      operation,
+      granted: tokens,
+      tokens: 0,
+      lapsed: 0,
+    };
     this.#lots.push(lot);
     this.#lots.sort((one, other) => one.priority - other.priority || one.expiresAt - other.expiresAt);
     const repaid = Math.min(this.debt, tokens);
@@ -203,80 +232,117 @@ export class FakeAccount {
 
   // -- periods ---------------------------------------------------------------------------------------------
 
-  periodStart(number = this.period): number {
-    return monthsAfter(this.openedAt, number);
+  /** Present period, in which quotas count. */
+  get period(): Period {
+    return this.calendar.presentPeriod(this.clock());
   }
 
-  get periodEnd(): number {
-    return this.periodStart(this.period + 1);
+  /** True where the subscription was canceled and its last period is over. */
+  get hasEnded(): boolean {
+    return this.endsAt <= this.clock();
   }
 
-  /** Return the number of the period that contains a time. */
-  periodAt(time: number): number {
-    let number = this.period;
-    while (this.periodStart(number + 1) <= time) number += 1;
-    while (this.periodStart(number) > time) number -= 1;
-    return number;
+  /** End of what is granted, or of the present period where nothing is. */
+  get paidUntil(): number {
+    const [now, { grantedUntil }] = [this.clock(), this.calendar];
+    return now < grantedUntil ? grantedUntil : this.calendar.allocationPeriod(now).end;
   }
 
-  /** Begin a period and grant its allocation, which ends with it. */
-  grant(operation: Operation, period: number, now: number): void {
-    if (period > this.period) this.#beginPeriod();
-    [this.grantedPeriod, this.granted] = [period, this.tier.monthlyTokens];
-    this.allocate(operation, this.tier.monthlyTokens, now);
+  /** Set the tier; neither another one nor an end is waited for. */
+  setTier(tier: CatalogTier): void {
+    Object.assign(this, { tier, next: undefined, endsAt: Infinity });
   }
 
-  allocate(operation: Operation, tokens: number, now: number): void {
-    if (tokens === 0) return;
-    this.credit(operation, "allocation", tokens, now, { source: "allocation", expiresAt: this.periodEnd });
+  /** Grant the first period of an account that is opened. */
+  open(operation: Operation): void {
+    this.periodGranted = this.tier.monthlyTokens;
+    this.allocate(operation, this.periodGranted, { start: this.openedAt, end: this.calendar.grantedUntil });
   }
 
-  /** End the allocation of the present period now; return its tokens. */
-  endAllocation(operation: Operation, now: number): number {
+  /** Grant tokens that end with a period, and take effect when it begins. */
+  allocate(operation: Operation, tokens: number, { start, end }: Period): void {
+    const made = { source: "allocation", expiresAt: end };
+    this.schedule({ at: start, operation, counter: "allocation", tokens, made });
+  }
+
+  /** Credit a lot at its time, at once where that has come. */
+  schedule(credit: Scheduled): void {
+    if (credit.at > this.clock()) this.scheduled.push(credit);
+    else this.credit(credit.operation, credit.counter, credit.tokens, credit.at, credit.made);
+  }
+
+  /** Let credit of an operation take effect before its time. */
+  takeEffect(operation: Operation, now: number): void {
+    const own = this.scheduled.filter((one) => one.operation === operation);
+    this.scheduled = this.scheduled.filter((one) => !own.includes(one));
+    for (const credit of own) this.schedule({ ...credit, at: now });
+  }
+
+  /** End the allocations now, also those that are to come; return the tokens that expire. */
+  endAllocations(operation: Operation): number {
+    const now = this.clock();
+    this.scheduled = this.scheduled.filter(({ counter }) => counter !== "allocation");
     const own = this.#lots.filter((lot) => lot.source === "allocation" && lot.expiresAt > now);
     for (const lot of own) lot.expiresAt = now;
     return this.#expire(operation, now, (lot) => own.includes(lot));
   }
 
-  /** Post what time alone brings about until `now`: ends of holds and lots, free periods, scheduled credit. */
-  postDue(operation: Operation, now: number): void {
+  /** Give up the period that was granted ahead and begins at `ahead`. */
+  giveUpAhead(ahead: number): void {
+    this.scheduled = this.scheduled.filter(({ counter, at }) => counter !== "allocation" || at < ahead);
+    this.calendar.giveUpAhead(ahead, this.clock());
+    const present = this.#lots.filter((lot) => lot.source === "allocation" && lot.expiresAt === ahead);
+    this.periodGranted = present.reduce((sum, lot) => sum + lot.granted, 0);
+  }
+
+  // -- what is due -----------------------------------------------------------------------------------------
+
+  /** Post what time alone brings about until now, in the order in which it fell due. */
+  postDue(operation: Operation): void {
+    const now = this.clock();
     for (const hold of this.holds.values())
       if (hold.state === "open" && hold.expiresAt <= now) hold.state = "expired";
-    while (this.periodEnd <= now) this.#turnPeriod(operation, this.periodEnd);
-    this.expireOver(operation, now);
-    const due = this.scheduled.filter(({ at }) => at <= now);
-    this.scheduled = this.scheduled.filter(({ at }) => at > now);
-    for (const { credit } of due) credit();
-    this.expireOver(operation, now); // credit that began and ended unseen
+    for (let due = this.#nextDue(operation); due.at <= now; due = this.#nextDue(operation)) due.post();
   }
 
-  /** Fail where tokens of an operation haven't taken effect: the fake can't take them back. */
-  requireNothingAhead(operation: Operation): void {
-    if (this.scheduled.some((one) => one.operation === operation))
-      throw new Error("FakeBillingClient can't take back a period that was paid and hasn't begun");
+  /** Return what is due next; of several at one time in the worker's order. */
+  #nextDue(operation: Operation): { at: number; post: () => void } {
+    const lots = this.#lots.filter((lot) => lot.tokens > 0);
+    const [{ next }, { grantedUntil }] = [this, this.calendar];
+    const renewsAt = this.tier.autoRenew && this.endsAt === Infinity ? grantedUntil : Infinity;
+    const due = [
+      ...lots.map(({ expiresAt: at }) => ({ at, post: () => this.expireOver(operation, at) })),
+      next === undefined ? [] : { at: next.at, post: () => this.#changeTier() },
+      next !== undefined && next.at <= this.clock()
+        ? [] // no period is due before
+        : { at: renewsAt, post: () => this.#renew(operation, renewsAt) },
+      ...this.scheduled.map((credit) => ({ at: credit.at, post: () => this.#begin(credit) })),
+    ].flat();
+    return due.reduce((first, one) => (one.at < first.at ? one : first), { at: Infinity, post: () => {} });
   }
 
-  #turnPeriod(operation: Operation, start: number): void {
-    this.expireOver(operation, start);
-    if (this.tier.autoRenew && start < this.endsAt) this.grant(operation, this.period + 1, start);
-    else this.#beginPeriod();
+  #changeTier(): void {
+    const { tier, at } = this.next!;
+    if (this.calendar.grantedUntil < at) {
+      this.calendar.beginOwn({ start: this.calendar.grantedUntil, end: at }, this.clock());
+      this.periodGranted = 0;
+    }
+    Object.assign(this, { tier, next: undefined });
   }
 
-  #beginPeriod(): void {
-    this.period += 1;
-    this.quotaUsed.clear();
+  #renew(operation: Operation, start: number): void {
+    const period = { start, end: this.calendar.allocationPeriod(start).end };
+    this.calendar.beginOwn(period, this.clock());
+    this.periodGranted = this.tier.monthlyTokens;
+    this.allocate(operation, this.periodGranted, period);
+  }
+
+  #begin(credit: Scheduled): void {
+    this.scheduled = this.scheduled.filter((one) => one !== credit);
+    this.schedule(credit);
   }
 }
 
 export function sumOf(entries: readonly Pick<Entry, "amount">[]): number {
   return entries.reduce((sum, entry) => sum + entry.amount, 0);
-}
-
-/** Return the moment some months later; a shorter month's last day stands for a day that it lacks. */
-function monthsAfter(time: number, months: number): number {
-  const date = new Date(time);
-  const day = date.getUTCDate();
-  date.setUTCMonth(date.getUTCMonth() + months);
-  if (date.getUTCDate() !== day) date.setUTCDate(0);
-  return date.getTime();
 }

@@ -86,9 +86,9 @@ function balance(account: FakeAccount, ledger: FakeLedger) {
     subscription: {
       tier: tier.id,
       isActive: ledger.now() < endsAt,
-      periodStart: iso(account.periodStart()),
-      periodEnd: iso(account.periodEnd),
-      grantedUntil: iso(account.periodStart(account.grantedPeriod + 1)),
+      periodStart: iso(account.period.start),
+      periodEnd: iso(account.period.end),
+      grantedUntil: iso(account.calendar.grantedUntil),
       endsAt: endsAt === Infinity ? undefined : iso(endsAt),
     },
     monthlyAllocation: tier.monthlyTokens,
@@ -105,11 +105,14 @@ function balance(account: FakeAccount, ledger: FakeLedger) {
 }
 
 /** The next credit that comes by itself: one that is scheduled, or a free tier's period. */
-function nextCredit({ tier, periodEnd, endsAt, scheduled }: FakeAccount) {
-  const renewal = { at: periodEnd, tokens: tier.monthlyTokens };
-  const coming = [...scheduled, ...(tier.autoRenew && periodEnd < endsAt ? [renewal] : [])];
-  const [next] = coming.sort((one, other) => one.at - other.at);
-  return next === undefined ? {} : { nextCreditAt: iso(next.at), nextCreditTokens: next.tokens };
+function nextCredit({ tier, next, calendar: { grantedUntil }, endsAt, scheduled }: FakeAccount) {
+  const { autoRenew, monthlyTokens } = next !== undefined && grantedUntil >= next.at ? next.tier : tier;
+  const isComing = autoRenew && monthlyTokens > 0 && endsAt === Infinity;
+  const coming = [...scheduled, ...(isComing ? [{ at: grantedUntil, tokens: monthlyTokens }] : [])];
+  if (coming.length === 0) return {};
+  const first = Math.min(...coming.map(({ at }) => at));
+  const atOnce = coming.filter(({ at }) => at === first);
+  return { nextCreditAt: iso(first), nextCreditTokens: total(atOnce, ({ tokens }) => tokens) };
 }
 
 function afford({ tokens, meter, quantity }: Of<"query.afford">, account: FakeAccount, ledger: FakeLedger) {

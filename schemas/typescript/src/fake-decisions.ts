@@ -14,6 +14,8 @@ export interface Case {
   readonly account: FakeAccount;
   readonly operation: Operation;
   readonly now: number;
+  /** When the command says that it occurred. */
+  readonly occurredAt: number | undefined;
 }
 
 export const DAY_MS = 86_400_000;

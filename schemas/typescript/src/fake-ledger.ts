@@ -3,7 +3,7 @@
 
 import { FakeAccount } from "./fake-account.js";
 import type { Operation } from "./fake-account.js";
-import { applied, rejected } from "./fake-decisions.js";
+import { applied, rejected, timeOf } from "./fake-decisions.js";
 import type { Case, Decision, Of, Single } from "./fake-decisions.js";
 import { FakePayments, awaited, nameIn, namesOf } from "./fake-payments.js";
 import type { EventCommand, FreezingCommand } from "./fake-payments.js";
@@ -63,7 +63,7 @@ export class FakeLedger {
   account(userId: string): FakeAccount | undefined {
     const due = { transactionId: "0", referenceId: "due", type: "account.settle", code: "account_settled" };
     const account = this.accounts.get(userId);
-    account?.postDue(due, this.now());
+    account?.postDue(due);
     return account;
   }
 
@@ -214,7 +214,10 @@ export class FakeLedger {
     if (validUntil != null && now > Date.parse(validUntil))
       return rejected("too_late", { validUntil: iso(Date.parse(validUntil)) });
     const refused = frozenRefusal(command, account);
-    return refused ?? rule(command, { ledger: this, account, operation, now });
+    return (
+      refused ??
+      rule(command, { ledger: this, account, operation, now, occurredAt: timeOf(command.occurredAt) })
+    );
   }
 
   /** Let an event wait for its payment, unless another operation has the name. */
@@ -246,9 +249,9 @@ export class FakeLedger {
   #opened(userId: string, id: string, operation: Operation): FakeAccount | undefined {
     const tier = this.tier(id);
     if (tier === undefined) return undefined;
-    const opened = new FakeAccount(userId, tier, this.now());
+    const opened = new FakeAccount(userId, tier, this.now);
     this.accounts.set(userId, opened);
-    opened.grant(operation, 0, this.now());
+    opened.open(operation);
     return opened;
   }
 }

@@ -114,7 +114,7 @@ export function purchase(command: Of<"payment.succeeded">, of: Case): Decision {
   return applied("tokens_purchased", baseTokens + bonusTokens, {
     ...{ packageId: sold.id, baseTokens, bonusTokens },
     listMinor: listMinor === amountMinor ? undefined : listMinor,
-    ...recorded(command, [baseTokens, bonusTokens], timeOf(command.occurredAt), of),
+    ...recorded(command, [baseTokens, bonusTokens], of),
   });
 }
 
@@ -131,12 +131,11 @@ export function nameTaken(
 export function recorded(
   paid: Of<"payment.succeeded"> | SubscriptionPayment,
   [baseTokens, bonusTokens]: readonly [number, number],
-  occurredAt: number | undefined,
   of: Case,
-): Partial<Reply> {
+): Pick<Reply, "uncollected"> {
   const { referenceId, amountMinor, currency } = paid;
+  const { operation, ledger, occurredAt } = of;
   const about = { referenceId, amountMinor, currency, occurredAt, baseTokens, bonusTokens };
-  const { operation, ledger } = of;
   const none = { events: [], taken: new Map(), uncollected: 0 };
   const payment: Payment = { ...about, userId: of.account.userId, operation, ...none };
   ledger.payments.all.push(payment);
@@ -145,7 +144,7 @@ export function recorded(
 }
 
 /** Let the events that wait for a payment count; return what a reply says of it. */
-export function takeIn(payment: Payment, of: Case): Partial<Reply> {
+export function takeIn(payment: Payment, of: Case): Pick<Reply, "uncollected"> {
   const waiting = of.ledger.payments.takeWaiting(payment);
   if (waiting.length === 0) return {};
   const occurred = ({ command, at }: Waiting): number => timeOf(command.occurredAt) ?? at;
@@ -351,7 +350,8 @@ function only<T extends EventCommand["type"]>(events: readonly Event[], type: T)
 
 /** Take back or give back what all events ask for; return what moved, and what expired instead. */
 function bringUpToDate(payment: Payment, of: Case): { moved: number; uncollected: number | undefined } {
-  const { account } = of;
+  const { account, now } = of;
+  if (moneyBack(payment, payment.events) > 0) account.takeEffect(payment.operation, now);
   const lots = account.lots.filter((lot) => lot.operation === payment.operation);
   const isBonus = ({ source }: Lot): boolean => source === "purchase_bonus";
   const groups = [
@@ -359,7 +359,6 @@ function bringUpToDate(payment: Payment, of: Case): { moved: number; uncollected
     { lots: lots.filter(isBonus), tokens: payment.bonusTokens },
   ].map((group) => ({ ...group, ...askedOf(group, payment) }));
   const asked = sum(groups.map((group) => group.asked));
-  if (asked > 0) account.requireNothingAhead(payment.operation);
   const before = sum([...payment.taken.values()]);
   const uncollected = sum(groups.map((group) => group.lapsed));
   moveTo(taking(asked, groups, payment, of), payment, of);

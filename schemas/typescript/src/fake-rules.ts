@@ -2,10 +2,11 @@
 
 import type { FakeAccount, Hold } from "./fake-account.js";
 import { sumOf } from "./fake-account.js";
-import { DAY_MS, applied, rejected, short, timeOf } from "./fake-decisions.js";
+import { applied, rejected, short, timeOf } from "./fake-decisions.js";
 import type { Case, Decision, Of, Single } from "./fake-decisions.js";
 import { eventDecided, freezeOrNot, purchase, takeIn } from "./fake-payments.js";
 import type { EventCommand, FreezingCommand } from "./fake-payments.js";
+import { cancel, change, renew } from "./fake-subscriptions.js";
 import { iso } from "./formats.js";
 
 /** Commands that are decided elsewhere, or that the fake does not know and says so. */
@@ -40,9 +41,9 @@ export const RULES: Rules = {
     const [limit, used] = [account.limit(quota), account.used(quota)];
     const detail = { meter, quantity, ...units, limit, used };
     if (!account.canPay(tokens)) return short(tokens, account.available, "insufficient_balance", detail);
-    account.quotaUsed.set(quota, used + units.freeQuantity);
+    account.count(quota, units.freeQuantity);
     if (units.freeQuantity > 0) {
-      ledger.counted.set(referenceId, { quota, period: account.period, left: units.freeQuantity });
+      ledger.counted.set(referenceId, { quota, period: account.period.start, left: units.freeQuantity });
     }
     account.take(operation, "usage", tokens, now);
     return applied("usage_recorded", tokens, { ...detail, used: used + units.freeQuantity });
@@ -51,8 +52,9 @@ export const RULES: Rules = {
   "usage.free_upload": ({ referenceId, bytes }, { ledger, account }) => {
     const [limit, used, free] = [account.limit(UPLOAD), account.used(UPLOAD), account.free(UPLOAD)];
     if (bytes > free) return short(bytes, free, "free_upload_limit_exceeded", { used, limit });
-    account.quotaUsed.set(UPLOAD, used + bytes);
-    if (bytes > 0) ledger.counted.set(referenceId, { quota: UPLOAD, period: account.period, left: bytes });
+    account.count(UPLOAD, bytes);
+    if (bytes > 0)
+      ledger.counted.set(referenceId, { quota: UPLOAD, period: account.period.start, left: bytes });
     return applied("free_upload_counted", bytes, { used: used + bytes, limit });
   },
 
@@ -102,7 +104,7 @@ export const RULES: Rules = {
     const taken = 0 - sumOf(ofOriginal.filter((entry) => entry.counter === "usage"));
     const counted = ledger.counted.get(originalReferenceId);
     const free = counted?.left ?? 0;
-    const freeNow = counted?.period === account.period ? free : 0;
+    const freeNow = counted?.period === account.period.start ? free : 0;
     if (taken === 0 && counted === undefined) return rejected("original_not_refundable", detail);
     const refunds = account.entries.filter((entry) =>
       isOriginal(ledger.refunded.get(entry.operation.referenceId) ?? ""),
@@ -121,7 +123,7 @@ export const RULES: Rules = {
     if (tokens > 0) account.credit(operation, "refunds", tokens, now, { source: "refund" });
     if (counted === undefined) return applied("tokens_refunded", tokens, detail);
     counted.left -= units;
-    account.quotaUsed.set(counted.quota, account.used(counted.quota) - units);
+    account.count(counted.quota, -units);
     return applied("tokens_refunded", tokens, { ...detail, freeQuantity: units });
   },
 
@@ -129,15 +131,10 @@ export const RULES: Rules = {
     const [begin, end] = [timeOf(effectiveAt) ?? now, timeOf(expiresAt)];
     if (end !== undefined && end <= now) return rejected("credit_expired", { expiresAt: iso(end) });
     const detail = end === undefined ? {} : { expiresAt: iso(end) };
-    const at = Math.max(begin, now);
-    const credit = (): void =>
-      account.credit(operation, "bonus", tokens, at, { source: "bonus", priority, expiresAt: end });
-    if (begin <= now) {
-      credit();
-      return applied("bonus_granted", tokens, detail);
-    }
-    account.scheduled.push({ at, tokens, operation, credit });
-    return applied("bonus_scheduled", tokens, { ...detail, effectiveAt: iso(at) });
+    const made = { source: "bonus", priority, expiresAt: end };
+    account.schedule({ at: Math.max(begin, now), operation, counter: "bonus", tokens, made });
+    if (begin <= now) return applied("bonus_granted", tokens, detail);
+    return applied("bonus_scheduled", tokens, { ...detail, effectiveAt: iso(begin) });
   },
 
   "credit.adjust": ({ tokens, expiresAt, reason, actor, allowNegative }, { account, operation, now }) => {
@@ -156,54 +153,9 @@ export const RULES: Rules = {
 
   // -- subscriptions ---------------------------------------------------------------------------------------
 
-  "subscription.change": (command, { ledger, account, operation, now }) => {
-    const tier = ledger.tier(command.tier);
-    if (tier === undefined) return rejected("unknown_tier", { tier: command.tier });
-    const granted = account.grantedPeriod === account.period ? account.granted : 0;
-    const more = Math.max(tier.monthlyTokens - granted, 0);
-    const previousTier = account.tier.id;
-    Object.assign(account, { tier, endsAt: Infinity, grantedPeriod: account.period });
-    account.granted = Math.max(account.granted, tier.monthlyTokens);
-    account.allocate(operation, more, now);
-    const periodEnd = iso(account.periodEnd);
-    return applied("subscription_changed", more, { tier: tier.id, previousTier, periodEnd });
-  },
-
-  "subscription.cancel": ({ at }, { account, operation, now }) => {
-    if (account.endsAt !== Infinity) return rejected("subscription_not_active");
-    account.endsAt = at === "now" ? now : account.periodEnd;
-    const ended = at === "now" ? account.endAllocation(operation, now) : 0;
-    return applied("subscription_canceled", ended, { periodEnd: iso(account.endsAt) });
-  },
-
-  /** Grant the present period, or the next one within a day of its beginning. */
-  "subscription.renew": (command, { account, operation, now }) => {
-    if (account.endsAt !== Infinity) return rejected("subscription_not_active");
-    const { monthlyTokens, id: tier } = account.tier;
-    const { period, periodEnd, grantedPeriod } = account;
-    const isNear = periodEnd - now <= DAY_MS && grantedPeriod >= period;
-    const named = timeOf(command.periodStart) ?? now;
-    const number = account.periodAt(named) === period && isNear ? period + 1 : account.periodAt(named);
-    const detail = {
-      periodStart: iso(account.periodStart(number)),
-      periodEnd: iso(account.periodStart(number + 1)),
-    };
-    const grant = (at: number): void => account.grant(operation, number, at);
-    if (number <= grantedPeriod) return rejected("period_already_granted", detail);
-    if (number === period) {
-      grant(now);
-      return applied("subscription_renewed", monthlyTokens, { tier, ...detail });
-    }
-    if (number !== period + 1 || !isNear) return rejected("period_out_of_range", { periodStart: iso(named) });
-    account.grantedPeriod = number;
-    account.scheduled.push({
-      at: periodEnd,
-      tokens: monthlyTokens,
-      operation,
-      credit: () => grant(periodEnd),
-    });
-    return applied("renewal_scheduled", monthlyTokens, { tier, ...detail });
-  },
+  "subscription.change": change,
+  "subscription.renew": renew,
+  "subscription.cancel": cancel,
 
   // -- payments --------------------------------------------------------------------------------------------
 
