@@ -1,6 +1,6 @@
 // One account of the fake: lots, holds, quotas, a period, and the entries that explain its balance.
 
-import { Calendar } from "./fake-calendar.js";
+import { AHEAD_MS, Calendar } from "./fake-calendar.js";
 import type { Period } from "./fake-calendar.js";
 import type { CatalogTier, Totals, Transaction } from "./generated/contract.js";
 import { iso } from "./formats.js";
@@ -21,13 +21,15 @@ export interface Lot {
   readonly number: number;
   readonly source: string;
   readonly priority: number;
-  /** Operation that made it. */
+  /** Operation that made it, or the lot from which it rolled over. */
   readonly operation: Operation;
   readonly granted: number;
   expiresAt: number;
   tokens: number;
   /** Tokens that expired unspent. */
   lapsed: number;
+  /** True for what rolled over from an allocation, which happens once. */
+  readonly isHeir: boolean;
 }
 
 /** A lot as a rule makes it. */
@@ -35,6 +37,7 @@ interface Made {
   readonly source: string;
   readonly expiresAt?: number | undefined;
   readonly priority?: number | null | undefined;
+  readonly isHeir?: boolean;
 }
 
 /** Credit that takes effect later. */
@@ -76,7 +79,10 @@ export class FakeAccount {
   debt = 0;
   /** Since when the account is frozen; undefined where it isn't. */
   frozenAt: number | undefined;
+  expiredUntold = 0;
   #unfrozenAt = -Infinity;
+  /** What rolled over last, and when. */
+  #rolled = { at: -Infinity, tokens: 0 };
   /** Most tokens that were granted for the last granted period. */
   periodGranted = 0;
   /** Tier that takes the place of the present one. */
@@ -159,23 +165,20 @@ export class FakeAccount {
 
   /** Credit a lot; a debt is repaid first. */
   credit(operation: Operation, counter: string, tokens: number, now: number, made: Made): void {
-    const { source, expiresAt = Infinity } = made;
-    const [number, priority] = [(this.#lotsMade += 1), made.priority ?? PRIORITIES[source] ?? 50];
-    const lot: Lot = {
-      number,
-      source,
-      priority,
-      expiresAt,
-      operation,
-      granted: tokens,
-      tokens: 0,
-      lapsed: 0,
-    };
-    this.#lots.push(lot);
-    this.#lots.sort((one, other) => one.priority - other.priority || one.expiresAt - other.expiresAt);
+    const lot = this.#lot(operation, tokens, made);
     const repaid = Math.min(this.debt, tokens);
     this.post(operation, counter, repaid, now);
     this.post(operation, counter, tokens - repaid, now, lot);
+  }
+
+  /** Make a lot without its tokens. */
+  #lot(operation: Operation, granted: number, made: Made): Lot {
+    const { source, expiresAt = Infinity, isHeir = false } = made;
+    const [number, priority] = [(this.#lotsMade += 1), made.priority ?? PRIORITIES[source] ?? 50];
+    const lot = { number, source, priority, expiresAt, operation, granted, tokens: 0, lapsed: 0, isHeir };
+    this.#lots.push(lot);
+    this.#lots.sort((one, other) => one.priority - other.priority || one.expiresAt - other.expiresAt);
+    return lot;
   }
 
   /** Take tokens in burn order, an entry for each lot; what no lot has becomes debt. */
@@ -189,20 +192,31 @@ export class FakeAccount {
     this.post(operation, counter, -left, now);
   }
 
-  /** Expire the lots whose time is over. */
+  /** Expire the lots whose time is over, and tell it with the next command that moves something. */
   expireOver(operation: Operation, now: number): void {
-    this.#expire(operation, now, (lot) => lot.expiresAt <= now);
+    this.expiredUntold += this.#expire(
+      operation,
+      now,
+      this.#lots.filter((lot) => lot.expiresAt <= now),
+    );
   }
 
-  /** Expire the lots that `isOver` names; return their tokens. */
-  #expire(operation: Operation, now: number, isOver: (lot: Lot) => boolean): number {
-    const over = this.#lots.filter((lot) => lot.tokens > 0 && isOver(lot));
-    const tokens = over.reduce((sum, lot) => sum + lot.tokens, 0);
-    for (const lot of over) {
-      lot.lapsed += lot.tokens;
-      this.post(operation, "expiry", -lot.tokens, now, lot);
-    }
+  /** Return the tokens that have expired since a command told it. */
+  tellExpired(): number {
+    const tokens = this.expiredUntold;
+    this.expiredUntold = 0;
     return tokens;
+  }
+
+  /** Expire what is left of lots; return the tokens. */
+  #expire(operation: Operation, now: number, lots: readonly Lot[]): number {
+    const expired = lots.map((lot) => {
+      const { tokens } = lot;
+      lot.lapsed += tokens;
+      this.post(operation, "expiry", -tokens, now, lot);
+      return tokens;
+    });
+    return expired.reduce((sum, tokens) => sum + tokens, 0);
   }
 
   /** Post one entry to the account and a lot, or else to the debt: the only place where a balance changes. */
@@ -284,14 +298,16 @@ export class FakeAccount {
     this.scheduled = this.scheduled.filter(({ counter }) => counter !== "allocation");
     const own = this.#lots.filter((lot) => lot.source === "allocation" && lot.expiresAt > now);
     for (const lot of own) lot.expiresAt = now;
-    return this.#expire(operation, now, (lot) => own.includes(lot));
+    return this.#expire(operation, now, own);
   }
 
   /** Give up the period that was granted ahead and begins at `ahead`. */
   giveUpAhead(ahead: number): void {
     this.scheduled = this.scheduled.filter(({ counter, at }) => counter !== "allocation" || at < ahead);
     this.calendar.giveUpAhead(ahead, this.clock());
-    const present = this.#lots.filter((lot) => lot.source === "allocation" && lot.expiresAt === ahead);
+    const present = this.#lots.filter(
+      (lot) => lot.source === "allocation" && !lot.isHeir && lot.expiresAt === ahead,
+    );
     this.periodGranted = present.reduce((sum, lot) => sum + lot.granted, 0);
   }
 
@@ -311,7 +327,7 @@ export class FakeAccount {
     const [{ next }, { grantedUntil }] = [this, this.calendar];
     const renewsAt = this.tier.autoRenew && this.endsAt === Infinity ? grantedUntil : Infinity;
     const due = [
-      ...lots.map(({ expiresAt: at }) => ({ at, post: () => this.expireOver(operation, at) })),
+      ...lots.map(({ expiresAt: at }) => ({ at, post: () => this.#endLots(operation, at) })),
       next === undefined ? [] : { at: next.at, post: () => this.#changeTier() },
       next !== undefined && next.at <= this.clock()
         ? [] // no period is due before
@@ -319,6 +335,26 @@ export class FakeAccount {
       ...this.scheduled.map((credit) => ({ at: credit.at, post: () => this.#begin(credit) })),
     ].flat();
     return due.reduce((first, one) => (one.at < first.at ? one : first), { at: Infinity, post: () => {} });
+  }
+
+  /** Let what the tier allows roll over from allocations to the next period; what is left expires. */
+  #endLots(operation: Operation, at: number): void {
+    const ending = this.#lots.filter((lot) => lot.expiresAt === at && lot.tokens > 0);
+    for (const lot of ending)
+      if (lot.source === "allocation" && !lot.isHeir) this.#rollOver(operation, lot, at);
+    this.expireOver(operation, at);
+  }
+
+  #rollOver(operation: Operation, lot: Lot, at: number): void {
+    const period = this.calendar.periodAfter(at);
+    const most = at - period.start >= AHEAD_MS || this.endsAt <= at ? 0 : this.tier.rolloverTokens;
+    const before = this.#rolled.at === at ? this.#rolled.tokens : 0;
+    const tokens = Math.max(Math.min(lot.tokens, most - before), 0);
+    this.#rolled = { at, tokens: before + tokens };
+    if (tokens === 0) return;
+    const made = { source: lot.source, priority: lot.priority, expiresAt: period.end, isHeir: true };
+    this.post(operation, "transfers", -tokens, at, lot);
+    this.post(operation, "transfers", tokens, at, this.#lot(lot.operation, tokens, made));
   }
 
   #changeTier(): void {

@@ -76,7 +76,7 @@ const SUMS = "allocated purchased bonus refunded adjusted used expired reversed"
 
 function balance(account: FakeAccount, ledger: FakeLedger) {
   const { balance, held, available, debt, tier, lotsBySource: lots, totals, endsAt } = account;
-  const limits = { free_upload: tier.freeUploadBytes, ...tier.freeUnits };
+  const quotaNames = ["free_upload", ...Object.keys(tier.freeUnits).sort()];
   return {
     ...{ balance, held, available, debt, lots, totals },
     pending: total(account.scheduled, (one) => one.tokens),
@@ -93,9 +93,10 @@ function balance(account: FakeAccount, ledger: FakeLedger) {
     },
     monthlyAllocation: tier.monthlyTokens,
     monthlyAllocationFormatted: formatTokens(tier.monthlyTokens),
-    quotas: Object.entries(limits).map(([name, limit]) => {
+    quotas: quotaNames.map((name) => {
       const unit = ledger.catalog.meters.find((meter) => meter.quota === name)?.unit ?? "byte";
-      return { name, unit, limit, used: account.used(name), remaining: account.free(name) };
+      const [limit, used, remaining] = [account.limit(name), account.used(name), account.free(name)];
+      return { name, unit, limit, used, remaining };
     }),
     frozenAt: account.frozenAt === undefined ? undefined : iso(account.frozenAt),
     ...nextCredit(account),

@@ -47,6 +47,13 @@ export class Calendar {
     return { start: before.start, end: Math.min(before.end, start) };
   }
 
+  /** Return the period into which tokens of one that ended at `end` roll over. */
+  periodAfter(end: number): Period {
+    const start = this.#grantedFrom;
+    const isNext = start !== undefined && Math.abs(start - end) < AHEAD_MS;
+    return isNext ? { start, end: this.#grantedUntil } : this.allocationPeriod(end);
+  }
+
   /** Return the earliest time that a renewal by the account's own calendar may name, but for a day. */
   earliest(now: number): number {
     return this.#grantedFrom === undefined ? this.#anchor : this.allocationPeriod(now).start;

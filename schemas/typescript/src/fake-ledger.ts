@@ -113,13 +113,16 @@ export class FakeLedger {
     const inForce = outcomes.at(-1);
     const attempt = command.attempt ?? 1;
     if (attempt > (inForce?.reply.attempt ?? 0) + ATTEMPTS_MAX) return conflict(command);
-    const same = outcomes.find((one) => this.#isSame(one.command, command, attempt));
+    const same = outcomes.find((one) => this.#isSame(one, command, attempt));
     if (same !== undefined) {
       const isAnswered = attempt <= (same.reply.attempt ?? 1) || same.reply.status === "applied";
       if (isAnswered) this.#learnNames(command);
       if (isAnswered) return { ...same.reply, duplicate: true };
       if (same !== inForce) return conflict(command);
-    } else if (inForce !== undefined && (!movedNothing(inForce) || command.type.startsWith("usage."))) {
+    } else if (
+      inForce !== undefined &&
+      (!movedNothing(inForce.command, inForce.reply) || command.type.startsWith("usage."))
+    ) {
       return conflict(command);
     }
     const reply = this.#judged(command, attempt);
@@ -157,19 +160,19 @@ export class FakeLedger {
     const payment = name === undefined ? undefined : this.payments.named(name);
     const userId = payment?.userId ?? command.userId ?? undefined;
     const isOfAccount = name === undefined || payment !== undefined;
-    const { totals, entries } = this.#accountOf(userId) ?? NO_ACCOUNT;
-    const [expiredBefore, entriesBefore] = [totals.expired, entries.length];
+    const entriesBefore = this.#accountOf(userId)?.entries.length ?? 0;
     const openTier = "openTier" in command && isOfAccount ? command.openTier : undefined;
     const opened =
       openTier != null && this.account(userId!) === undefined && this.#opened(userId!, openTier, operation);
     const known = isOfAccount && userId !== undefined ? this.account(userId) : undefined;
-    const [balanceBefore, expired] = [known?.balance ?? 0, (known?.totals.expired ?? 0) - expiredBefore];
+    const balanceBefore = known?.balance ?? 0;
     const decision =
       opened === undefined
         ? rejected("unknown_tier", { tier: openTier! })
         : this.#decided(command, known, operation);
     operation.code = decision.code;
     const account = isOfAccount ? this.#accountOf(userId) : undefined;
+    const isTold = decision.status === "applied" && !movedNothing(command, decision);
     return {
       ...VERSION,
       ...{
@@ -186,7 +189,7 @@ export class FakeLedger {
       balanceAfter: account?.balance,
       held: account?.held || undefined,
       debt: account?.debt || undefined,
-      expired: (account && expired) || undefined,
+      expired: (isTold && account?.tellExpired()) || undefined,
       recordedAt: iso(this.now()),
       sequence: account && account.entries.length > entriesBefore ? account.entries.length : undefined,
       openedTier: opened ? opened.tier.id : undefined,
@@ -224,16 +227,19 @@ export class FakeLedger {
   #awaited(command: Single, name: string): Decision {
     const original = this.#outcomes.get(name)?.at(-1);
     const isOther =
-      original?.reply.status === "applied" && !movedNothing(original) && original.command.type !== PAYMENT;
+      original?.reply.status === "applied" &&
+      !movedNothing(original.command, original.reply) &&
+      original.command.type !== PAYMENT;
     if (isOther) return rejected("original_not_found", { originalReferenceId: name });
     return awaited(command as EventCommand | FreezingCommand, { ledger: this, now: this.now() });
   }
 
   /** Return whether a command is the stored one: a rejected one may have other content with its next attempt. */
-  #isSame(stored: Single, command: Single, attempt: number): boolean {
+  #isSame({ command: stored, reply }: Outcome, command: Single, attempt: number): boolean {
     const isOther = !isAboutPayment(command) && stored.userId !== command.userId;
     if (stored.type !== command.type || isOther) return false;
-    return attempt > (stored.attempt ?? 1) || this.#contentOf(stored) === this.#contentOf(command);
+    const isAnew = reply.status === "rejected" && attempt > (stored.attempt ?? 1);
+    return isAnew || this.#contentOf(stored) === this.#contentOf(command);
   }
 
   /** Return the text of what moves the ledger; a package that is named by its position has its id there. */
@@ -256,8 +262,6 @@ export class FakeLedger {
   }
 }
 
-const NO_ACCOUNT = { totals: { expired: 0 }, entries: [] };
-
 function operationOf(command: Single, number: number): Operation {
   const { type, referenceId, description, metadata } = command;
   const feature = "feature" in command ? command.feature : undefined;
@@ -269,9 +273,13 @@ function operationOf(command: Single, number: number): Operation {
   return { transactionId: String(number), referenceId, type, code: "", ...about };
 }
 
-function movedNothing({ command, reply }: Outcome): boolean {
-  return command.type.startsWith("usage.") && (reply.status === "rejected" || reply.amount === 0);
+/** Return whether usage was rejected, or took neither tokens nor free units and concerns no hold. */
+function movedNothing({ type }: Single, { status, code, amount, freeQuantity }: Reply | Decision): boolean {
+  if (!type.startsWith("usage.")) return false;
+  return status === "rejected" || (amount === 0 && !freeQuantity && MAY_MOVE_NOTHING.has(code));
 }
+
+const MAY_MOVE_NOTHING = new Set<string>(["tokens_deducted", "free_upload_counted", "usage_recorded"]);
 
 function amountBelowZero(command: Single): Reply | undefined {
   if (command.type === "credit.adjust") return undefined;
