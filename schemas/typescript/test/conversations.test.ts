@@ -5,12 +5,13 @@ import { readFile, readdir } from "node:fs/promises";
 import { test } from "node:test";
 
 import { FakeBillingClient } from "@billing-worker/client";
-import type { Answer, Command, Query, Reply } from "@billing-worker/client";
+import type { Answer, Command, Notice, Query, Reply } from "@billing-worker/client";
 
 interface Step {
   readonly at?: string;
   readonly message?: Command;
   readonly reply?: Reply;
+  readonly notices?: readonly Notice[];
   readonly query?: Query;
   readonly answer?: Answer;
 }
@@ -69,7 +70,10 @@ for (const file of files) {
     const steps = JSON.parse(await readFile(new URL(file, FOLDER), "utf8")) as Step[];
     const fake = new FakeBillingClient({ now: new Date("2026-11-22T10:15:00Z") });
     const imported = new Set<string>(); // the fake knows no imports, and nothing of these users
-    for (const { at, message, reply, query, answer } of steps) {
+    const noticed: Notice[] = [];
+    const types: Notice["type"][] = ["payment.rejected"]; // those of balances are tested with the worker
+    await fake.notices((notice) => void noticed.push(notice), { queue: "notices", types });
+    for (const { at, message, reply, notices, query, answer } of steps) {
       if (at !== undefined) fake.setTime(new Date(at));
       if (query !== undefined && answer !== undefined && isModelled(query, answer)) {
         assert.deepEqual(shared(await fake.ask(query)), shared(answer), `${file}: ${query.type}`);
@@ -82,6 +86,8 @@ for (const file of files) {
         compared(reply),
         `${file}: ${message.referenceId}`,
       );
+      const expected = notices?.filter(({ type }) => types.includes(type)) ?? [];
+      assert.deepEqual(told(noticed.splice(0)), told(expected), `${file}: ${message.referenceId}`);
     }
   });
 }
@@ -102,8 +108,13 @@ function isModelled(query: Query, answer: Answer): boolean {
   return isOfNow && !JSON.stringify(answer).includes('"dueAt"');
 }
 
-/** An answer without what is the worker's own: its numbers, its cursors, its sentences. */
-function shared(answer: Answer): unknown {
+/** Notices without their ids, which are the worker's own. */
+function told(notices: readonly Notice[]): unknown {
+  return shared(notices.map((notice) => ({ ...notice, id: undefined })));
+}
+
+/** Answers or notices without what is the worker's own: its numbers, its cursors, its sentences. */
+function shared(answer: unknown): unknown {
   const own = ["transactionId", "nextCursor", "hash", "message", "reply"];
   return JSON.parse(
     JSON.stringify(answer, (name, value: unknown) => (own.includes(name) ? undefined : value)),
