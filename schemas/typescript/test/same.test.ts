@@ -262,6 +262,56 @@ for (const [name, make] of Object.entries(MAKERS)) {
       assert.deepEqual([again.status, again.code, again.state], ["rejected", "hold_closed", "settled"]);
     });
 
+    test("a refund by another name of its payment counts, until it fails", async () => {
+      const [userId, payment, charge, refund] = [await user(), randomUUID(), randomUUID(), randomUUID()];
+      const money = { amountMinor: 499, currency: "USD" };
+      const early = await billing.paymentRefunded({
+        referenceId: refund,
+        originalReferenceId: charge,
+        ...money,
+      });
+      assert.deepEqual([applied(early).code, early.userId], ["payment_awaited", undefined]);
+      const paid = { referenceId: payment, userId, packageId: "starter", alsoKnownAs: [charge], ...money };
+      assert.equal(applied(await billing.paymentSucceeded(paid)).balanceAfter, 10_000);
+      const failed = await billing.refundFailed({
+        referenceId: randomUUID(),
+        originalReferenceId: payment,
+        refundReferenceId: refund,
+      });
+      assert.deepEqual([applied(failed).userId, failed.balanceAfter], [userId, 60_000]);
+    });
+
+    test("an account is frozen by its payment, and used again later", async () => {
+      const [userId, payment] = [await user(), randomUUID()];
+      const money = { amountMinor: 499, currency: "USD" };
+      applied(
+        await billing.paymentSucceeded({ referenceId: payment, userId, packageId: "starter", ...money }),
+      );
+      const reason = "early fraud warning";
+      const freeze = { referenceId: randomUUID(), paymentReferenceId: payment, reason };
+      assert.equal(applied(await billing.freezeAccount(freeze)).code, "freeze_began");
+      assert.equal((await billing.quote(userId, 1))?.code, "account_frozen");
+      const job = { referenceId: randomUUID(), userId, tokens: 1 };
+      assert.equal((await billing.deduct(job)).code, "account_frozen");
+      applied(await billing.unfreezeAccount({ referenceId: randomUUID(), userId, reason: "checked" }));
+      assert.equal(applied(await billing.deduct({ ...job, attempt: 2 })).balanceAfter, 59_999);
+    });
+
+    test("a period of the gateway's own goes back with its payment", async () => {
+      const [userId, payment] = [await user(), randomUUID()];
+      const now = Date.now();
+      const period = {
+        periodStart: new Date(now - 60_000).toISOString(),
+        periodEnd: new Date(now + 7 * 86_400_000).toISOString(),
+        payment: { referenceId: payment, amountMinor: 1_000, currency: "USD" },
+      };
+      const change = { referenceId: randomUUID(), userId, tier: "basic", ...period };
+      const granted = applied(await billing.changeSubscription(change));
+      const refund = { originalReferenceId: payment, amountMinor: 500, currency: "USD" };
+      const back = applied(await billing.paymentRefunded({ referenceId: randomUUID(), ...refund }));
+      assert.equal(back.amount, Math.floor(granted.amount! / 2));
+    });
+
     test("a first usage can open the account", async () => {
       const usage = {
         referenceId: randomUUID(),
