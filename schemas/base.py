@@ -16,11 +16,16 @@ from schemas.fields import FreeText, Identifier, Metadata, Timestamp, WantedRepl
 #: User of a command that names none: the ledger finds the owner of the payment it is about.
 UNNAMED: Final = ""
 
+
+def _or_unnamed(user_id: str | None) -> str:
+    return user_id or UNNAMED
+
+
 if TYPE_CHECKING:
     OptionalUser = str
 else:
     # Absent or null is UNNAMED, so that every command has a user to compare.
-    OptionalUser = Annotated[Identifier | None, AfterValidator(lambda user_id: user_id or UNNAMED)]
+    OptionalUser = Annotated[Identifier | None, AfterValidator(_or_unnamed)]
 
 
 class BaseMessage(BaseModel):

@@ -132,7 +132,7 @@ def _invalid(fault: ErrorDetails, place: str) -> MalformedError:
             return MalformedError(
                 DeadLetterReason.MISSING_FIELD, f"The field {place + field!r} is missing.", place + field
             )
-        case "string_pattern_mismatch", ("currency",):
+        case "string_pattern_mismatch", (*_, "currency"):
             text = "must be three capital letters (ISO 4217), such as USD"
         case "string_pattern_mismatch", ("groupBy",):
             text = "must be day, feature, type, or metadata. with a key behind it"

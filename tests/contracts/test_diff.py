@@ -12,6 +12,7 @@ from worker.contract.bundle import bundle
 from worker.contract.consequences import Consequence
 from worker.contract.diff import changes, is_allowed, main
 from worker.contract.files import RELEASED
+from worker.contract.rules import given
 
 Bundle = dict[str, Any]
 Edit = Callable[[Bundle], None]
@@ -86,6 +87,23 @@ def copy_message(kind: str, name: str, type_: str) -> Edit:
     return edit
 
 
+def one_of_two(name: str, field: str, other: str) -> Edit:
+    """Return the edit that adds a field which may stand in the place of a required one."""
+    choices = [{**given(field), "allOf": [absent(other)]}, {**given(other), "allOf": [absent(field)]}]
+
+    def edit(one: Bundle) -> None:
+        properties = one["$defs"][name]["properties"]
+        properties[field] = {"anyOf": [properties[field], {"type": "null"}]}
+        for step in (allow_absence(name, field), put(name, other, OPTIONAL), change(name, oneOf=choices)):
+            step(one)
+
+    return edit
+
+
+def absent(field: str) -> Bundle:
+    return {"properties": {field: {"type": "null"}}}
+
+
 NEW_MESSAGES = [
     ("Command", "ReleaseUsage", "usage.copied", WORKER_FIRST),
     ("Query", "QueryStats", "query.copied", WORKER_FIRST),
@@ -146,7 +164,13 @@ TAKEN = [
     ),
     ("metadata takes fewer keys", change("Metadata", maxProperties=8), "usage.deduct.metadata", BREAKING),
     ("labels may be longer", change("Label", maxLength=100), "usage.deduct.metadata[]", WORKER_FIRST),
-    ("rule is new", change("DeductUsage", anyOf=[{}]), "usage.deduct", BREAKING),
+    ("rule is new", change("DeductUsage", anyOf=[{"required": ["feature"]}]), "usage.deduct", BREAKING),
+    (
+        "required field is one of two now",
+        one_of_two("DeductUsage", "tokens", "total"),
+        "usage.deduct.tokens",
+        WORKER_FIRST,
+    ),
     ("rule is gone", change("PaymentSucceeded", oneOf=None), "payment.succeeded", WORKER_FIRST),
     ("batch takes fewer items", change("UsageBatch", "items", maxItems=9), "usage.batch.items", BREAKING),
     (
@@ -186,6 +210,41 @@ def test_change_has_its_consequence(edit: Edit, place: str, consequence: Consequ
     assert (place, consequence) in {(one.place, one.consequence) for one in found}
     assert {one.consequence for one in found} == {consequence}, [str(one) for one in found]
     assert is_allowed(found, old, new) is (consequence is not BREAKING)
+
+
+#: Rules between fields, and whether every usage.deduct of today keeps them: `tokens` is required, `feature`
+#: optional, `total` not known.
+KEPT = [
+    ("a required field is given", {"allOf": [given("tokens")]}, True),
+    ("an unknown field is absent", {"allOf": [absent("total")]}, True),
+    ("one of two, and the other was not known", {"oneOf": [given("tokens"), given("total")]}, True),
+    ("one of three, and two were not known", {"oneOf": [given("tokens"), given("a"), given("b")]}, True),
+    ("any of two, and one is always given", {"anyOf": [given("feature"), given("tokens")]}, True),
+    ("one of two that were given", {"oneOf": [given("tokens"), given("userId")]}, False),
+    ("one of two, and the other may be given", {"oneOf": [given("tokens"), given("feature")]}, False),
+    ("one of two that were not known", {"oneOf": [given("a"), given("b")]}, False),
+    ("an optional field is given", {"allOf": [given("feature")]}, False),
+    ("an optional field is absent", {"anyOf": [absent("feature")]}, False),
+    ("a required field is absent", {"anyOf": [absent("tokens")]}, False),
+    ("a bound of a value", {"allOf": [{"properties": {"tokens": {"minimum": 0}}}]}, False),
+    ("a rule of another kind", {"not": {"required": ["total"]}}, False),
+]
+
+
+@pytest.mark.parametrize(("rule", "is_kept"), [pytest.param(*one[1:], id=one[0]) for one in KEPT])
+def test_rule_breaks_nothing_where_every_old_message_keeps_it(rule: Bundle, is_kept: bool) -> None:
+    new = deepcopy(bundle())
+    change("DeductUsage", **rule)(new)
+    found = [one.consequence for one in changes(bundle(), new)]
+    assert found == ([] if is_kept else [BREAKING])
+
+
+def test_rule_about_a_field_that_may_be_null_is_a_limit() -> None:
+    old = deepcopy(bundle())
+    require("DeductUsage", "feature")(old)  # given, and perhaps as null
+    new = deepcopy(old)
+    change("DeductUsage", allOf=[given("feature")])(new)
+    assert [one.consequence for one in changes(old, new)] == [BREAKING]
 
 
 @pytest.mark.parametrize(("kind", "name", "type_", "consequence"), NEW_MESSAGES)

@@ -30,6 +30,10 @@ LIMITS = Limits(max_quantity=INT64_MAX, occurred_at_max_age=timedelta(days=700_0
 SENT = {**MESSAGE_TYPES, **QUERY_TYPES}
 DEFINITIONS = {type_: kind.definitions[type_] for kind in KINDS for type_ in kind.definitions}
 
+#: Payment of a subscription's period.
+PAYMENT: Body = {"referenceId": "in-1", "amountMinor": 1, "currency": "USD"}
+PERIOD: Body = {"periodStart": "2026-12-22T10:15:00Z", "periodEnd": "2027-01-22T10:15:00Z"}
+
 #: Values that some field takes and others refuse. Left out is what JSON itself tells differently: 1.0 is an
 #: integer of JSON Schema, and JavaScript rounds 2^63+1.
 VALUES: tuple[Any, ...] = (
@@ -66,6 +70,8 @@ VALUES: tuple[Any, ...] = (
     *(0, 1, -1, 2, 1000, 1001, 9_999, 10_000, 1_000_000, 1_000_001, 2_678_400, 2_678_401),
     *(INT64_MAX, 2**64, -INT64_MAX, -(2**64), 1.5, True, False),
     *([], ["a"], {}, {"plan": "pro"}, {"n": 1, "b": True, "z": None}, {"n": 1.5}, {"n": {}}, {"n": []}),
+    *(PAYMENT, PAYMENT | {"currency": "usd"}, PAYMENT | {"alsoKnownAs": ["a"]}, PAYMENT | {"alsoKnownAs": [""]}),
+    *(PAYMENT | {"more": 1}, PAYMENT | {"amountMinor": -1}, PAYMENT | {"provider": None}, {"currency": "USD"}),
     *({"": 1}, {"a b": 1}, {" a": 1}, {"k" * 64: 1}, {"k" * 65: 1}, {"t": "k" * 501}, {"t": "a\tb"}),
     *({"n": -INT64_MAX - 1}, {"n": 2**64}, {f"k{n}": n for n in range(16)}, {f"k{n}": n for n in range(17)}),
 )
@@ -182,6 +188,26 @@ def validities(type_: str, bodies: Sequence[Body]) -> tuple[list[bool], list[boo
 #: Choices that a message must not make, beside a good one's fields.
 EXCLUDED: dict[str, list[Body]] = {
     "payment.succeeded": [{"packageId": "starter", "packageIndex": 0}, {"packageId": None}],
+    "payment.refunded": [
+        {"amountMinor": None},
+        {"amountMinor": 1, "refundedTotalMinor": 1, "occurredAt": "2026-11-21T00:00:00Z"},
+        {"amountMinor": None, "refundedTotalMinor": 1, "occurredAt": None},
+    ],
+    "account.freeze": [
+        {"userId": "ada", "paymentReferenceId": "pi_1"},
+        {"userId": None, "paymentReferenceId": None},
+    ],
+    "account.unfreeze": [
+        {"userId": "ada", "paymentReferenceId": "pi_1"},
+        {"userId": None, "paymentReferenceId": None},
+    ],
+    "subscription.change": [
+        {"periodStart": PERIOD["periodStart"], "periodEnd": None},
+        {"periodStart": None, "periodEnd": PERIOD["periodEnd"]},
+        {"effectiveAt": "period_end", "payment": None, **PERIOD},
+        {"effectiveAt": "period_end", "payment": PAYMENT, "periodStart": None, "periodEnd": None},
+    ],
+    "subscription.renew": [{"periodStart": None, "periodEnd": PERIOD["periodEnd"]}],
     "credit.adjust": [{"tokens": -1, "expiresAt": "2027-01-01T00:00:00Z"}],
     "usage.batch": [{"userId": None, "items": [{"type": "usage.deduct", "referenceId": "r", "tokens": 1}]}],
     "query.balance": [{"at": "2026-11-21T00:00:00Z", "minSequence": 1}],

@@ -84,6 +84,7 @@ def act(account: Account, reference_id: str) -> None:
     account.add_payment(distinct(Payment))
     account.add_payment_event(distinct(Payment), distinct(PaymentEvent))
     account.take_in(distinct(PaymentEvent))
+    account.leave_waiting(distinct(PaymentEvent))
     account.add_usage_refund(distinct(UsageRefund))
 
 

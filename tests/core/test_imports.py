@@ -223,6 +223,7 @@ def test_imported_quota_counts_in_its_period_alone() -> None:
     ledger = after(importing(quotas=[{"meter": "free_upload", "used": 75}, {"meter": "page", "used": 1}]))
     assert picked(reply_to(ledger, upload(6)), "code", "available") == ("free_upload_limit_exceeded", 5)
     assert reply_to(ledger, record("page", 2, reference_id="two"))["freeQuantity"] == 2
+    ledger.apply([renew(reference_id="n")], NOW + 12 * DAY)
     assert reply_to(ledger, upload(80, "next"), NOW + 12 * DAY)["used"] == 80
 
 

@@ -1144,11 +1144,35 @@ SUBSCRIPTIONS = [
 # A period that was granted ahead of time is given up with the subscription that ends now.
 SUBSCRIPTIONS += [
     Case(
+        "a change from the end of the period on",
+        OPEN,
+        change("pro", effective_at="period_end"),
+        yes(
+            "change_scheduled",
+            0,
+            100,
+            100,
+            tier="pro",
+            previousTier="free",
+            effectiveAt=wire(PERIOD_END),
+        ),
+    ),
+    Case(
         "a subscription that gave up what it was granted ahead keeps the present period",
         OPEN,
         change("free"),
-        yes("subscription_changed", 0, 100, 100, tier="free", previousTier="free", periodEnd=wire(PERIOD_END)),
+        yes(
+            "subscription_changed", 0, 100, 100, tier="free", previousTier="free", periodEnd=wire(PERIOD_END)
+        ),
         at_the_end=[renew(reference_id="n"), cancel("now", reference_id="k")],
+        later=SHORTLY,
+    ),
+    Case(
+        "a lower tier after the next period was granted ahead waits for the end of that",
+        [opening(tier="pro")],
+        change("free"),
+        yes("change_scheduled", 0, 250, 250, tier="free", previousTier="pro", effectiveAt=wire(NEXT_END)),
+        at_the_end=[renew(reference_id="n")],
         later=SHORTLY,
     ),
 ]

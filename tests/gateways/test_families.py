@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from schemas import Command, OpenAccount
+from schemas import Command, DisputeClosed, OpenAccount
 from tests.gateways.replay import RESOLVER, mapper_of, replay_cases
 from tests.support.fake_ledger import FakeLedger
 from worker.catalog import load_catalog
@@ -35,9 +35,9 @@ PURCHASE = (
 ORDERS = 24
 
 
-def event_of(name: str) -> Any:
+def event_of(name: str, gateway: str = "stripe") -> Any:
     """Return a copy of the event of a row."""
-    return copy.deepcopy(next(case.event for case in replay_cases("stripe") if case.name == name))
+    return copy.deepcopy(next(case.event for case in replay_cases(gateway) if case.name == name))
 
 
 def subsets(names: Sequence[str]) -> Iterator[tuple[str, ...]]:
@@ -125,3 +125,51 @@ def test_end_of_an_earlier_subscription_takes_nothing_from_a_period_paid_since()
     commands = [one for event in (paid, ended) for one in mapper_of("stripe")(event).commands]
     without, account = (ledger_after(some, tier="free").accounts["ada"] for some in (commands[:1], commands))
     assert account.balance == without.balance == PRO
+
+
+#: Events of one dispute, by time; the last closing of those that have come decides.
+DISPUTE = (
+    "inquiry opened",
+    "inquiry closed",
+    "dispute opened",
+    "dispute won",
+    "dispute lost",
+    "dispute lost again",
+)
+
+
+def test_last_closing_of_a_dispute_decides_whichever_of_its_events_come() -> None:
+    chance = random.Random(6)
+    for subset in subsets(DISPUTE):
+        commands = {name: mapper_of("stripe")(event_of(name)).commands[0] for name in subset}
+        closings = [command for command in commands.values() if isinstance(command, DisputeClosed)]
+        last = max(closings, key=lambda one: (one.occurred_at or NOW, one.result == "lost"), default=None)
+        is_lost = last is not None and last.result == "lost"
+        payment = mapper_of("stripe")(event_of("intent succeeded")).commands[0]
+        for order in orders(("paid", *subset), chance)[:12]:
+            ledger = ledger_after([payment if name == "paid" else commands[name] for name in order])
+            assert ledger.accounts["ada"].balance == BEFORE + BOUGHT * (not is_lost), order
+
+
+PADDLE = {
+    "transaction of a package": "paid",
+    "transaction updated when it was complete": "paid",
+    "transaction revised": "paid",
+    "refund asked for": None,
+    "refund approved": "refunded",
+    "refund reversed": "failed",
+}
+
+
+def test_purchase_at_paddle_counts_once_whichever_of_its_events_come() -> None:
+    chance = random.Random(7)
+    for subset in subsets(tuple(PADDLE)):
+        told = {PADDLE[name] for name in subset}
+        is_paid, is_refunded = "paid" in told, "refunded" in told and "failed" not in told
+        for order in orders(subset, chance)[:12]:
+            found = [one for name in order for one in mapper_of("paddle")(event_of(name, "paddle")).commands]
+            balance = ledger_after(found).accounts["ada"].balance
+            if is_paid and is_refunded:
+                assert BEFORE < balance < BEFORE + BOUGHT, order
+            else:
+                assert balance == BEFORE + BOUGHT * is_paid, order

@@ -88,6 +88,25 @@ def test_signature_of_another_time_is_a_replay(
     assert refusal(scheme, header_of(BODY, at=NOW + apart)) is SignatureCode.EXPIRED
 
 
+@pytest.mark.parametrize(("apart", "said"), [(-600, "600 s ago"), (600, "600 s ahead of our clock")])
+def test_signature_of_another_time_says_on_which_side_it_is(apart: int, said: str) -> None:
+    with pytest.raises(SignatureError, match=f"was made {said}"):
+        STRIPE.verify(BODY, stripe_header(BODY, at=NOW + apart), [SECRET], now=NOW, tolerance_s=TOLERANCE_S)
+
+
+def test_any_of_ten_secrets_is_taken_and_an_eleventh_is_not() -> None:
+    """Each secret is compared with each signature: both change, one before the other."""
+    secrets = [f"whsec_{number}" for number in range(11)]
+    for secret in secrets[:10]:
+        STRIPE.verify(
+            BODY, stripe_header(BODY, secrets=[secret]), secrets[:10], now=NOW, tolerance_s=TOLERANCE_S
+        )
+    with pytest.raises(SignatureError, match="no secret makes"):
+        STRIPE.verify(
+            BODY, stripe_header(BODY, secrets=secrets[10:]), secrets[:10], now=NOW, tolerance_s=TOLERANCE_S
+        )
+
+
 @schemes
 @pytest.mark.parametrize("apart", [-TOLERANCE_S, TOLERANCE_S])
 def test_signature_within_the_tolerance_is_taken(

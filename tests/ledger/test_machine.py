@@ -16,6 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from sqlalchemy import Engine
 
 from schemas import Command, OpenAccount
+from tests.support.forms import settle_awaited
 from tests.support.in_world import in_world
 from tests.support.model import Model, predicted
 from tests.support.stored_comparison import assert_stored_like_the_model
@@ -127,4 +128,5 @@ class LedgerMachine(RuleBasedStateMachine):
 def test_store_keeps_what_the_model_says(engine: Engine) -> None:
     machine = type("LedgerMachine", (LedgerMachine,), {"engine": engine})
     run_state_machine_as_test(machine, settings=settings(examples(20), stateful_step_count=10))
+    settle_awaited(Ledger(engine), engine, next(iter(CATALOGS.values())))
     assert audit(engine).is_clean

@@ -16,7 +16,7 @@ from sqlalchemy import Engine, select
 
 from schemas import Command
 from tests.support.commands import opening, payment, settling, went_back
-from tests.support.forms import transacted
+from tests.support.forms import settle_awaited, transacted
 from tests.support.in_world import in_world
 from tests.support.model import Model, predicted
 from tests.support.stored_comparison import assert_stored_like_the_model
@@ -52,7 +52,9 @@ def assert_world_is_like_the_model(ledger: Ledger, engine: Engine, seed: int, ca
 
 def test_worlds_in_transactions_of_one_slot_are_stored_as_the_model_says(sqlite_url: str) -> None:
     engine = ledger_engine(sqlite_url)
-    assert_worlds_are_like_the_model(Ledger(engine, LedgerForm.ONE_SLOT), engine, range(400, 407))
+    ledger = Ledger(engine, LedgerForm.ONE_SLOT)
+    assert_worlds_are_like_the_model(ledger, engine, range(400, 407))
+    settle_awaited(ledger, engine, SMALL_CATALOG)
     assert audit(engine).findings == ()
     engine.dispose()
 
@@ -60,6 +62,7 @@ def test_worlds_in_transactions_of_one_slot_are_stored_as_the_model_says(sqlite_
 def test_worlds_in_a_distributed_ledger_are_stored_as_the_model_says(stand_in: Engine) -> None:
     ledger = Ledger(stand_in, LedgerForm.DISTRIBUTED)
     assert_worlds_are_like_the_model(ledger, stand_in, range(410, 417))
+    settle_awaited(ledger, stand_in, SMALL_CATALOG)
 
 
 # -- crashes between the steps of a distributed ledger ----------------------------------------------------

@@ -30,6 +30,7 @@ from schemas import (
     SettleUsage,
 )
 from tests.support.apply_commands import applied
+from tests.support.forms import settle_awaited
 from tests.support.in_world import in_world
 from tests.support.model import Model, predicted
 from tests.support.provision import PostgresServer
@@ -83,6 +84,7 @@ def test_any_batches_come_to_what_the_model_says_one_by_one(
         assert {row.user_id: row.balance for row in stored} == model.balances()
     with engine.begin() as connection:
         connection.execute(text("ANALYZE"))  # without statistics PostgreSQL audits in twice the time
+    settle_awaited(Ledger(engine), engine, SMALL_CATALOG)
     assert audit(engine).is_clean
 
 
@@ -379,6 +381,10 @@ _MANY_ACCOUNTS = (
     INSERT INTO payments (operation_id, slot, reference_id, account_id, package_id, amount_minor, currency,
         base_tokens, bonus_tokens, recorded_at)
     SELECT operation_id, slot, reference_id, operation_id, 'x', 1, 'USD', 1, 0, now() FROM operations
+    """,
+    """
+    INSERT INTO payment_names (name, version, named_at, payment_reference, user_id)
+    SELECT reference_id, 1, now(), reference_id, user_id FROM operations
     """,
     """
     INSERT INTO payment_events (operation_id, slot, reference_id, account_id, payment_reference, happened,

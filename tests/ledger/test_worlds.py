@@ -10,15 +10,17 @@ from sqlalchemy import Engine
 
 from schemas import Command
 from tests.support.apply_commands import applied
+from tests.support.forms import settle_awaited
 from tests.support.in_world import in_world
 from tests.support.model import Model, predicted
 from tests.support.stored_comparison import assert_stored_like_the_model
-from tests.support.strategies import CATALOGS
+from tests.support.strategies import CATALOGS, SMALL_CATALOG
 from tests.support.worlds import day_of, named_world
 from worker.catalog import Catalog
 from worker.core import reply_for
 from worker.ledger.audit import audit
 from worker.ledger.engine import ledger_engine
+from worker.ledger.store import Ledger
 
 
 def assert_worlds_are_like_the_model(engine: Engine, seeds: range) -> None:
@@ -27,6 +29,7 @@ def assert_worlds_are_like_the_model(engine: Engine, seeds: range) -> None:
     for seed in seeds:
         with named_world(seed):
             assert_world_is_like_the_model(engine, seed, catalogs[seed % len(catalogs)])
+    settle_awaited(Ledger(engine), engine, SMALL_CATALOG)
     assert audit(engine).findings == ()
 
 

@@ -90,6 +90,8 @@ def test_command_keeps_its_content_over_the_wire(command: Command) -> None:
 CONTENT: dict[str, dict[str, Any]] = {
     "account.open": {"tier": "free"},
     "account.settle": {},
+    "account.freeze": {"reason": "fraud warning"},
+    "account.unfreeze": {"reason": "checked by ann"},
     "account.import": {
         "anchor": "2026-11-03T00:00:00+00:00",
         "asOf": "2026-11-22T10:00:00+00:00",
@@ -117,6 +119,7 @@ CONTENT: dict[str, dict[str, Any]] = {
         "originalReferenceId": "o-1",
     },
     "payment.failed": {"originalReferenceId": "o-1"},
+    "payment.refund_failed": {"originalReferenceId": "o-1", "refundReferenceId": "re-1"},
     "payment.refunded": {"amountMinor": 499, "currency": "USD", "originalReferenceId": "o-1"},
     "payment.succeeded": {"amountMinor": 499, "currency": "USD", "packageIndex": 0},
     "subscription.cancel": {"at": "period_end"},

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from schemas import COMMAND_TYPES, MESSAGE_TYPES, Command, DeductUsage, Limits, Malformed, decode
+from schemas import COMMAND_TYPES, MESSAGE_TYPES, UNNAMED, Command, DeductUsage, Limits, Malformed, decode
 from schemas.fields import Metadata, metadata_fault
 from tests.support import message_bodies
 from tests.support.message_bodies import (
@@ -122,7 +122,7 @@ NESTED: list[Row] = [
     ),
     ("nested metadata", body(metadata={"a": {"b": 1}}), "invalid_field", "metadata.a", "must be a string, a"),
     ("an array in metadata", body(metadata={"a": [1]}), "invalid_field", "metadata.a", "true, false or null"),
-    ("an object for the type", body(type={"a": [[[]]]}), "unknown_type", "type", "known are account.import"),
+    ("an object for the type", body(type={"a": [[[]]]}), "unknown_type", "type", "known are account.freeze, account.import"),
 ]
 
 TWICE: list[Row] = [
@@ -241,15 +241,15 @@ FIELDS: list[Row] = [
         body(type=GONE),
         "missing_field",
         "type",
-        "'type' is missing; known are account.import, account.open, account.settle, credit",
+        "'type' is missing; known are account.freeze, account.import, account.open, account.settle, account.unf",
     ),
-    ("an empty object", b"{}", "missing_field", "type", "known are account.import"),
+    ("an empty object", b"{}", "missing_field", "type", "known are account.freeze, account.import"),
     (
         "an unknown type",
         body(type="usage.refund"),
         "unknown_type",
         "type",
-        "known are account.import, account",
+        "known are account.freeze, account",
     ),
     ("a type in capitals", body(type="Usage.Deduct"), "unknown_type", "type", "'Usage.Deduct' is not known"),
     ("an empty type", body(type=""), "unknown_type", "type", "'' is not known"),
@@ -260,7 +260,7 @@ FIELDS: list[Row] = [
         body(type=["usage.deduct"]),
         "unknown_type",
         "type",
-        "known are account.import",
+        "known are account.freeze, account.import",
     ),
     ("a type with a lone surrogate", body(type="usage\ud800"), "unknown_type", "type", r"usage\\ud800"),
     ("an endless type", body(type="x" * 100_000), "unknown_type", "type", "x" * 80 + "'"),
@@ -697,19 +697,56 @@ def test_a_batch_is_a_message_and_no_command() -> None:
     assert MINIMAL.keys() == MESSAGE_TYPES.keys()
 
 
+ABOUT_PAYMENTS = (
+    "payment.refunded",
+    "payment.refund_failed",
+    "payment.disputed",
+    "payment.dispute_closed",
+    "payment.failed",
+)
+#: Fields of the minimal messages that may be absent: what they name is said otherwise, or is known.
+OPTIONAL = {
+    ("usage.batch", "userId"),
+    ("payment.succeeded", "packageIndex"),
+    ("payment.refunded", "amountMinor"),
+    ("account.freeze", "userId"),
+    ("account.unfreeze", "userId"),
+    *((name, "userId") for name in ABOUT_PAYMENTS),
+}
+
+
 @pytest.mark.parametrize(
     ("name", "field"),
     [
         (name, field)
         for name, fields in MINIMAL.items()
         for field in fields
-        if field not in ("type", "packageIndex") and (name, field) not in {("usage.batch", "userId")}
+        if field != "type" and (name, field) not in OPTIONAL
     ],
 )
 def test_missing_required_field_is_named(name: str, field: str) -> None:
     assert_refused(
         message_bodies.body(name, **{field: GONE}), "missing_field", field, f"'{field}' is missing"
     )
+
+
+@pytest.mark.parametrize("name", ABOUT_PAYMENTS)
+@pytest.mark.parametrize("absent", [GONE, None], ids=["absent", "null"])
+def test_user_of_a_payment_may_be_left_out(name: str, absent: object) -> None:
+    decoded: Any = outcome_of(message_bodies.body(name, userId=absent))
+    assert type(decoded) is MESSAGE_TYPES[name]
+    assert decoded.user_id == UNNAMED
+    assert "userId" not in json.loads(decoded.to_json())
+    assert_refused(message_bodies.body(name, userId=""), "invalid_field", "userId", "must not be empty")
+
+
+@pytest.mark.parametrize("name", ["account.freeze", "account.unfreeze"])
+def test_frozen_account_is_named_by_user_or_by_payment(name: str) -> None:
+    by_payment: Any = outcome_of(message_bodies.body(name, userId=GONE, paymentReferenceId="pi_1"))
+    assert (by_payment.user_id, by_payment.payment_reference_id) == (UNNAMED, "pi_1")
+    for changes in ({"userId": GONE}, {"paymentReferenceId": "pi_1"}):
+        message = message_bodies.body(name, **changes)
+        assert_refused(message, "invalid_field", None, "by userId or by paymentReferenceId, one of the two")
 
 
 @pytest.mark.parametrize("name", sorted(MINIMAL))

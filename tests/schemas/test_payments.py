@@ -10,12 +10,24 @@ from tests.support.message_bodies import GONE, assert_refused, body, taken
 BACK = ["payment.refunded", "payment.disputed", "payment.dispute_closed"]
 
 
+@pytest.mark.parametrize("name", ["payment.refunded", "payment.disputed"])
+@pytest.mark.parametrize("amount", [0, -499])
+def test_money_that_goes_back_is_positive(name: str, amount: int) -> None:
+    assert_refused(body(name, amountMinor=amount), "invalid_field", "amountMinor", "must be 1 or more")
+
+
+@pytest.mark.parametrize("result", ["won", "lost", "prevented", "withdrawn"])
+def test_closed_dispute_may_have_taken_nothing(result: str) -> None:
+    closed = taken(body("payment.dispute_closed", result=result, amountMinor=0))
+    assert (closed.result, closed.amount_minor) == (result, 0)
+    message = body("payment.dispute_closed", result=result, amountMinor=-1)
+    assert_refused(message, "invalid_field", "amountMinor", "must be 0 or more")
+
+
 @pytest.mark.parametrize("name", BACK)
 @pytest.mark.parametrize(
     ("changes", "field", "words"),
     [
-        ({"amountMinor": 0}, "amountMinor", "must be 1 or more"),
-        ({"amountMinor": -499}, "amountMinor", "must be 1 or more"),
         ({"amountMinor": 4.99}, "amountMinor", "must be a whole number"),
         ({"amountMinor": 10**16}, "amountMinor", "at most 1000000000000000 is taken"),
         ({"currency": "usd"}, "currency", "such as USD"),
@@ -23,7 +35,7 @@ BACK = ["payment.refunded", "payment.disputed", "payment.dispute_closed"]
         ({"originalReferenceId": "a\x00b"}, "originalReferenceId", "characters that are not taken"),
     ],
 )
-def test_money_that_goes_back_is_whole_positive_and_has_a_currency(
+def test_money_that_goes_back_is_whole_and_has_a_currency(
     name: str, changes: dict[str, object], field: str, words: str
 ) -> None:
     assert_refused(body(name, **changes), "invalid_field", field, words)
@@ -39,12 +51,27 @@ def test_a_dispute_has_a_name(name: str, dispute: object, words: str) -> None:
     assert_refused(body(name, disputeId=GONE), "missing_field", "disputeId", "'disputeId' is missing")
 
 
-def test_a_dispute_is_won_or_lost() -> None:
-    for result in ("won", "lost"):
-        assert taken(body("payment.dispute_closed", result=result)).result == result
+def test_dispute_ends_in_one_of_four_results() -> None:
     for other in ("draw", "WON", None, True):
         message = body("payment.dispute_closed", result=other)
-        assert_refused(message, "invalid_field", "result", "'won' or 'lost'")
+        assert_refused(message, "invalid_field", "result", "'won', 'lost', 'prevented' or 'withdrawn'")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"amountMinor": GONE}, "give amountMinor, or refundedTotalMinor for a cumulative amount, one of"),
+        ({"refundedTotalMinor": 500}, "give amountMinor, or refundedTotalMinor for a cumulative amount, one of"),
+        ({"amountMinor": GONE, "refundedTotalMinor": 500}, "refundedTotalMinor needs occurredAt"),
+    ],
+)
+def test_refund_has_an_amount_or_a_total_with_its_time(changes: dict[str, object], words: str) -> None:
+    assert_refused(body("payment.refunded", **changes), "invalid_field", None, words)
+
+
+def test_failed_refund_does_not_name_itself() -> None:
+    message = body("payment.refund_failed", refundReferenceId="r-1")
+    assert_refused(message, "invalid_field", None, "refundReferenceId names this command itself")
 
 
 def test_a_failure_takes_everything_back_and_names_no_amount() -> None:

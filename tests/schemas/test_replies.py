@@ -167,5 +167,8 @@ def test_no_code_is_ever_renamed_or_taken_away() -> None:
         *("subscription_not_active", "period_already_granted", "period_out_of_range", "unknown_tier"),
         "too_late",
         *("account_imported", "payment_imported", "reference_taken", "allocation_outlasts_period"),
+        *("purchase_flagged", "refund_failed", "refund_style_mixed", "inquiry_opened"),
+        *("dispute_prevented", "dispute_withdrawn", "change_scheduled"),
+        *("freeze_began", "freeze_ended", "account_frozen"),
         *("reference_conflict", "malformed", "unprocessable"),
     }

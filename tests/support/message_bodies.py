@@ -34,6 +34,8 @@ _MONEY: Fields = {"amountMinor": 499, "currency": "USD"}
 _LEAST: dict[str, Fields] = {
     "account.open": {"tier": "free"},
     "account.settle": {},
+    "account.freeze": {"reason": "fraud warning"},
+    "account.unfreeze": {"reason": "checked by ann"},
     "account.import": {
         "tier": "free",
         "anchor": "2026-11-03T00:00:00Z",
@@ -50,6 +52,7 @@ _LEAST: dict[str, Fields] = {
     "usage.batch": {"items": [{"type": "usage.deduct", "referenceId": "i-0", "tokens": 5}]},
     "payment.succeeded": {"packageIndex": 0, **_MONEY},
     "payment.refunded": {**_ABOUT, **_MONEY},
+    "payment.refund_failed": {"refundReferenceId": "re-1", **_ABOUT},
     "payment.disputed": {"disputeId": "d-1", **_ABOUT, **_MONEY},
     "payment.dispute_closed": {"disputeId": "d-1", "result": "lost", **_ABOUT, **_MONEY},
     "payment.failed": _ABOUT,

@@ -8,9 +8,10 @@ from worker.ledger.identifiers import IDENTIFIERS
 Row = dict[str, Any]
 #: Columns that the migration adds, with what they hold.
 ADDED: Mapping[str, Row] = {
-    "accounts": {"granted_from": None, "next_tier": None, "frozen_at": None},
+    "accounts": dict.fromkeys(("granted_from", "next_tier", "next_tier_at", "frozen_at", "unfrozen_at")),
     "lots": {"ended_at": None},
     "holds": {"is_dispute": False},
+    "usage_refunds": {"free_quantity": 0},
 }
 
 

@@ -256,6 +256,9 @@ HISTORY: Sequence[tuple[timedelta, Sequence[Command], Catalog]] = [
             ),
             ChangeSubscription(reference_id="gus-change", user_id="gus", tier="pro"),
             ChangeSubscription(reference_id="gus-again", user_id="gus", tier="steady"),
+            ChangeSubscription(
+                reference_id="hal-change", user_id="hal", tier="pro", effective_at="period_end"
+            ),
         ],
         CATALOG,
     ),

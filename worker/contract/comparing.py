@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
+from worker.contract.holding import holds
 from worker.contract.schema import DEFINITIONS, Schema
 
 Definitions = Mapping[str, Schema]
@@ -78,11 +79,23 @@ class Comparison:
         yield from _values(place, old, new)
         yield from _bounds(place, old, new)
         yield from _default(place, old, new)
-        yield from _unordered(place, old, new)
+        yield from self._unordered(place, old, new)
         yield from self._fields(place, old, new)
         for keyword in _INSIDE:
             yield from self._inside(place, old.get(keyword), new.get(keyword), keyword)
         yield from self._others(place, old, new)
+
+    def _unordered(self, place: str, old: Schema, new: Schema) -> Iterator[Difference]:
+        for keyword in sorted((old.keys() | new.keys()) - _ORDERED):
+            if keyword not in old and holds(keyword, new[keyword], old, self._resolved_of_old):
+                continue  # every old message keeps it; what is taken beside them is told by the fields
+            if keyword not in old or keyword not in new:
+                yield Difference(place, *_appeared(keyword, is_new=keyword not in old))
+            elif old[keyword] != new[keyword]:
+                yield Difference(place, Shift.OTHER, f"{keyword} is another one")
+
+    def _resolved_of_old(self, schema: Schema) -> Schema:
+        return _resolved(schema, self._old)
 
     def _inside(
         self, place: str, old: Schema | None, new: Schema | None, keyword: str
@@ -196,14 +209,6 @@ def _shown(bound: float) -> str:
 def _default(place: str, old: Schema, new: Schema) -> Iterator[Difference]:
     if "default" in old and old["default"] != new.get("default"):
         yield Difference(place, Shift.OTHER, f"the default was {old['default']} and is {new.get('default')}")
-
-
-def _unordered(place: str, old: Schema, new: Schema) -> Iterator[Difference]:
-    for keyword in sorted((old.keys() | new.keys()) - _ORDERED):
-        if keyword not in old or keyword not in new:
-            yield Difference(place, *_appeared(keyword, is_new=keyword not in old))
-        elif old[keyword] != new[keyword]:
-            yield Difference(place, Shift.OTHER, f"{keyword} is another one")
 
 
 def _appeared(keyword: str, *, is_new: bool) -> tuple[Shift, str]:

@@ -31,6 +31,18 @@ EXPRESSED: Final[dict[str, Schema]] = {
         {**given("amountMinor"), "allOf": [_not_given("refundedTotalMinor")]},
         {**given("refundedTotalMinor", "occurredAt"), "allOf": [_not_given("amountMinor")]},
     ),
+    "SubscriptionCommand._whole_period": {"anyOf": [_not_given("periodEnd"), given("periodStart")]},
+    "ChangeSubscription._later_has_no_period": {
+        "allOf": [
+            {
+                "anyOf": [
+                    {"properties": {"effectiveAt": {"enum": ["now", None]}}},
+                    {"allOf": [_not_given("periodStart"), _not_given("payment")]},
+                ]
+            },
+            {"anyOf": [_not_given("periodStart"), given("periodEnd")]},
+        ]
+    },
     "AdjustCredit._what_is_taken_has_no_expiry": {
         "anyOf": [_not_given("expiresAt"), {"properties": {"tokens": {"type": "integer", "minimum": 1}}}]
     },
@@ -71,6 +83,7 @@ DESCRIBED: Final[dict[str, str]] = {
     "UsageBatch._replies_of_the_batch": "Items have no `replies`: the batch says which it wants.",
     "RefundCredit._not_itself": "`originalReferenceId` must differ from `referenceId`.",
     "RefundFailed._another_refund": "`refundReferenceId` must differ from `referenceId`.",
+    "SubscriptionCommand._whole_period": "`periodEnd` must be after `periodStart`.",
     "BonusCredit._effective_before_it_expires": "`expiresAt` must be after `effectiveAt`.",
     "ImportedLot._no_more_than_granted": (
         "`tokens` are at most `granted`. A lot that names its payment is a purchase or a purchase_bonus, and"
@@ -89,6 +102,7 @@ OF_VALUES: Final[dict[str, str | None]] = {
     "parse_rfc3339": None,
     "parse_day": None,
     "_in_utc": None,
+    "_or_unnamed": None,
     "_since_1970": "Not before 1970.",
     "_in_years": "In the years 1970 to 2199.",
     "_not_negative": None,

@@ -70,7 +70,7 @@ class SignatureScheme:
         if abs(now - int(time)) > tolerance_s:
             raise SignatureError(
                 SignatureCode.EXPIRED,
-                f"{self.header} was made {now - int(time):.0f} s ago, and at most {tolerance_s} s are taken: "
+                f"{self.header} was made {_distance(now - int(time))}, at most {tolerance_s} s are taken: "
                 "is it a replay, or is a clock wrong?",
             )
 
@@ -89,6 +89,10 @@ class SignatureScheme:
                 f"in hexadecimal, with one {self.time_key}; was it sent twice?",
             )
         return times[0], given
+
+
+def _distance(age_s: float) -> str:
+    return f"{age_s:.0f} s ago" if age_s >= 0 else f"{-age_s:.0f} s ahead of our clock"
 
 
 STRIPE: Final = SignatureScheme("Stripe-Signature", ",", "t", "v1", b".")

@@ -169,7 +169,8 @@ def write_all(connection: Connection, writes: Sequence[RowWrite]) -> list[int]:
     parts = []
     for write in writes:
         source = _add_source(connection, write, texts, types)
-        parts.append(_write_sql(write, source, of_slot))
+        # A table beside the ledger has no slots.
+        parts.append(_write_sql(write, source, of_slot if "slot" in write.columns else "none"))
     only = writes[0].table.name if len(writes) == 1 else "batch"
     (row,) = _executed(connection, joined_sql(*parts), f"write_{only}", types, texts)
     return list(row)

@@ -145,31 +145,18 @@ def _waiting(connection: Connection, names: Sequence[str]) -> dict[str, list[Pay
 # -- writes -----------------------------------------------------------------------------------------------
 
 
-def write_waiting(
-    connection: Connection, plan: Plan, names: Mapping[str, PaymentName], now: datetime
-) -> None:
-    """Write the events of ``plan`` that wait, and their names.
-
-    Raises ContentionError where another worker has changed a name since ``names`` were read.
-    """
+def writes_of(plan: Plan, names: Mapping[str, PaymentName], now: datetime) -> list[RowWrite]:
+    """Return the writes of all names of ``plan``, and of the events that wait."""
+    if not plan.waiting:
+        return list(_changes(sorted(plan.names, key=_name), names, now)) if plan.names else []
     fresh = {event.name for event in plan.waiting} - {bound.name for bound in plan.names}
-    changed = [PaymentName(name) if name not in names else names[name] for name in sorted(fresh)]
-    _carry_out(
-        connection,
-        [
-            *_changes(changed, names, now),
-            RowInsert(waiting_events, rows.of_waiting_events(sorted(plan.waiting, key=_reference))),
-        ],
-    )
+    unbound = [PaymentName(name) if name not in names else names[name] for name in fresh]
+    waiting = RowInsert(waiting_events, rows.of_waiting_events(sorted(plan.waiting, key=_reference)))
+    return [*_changes(sorted((*plan.names, *unbound), key=_name), names, now), waiting]
 
 
-def bind(connection: Connection, plan: Plan, names: Mapping[str, PaymentName], now: datetime) -> None:
-    """Bind the names of ``plan`` to their payments, and forget what waits no longer.
-
-    Raises ContentionError where another worker has changed a name since ``names`` were read.
-    """
-    if plan.names:
-        _carry_out(connection, list(_changes(sorted(plan.names, key=_name), names, now)))
+def tidy(connection: Connection, plan: Plan) -> None:
+    """Forget what waits no longer, and write why an event can't count."""
     if plan.taken_in:
         connection.execute(
             delete(waiting_events).where(among(connection, waiting_events.c.reference_id, plan.taken_in))
@@ -189,21 +176,30 @@ CURRENCY_MISMATCH = "currency_mismatch"
 _reference, _name = attrgetter("reference_id"), attrgetter("name")
 
 
+def write_waiting(
+    connection: Connection, plan: Plan, names: Mapping[str, PaymentName], now: datetime
+) -> None:
+    """Write the events of a plan that wait, before its batch. Raises ContentionError."""
+    carry_out(connection, writes_of(replace(plan, names=[]), names, now))
+
+
 def bind_after_all(connection: Connection, plan: Plan, now: datetime) -> None:
     """Bind the names of a plan that is committed, as they are by now.
 
     Another worker may have let an event wait for one meanwhile: it is taken in with the next settlement.
     Raises ContentionError.
     """
-    asked = Keys(sorted(bound.name for bound in plan.names))
-    found = select_rows(connection, payment_names, _NAME, "name", asked) if plan.names else ()
-    names = {row.name: PaymentName(*row) for row in found}
-    fresh = [
-        replace(bound, version=names[bound.name].version if bound.name in names else 0)
-        for bound in plan.names
-        if bound.name not in names or names[bound.name].user_id is None
-    ]
-    bind(connection, replace(plan, names=fresh), names, now)
+    if plan.names:
+        asked = Keys(sorted(bound.name for bound in plan.names))
+        found = select_rows(connection, payment_names, _NAME, "name", asked)
+        names = {row.name: PaymentName(*row) for row in found}
+        fresh = [
+            replace(bound, version=names[bound.name].version if bound.name in names else 0)
+            for bound in plan.names
+            if bound.name not in names or names[bound.name].user_id is None
+        ]
+        carry_out(connection, writes_of(replace(plan, names=fresh, waiting=[]), names, now))
+    tidy(connection, plan)
 
 
 def _changes(
@@ -220,8 +216,9 @@ def _changes(
 _VERSION = (("version", "expected_version"),)
 
 
-def _carry_out(connection: Connection, writes: Sequence[RowWrite]) -> None:
-    counts = write_all(connection, writes)
+def carry_out(connection: Connection, writes: Sequence[RowWrite]) -> None:
+    """Carry out writes of names. Raises ContentionError where another worker has changed one."""
+    counts = write_all(connection, writes) if writes else []
     if any(count != length_of(write.columns) for write, count in zip(writes, counts, strict=True)):
         raise ContentionError("another worker has changed the name of a payment of this batch")
 

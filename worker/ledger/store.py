@@ -21,6 +21,7 @@ from worker.core.outcomes import Outcome
 from worker.core.plan import Plan
 from worker.core.superseded import ABOUT_PAYMENTS, Owner, owner_of
 from worker.errors import ContentionError
+from worker.ledger.bulk import RowWrite
 from worker.ledger.engine import translated_errors
 from worker.ledger.form import LedgerForm
 from worker.ledger.ids import SHARED, Ids
@@ -28,12 +29,13 @@ from worker.ledger.loading import load
 from worker.ledger.other_slots import OtherSlots
 from worker.ledger.payment_names import (
     NamedPayments,
-    bind,
     bind_after_all,
     look_up,
     owners_of,
+    tidy,
     with_owners,
     write_waiting,
+    writes_of,
 )
 from worker.ledger.senders import Sender, sender_ids
 from worker.ledger.writing import write
@@ -206,9 +208,9 @@ class LedgerTransaction:
         """
         if self._others is not None:
             self._others.take(plan, self._now)
-        self._names.begin(self._connection, plan)
-        write(self._connection, plan, self.known, self._now, self._ids.take)
-        self._names.write(self._connection, plan)
+        beside = self._names.begin(plan)
+        write(self._connection, plan, self.known, self._now, self._ids.take, beside)
+        self._names.end(self._connection, plan)
 
     def finish(self) -> None:
         """Write what follows the commit."""
@@ -226,20 +228,19 @@ class WrittenNames:
         self._names, self._now, self._engine = names, now, engine
         self._plan: Plan | None = None
 
-    def begin(self, connection: Connection, plan: Plan) -> None:
-        """Write what waits."""
-        if not plan.waiting:
-            return
+    def begin(self, plan: Plan) -> list[RowWrite]:
+        """Return the writes that are part of the batch; else, where it is distributed, write what waits."""
         if self._engine is None:
-            write_waiting(connection, plan, self._names, self._now)
-            return
-        with self._engine.begin() as own:
-            write_waiting(own, plan, self._names, self._now)
+            return writes_of(plan, self._names, self._now)
+        if plan.waiting:
+            with self._engine.begin() as own:
+                write_waiting(own, plan, self._names, self._now)
+        return []
 
-    def write(self, connection: Connection, plan: Plan) -> None:
-        """Bind the names, or remember to do so."""
+    def end(self, connection: Connection, plan: Plan) -> None:
+        """Write what follows the batch in its transaction, or remember the names to be bound."""
         if self._engine is None:
-            bind(connection, plan, self._names, self._now)
+            tidy(connection, plan)
         else:
             self._plan = plan
 

@@ -240,6 +240,8 @@ _ABOUT_SUBSCRIPTIONS = "type IN ({})".format(
             "subscription.renew",
             "subscription.cancel",
             "account.import",
+            "account.freeze",
+            "account.unfreeze",
         )
     )
 )
@@ -314,7 +316,8 @@ operations = Table(
     PrimaryKeyConstraint("operation_id", "slot"),
     # The judge: one operation has the reference, and one lost it at most. It has no slot on one database.
     UniqueConstraint("reference_id", "is_taken"),
-    # Commands about a subscription are looked up by user; usage, which is nearly all, isn't in this index.
+    # Commands about a subscription, or that freeze an account, are looked up by user; usage, which is nearly
+    # all, isn't in this index.
     Index(
         "ix_operations_subscriptions",
         "user_id",

@@ -32,17 +32,22 @@ from worker.ledger.tables import (
 
 
 def write(
-    connection: Connection, plan: Plan, known: Known, now: datetime, ids: Callable[[int], Iterator[int]]
+    connection: Connection,
+    plan: Plan,
+    known: Known,
+    now: datetime,
+    ids: Callable[[int], Iterator[int]],
+    beside: Sequence[RowWrite] = (),
 ) -> None:
     """Write ``plan``, which was decided on ``known``; its outcomes have their transaction ids afterwards.
 
-    ``ids`` gives a number of ids to new operations. Raises ContentionError where another worker has an
-    operation of a reference, or moved an account, meanwhile.
+    ``ids`` gives a number of ids to new operations, ``beside`` are writes beside the ledger. Raises
+    ContentionError where another worker has an operation of a reference, or moved an account, meanwhile.
     """
     written = _outcomes_of(plan, ids)
     if written.changed:
         _change(connection, written)
-    writes = [*_new_operations(written), *([] if plan.moves_nothing else _writes(plan, known, now))]
+    writes = [*_new_operations(written), *([] if plan.moves_nothing else _writes(plan, known, now)), *beside]
     for write, count in zip(writes, write_all(connection, writes) if writes else (), strict=True):
         if count != length_of(write.columns):
             raise ContentionError(f"{write.table.name} of this batch changed although they were locked")

@@ -21,6 +21,8 @@ def adjustment(event: PaddleEvent, _rules: PaddleRules) -> Mapped:
         raise SurpriseError(f"{found.place}.status", f"{status[:40]!r} is no status of an adjustment")
     if status == "pending_approval":
         raise NoCommandError(Reason.PENDING, "the adjustment is not approved yet")
+    if status == "approved" and not action.endswith("_reverse"):
+        _require_money(found)
     stands = status == "approved"
     match action:
         case "credit" if _is_proration(found):
@@ -43,6 +45,11 @@ def adjustment(event: PaddleEvent, _rules: PaddleRules) -> Mapped:
             )
         case _:
             raise SurpriseError(f"{found.place}.action", f"{action[:40]!r} is no action of an adjustment")
+
+
+def _require_money(found: Payload) -> None:
+    if found.object("totals").minor("total") == 0:
+        raise NoCommandError(Reason.NO_MONEY, f"{found.id()} moves nothing")
 
 
 def _is_proration(found: Payload) -> bool:

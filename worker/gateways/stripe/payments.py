@@ -31,6 +31,7 @@ def payment_intent(event: StripeEvent, rules: StripeRules) -> Mapped:
     if (status := intent.text("status")) != "succeeded":
         raise NoCommandError(Reason.NOT_PAID, f"the intent is {status}")
     _require_no_invoice(intent)
+    _require_no_order_of_invoice(intent, rules.resolver)
     return _payment(
         _Paid(
             id=intent.id(),
@@ -48,6 +49,14 @@ def payment_intent(event: StripeEvent, rules: StripeRules) -> Mapped:
 def _require_no_invoice(found: Payload) -> None:
     if found.optional_id("invoice") is not None:
         raise NoCommandError(Reason.REPORTED_ELSEWHERE, "invoice.paid tells the payment of an invoice")
+
+
+def _require_no_order_of_invoice(intent: Payload, resolver: Resolver) -> None:
+    """Raise NoCommandError where the order is an invoice, as since 2025-03-31; a team may set another."""
+    details = intent.optional_object("payment_details")
+    order = None if details is None else details.optional_text("order_reference")
+    if order is not None and order.startswith("in_") and resolver.package(metadata_of(intent)) is None:
+        raise NoCommandError(Reason.REPORTED_ELSEWHERE, f"invoice.paid tells the payment of {order[:40]}")
 
 
 def _charge_of(intent: Payload) -> str | None:

@@ -33,6 +33,8 @@ def refund(event: StripeEvent, _rules: StripeRules) -> Mapped:
         raise NoCommandError(Reason.NO_MONEY, "the charge was never captured")
     name, status = name_of(found.id()), found.optional_text("status")
     match status:
+        case "succeeded" if found.integer("amount") == 0:
+            raise NoCommandError(Reason.NO_MONEY, f"{name} gave nothing back")
         case "succeeded":
             return Mapped.to(
                 PaymentRefunded(
@@ -74,14 +76,16 @@ def dispute(event: StripeEvent, _rules: StripeRules) -> Mapped:
 
 def _opened(found: Payload, stage: str) -> Mapped:
     """Return the opening. An inquiry may become a chargeback: these are two transitions."""
-    name = _dispute_name(found)
+    name, amount = _dispute_name(found), found.integer("amount")
+    if amount == 0:
+        raise NoCommandError(Reason.NO_MONEY, f"{name} is about no money")
     return Mapped.to(
         PaymentDisputed(
             reference_id=f"{name}:{'inquiry' if stage == 'inquiry' else 'opened'}",
             original_reference_id=payment_of(found),
             dispute_id=name,
             stage="inquiry" if stage == "inquiry" else "chargeback",
-            amount_minor=found.integer("amount"),
+            amount_minor=amount,
             currency=found.currency("currency"),
             occurred_at=found.unix_time("created"),
         )

@@ -617,7 +617,7 @@ export interface AdjustCredit {
 /**
  * Moves to another tier, at once or with the next period, and takes a cancellation back.
  *
- * In mid-period an upgrade grants what the new tier has more than the most that was granted in this period, so that going up and down and up again grants nothing twice. A downgrade grants nothing and takes nothing. With `effectiveAt` period_end all of the present tier stays until then.
+ * In mid-period an upgrade grants what the new tier has more than the most that was granted in this period, so that going up and down and up again grants nothing twice. A downgrade grants nothing and takes nothing. With `effectiveAt` period_end all of the present tier stays until then. `periodEnd` must be after `periodStart`.
  */
 export interface ChangeSubscription {
   type: "subscription.change";
@@ -649,7 +649,7 @@ export interface SubscriptionPayment {
 /**
  * Grants the allocation of a period: the one that contains `periodStart`, by default the present one.
  *
- * A period is granted once, whatever the references. Calendars differ: within a day of its end, a period that is granted stands for the one that follows, whose allocation takes effect when it begins.
+ * A period is granted once, whatever the references. Calendars differ: within a day of its end, a period that is granted stands for the one that follows, whose allocation takes effect when it begins. `periodEnd` must be after `periodStart`.
  */
 export interface RenewSubscription {
   type: "subscription.renew";

@@ -41,11 +41,12 @@ _NUMBERS = [
 
 def upgrade() -> None:
     """Add the columns and tables, move the rows of payments, and number the names."""
-    op.add_column("accounts", sa.Column("unfrozen_at", _TIME))
     op.add_column("accounts", sa.Column("granted_from", _TIME))
     op.add_column("accounts", sa.Column("next_tier", sa.Text()))
-    op.add_column("accounts", sa.Column("frozen_at", _TIME))
     op.add_column("accounts", sa.Column("next_tier_at", _TIME))
+    op.add_column("accounts", sa.Column("frozen_at", _TIME))
+    op.add_column("accounts", sa.Column("unfrozen_at", _TIME))
+    _index_freezing()
     op.add_column("lots", sa.Column("ended_at", _TIME))
     op.add_column(
         "holds", sa.Column("is_dispute", sa.Boolean(), server_default=sa.text("false"), nullable=False)
@@ -75,6 +76,13 @@ def upgrade() -> None:
     op.bulk_insert(
         identifiers, [{"kind": kind, "number": number, "name": name} for kind, number, name in _NUMBERS]
     )
+
+
+def _index_freezing() -> None:
+    """Make the index on commands about a subscription anew, with those that freeze an account."""
+    name, is_about = op.f("ix_operations_subscriptions"), sa.text("type IN (60, 50, 51, 52, 62, 63, 64)")
+    op.drop_index(name, "operations")
+    op.create_index(name, "operations", ["user_id"], postgresql_where=is_about, sqlite_where=is_about)
 
 
 def _on_postgresql() -> bool:
