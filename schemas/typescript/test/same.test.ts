@@ -288,7 +288,8 @@ for (const [name, make] of Object.entries(MAKERS)) {
         await billing.paymentSucceeded({ referenceId: payment, userId, packageId: "starter", ...money }),
       );
       const reason = "early fraud warning";
-      const freeze = { referenceId: randomUUID(), paymentReferenceId: payment, reason };
+      const occurredAt = new Date(Date.now() - 60_000).toISOString(); // of two at one time the freeze counts
+      const freeze = { referenceId: randomUUID(), paymentReferenceId: payment, reason, occurredAt };
       assert.equal(applied(await billing.freezeAccount(freeze)).code, "freeze_began");
       assert.equal((await billing.quote(userId, 1))?.code, "account_frozen");
       const job = { referenceId: randomUUID(), userId, tokens: 1 };
