@@ -424,6 +424,24 @@ test("the fake's credit that began and ended unseen is expired at the first look
   assert.equal((await fake.balance("ada"))?.balance, 10_000);
 });
 
+test("the fake sells packages by currency, by quantity and for open amounts", async () => {
+  const { packages, tiers, meters } = await new FakeBillingClient().catalog();
+  const [starter] = packages as [(typeof packages)[0]];
+  const sold = { ...starter, prices: { USD: 499, EUR: 459 } };
+  const rates = { EUR: { tokens: 10, perMinor: 3 } };
+  const open = { id: "open", index: 1, tokens: 0, bonusTokens: 0, prices: {}, rates };
+  const fake = new FakeBillingClient({ catalog: { packages: [sold, open], tiers, meters } });
+  await fake.openAccount({ referenceId: "open", userId: "ada", tier: "free" });
+  const pay = (referenceId: string, packageId: string, amountMinor: number, more: object = {}) =>
+    fake.paymentSucceeded({ referenceId, userId: "ada", packageId, amountMinor, currency: "EUR", ...more });
+  assert.equal(applied(await pay("p1", "starter", 1_377, { quantity: 3 })).amount, 150_000);
+  assert.equal(applied(await pay("p2", "open", 119, { taxMinor: 19 })).amount, 333);
+  const { code, expected, received } = await pay("p3", "starter", 499);
+  assert.deepEqual([code, expected, received], ["amount_mismatch", "459 EUR", "499 EUR"]);
+  const other = await pay("p4", "open", 499, { currency: "USD" });
+  assert.deepEqual([other.code, other.expected], ["amount_mismatch", "an amount in EUR"]);
+});
+
 function applied(result: Result): Result & { status: "applied" } {
   assert.equal(result.status, "applied", result.message);
   return result as Result & { status: "applied" };
