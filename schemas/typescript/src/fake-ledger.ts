@@ -31,6 +31,8 @@ const PAYMENT = "payment.succeeded";
 interface Outcome {
   readonly command: Single;
   readonly reply: Reply;
+  /** Rejections that a higher attempt replaced. */
+  readonly earlier: readonly Outcome[];
 }
 
 export interface Price {
@@ -113,23 +115,28 @@ export class FakeLedger {
     const inForce = outcomes.at(-1);
     const attempt = command.attempt ?? 1;
     if (attempt > (inForce?.reply.attempt ?? 0) + ATTEMPTS_MAX) return conflict(command);
-    const same = outcomes.find((one) => this.#isSame(one, command, attempt));
-    if (same !== undefined) {
-      const isAnswered = attempt <= (same.reply.attempt ?? 1) || same.reply.status === "applied";
-      if (isAnswered) this.#learnNames(command);
-      if (isAnswered) return { ...same.reply, duplicate: true };
-      if (same !== inForce) return conflict(command);
-    } else if (
-      inForce !== undefined &&
-      (!movedNothing(inForce.command, inForce.reply) || command.type.startsWith("usage."))
-    ) {
-      return conflict(command);
-    }
+    const own = outcomes.find((one) => isOfSame(one.command, command));
+    const isAnew = own?.reply.status === "rejected" && attempt > own.reply.attempt!;
+    if (own !== undefined && !isAnew) return this.#again(own, command, attempt);
+    if (own !== inForce && (own !== undefined || !mayTake(inForce!, command))) return conflict(command);
     const reply = this.#judged(command, attempt);
-    const others = outcomes.filter((one) => one !== same);
-    this.#outcomes.set(command.referenceId, [...others, { command, reply }]);
+    const earlier = own === undefined ? [] : [...own.earlier, own];
+    const others = outcomes.filter((one) => one !== own);
+    this.#outcomes.set(command.referenceId, [...others, { command, reply, earlier }]);
     if (reply.code === "account_opened" || reply.openedTier !== undefined) this.#tryUnopened(command.userId!);
     return { ...reply };
+  }
+
+  /** Return the stored outcome of a command that came before, or of its attempt where that was another one. */
+  #again(own: Outcome, command: Single, attempt: number): Reply {
+    const isSame = (stored: Outcome): boolean => this.#contentOf(stored.command) === this.#contentOf(command);
+    const earlier = own.earlier.find((one) => one.reply.attempt === attempt);
+    const isAppliedAnew =
+      own.reply.status === "applied" && [own, earlier].every((one) => !one || isSame(one));
+    const stored = isAppliedAnew ? own : (earlier ?? own);
+    if (!isSame(stored)) return conflict(command);
+    if (stored.reply.status === "applied") this.#learnNames(command);
+    return { ...stored.reply, duplicate: true };
   }
 
   /** Judge the payments anew that came before the account of their user was open. */
@@ -138,9 +145,10 @@ export class FakeLedger {
       command.type === "payment.succeeded" && command.userId === userId && reply.code === "account_not_found";
     const early = [...this.#outcomes.values()].flatMap((outcomes) => outcomes.slice(-1)).filter(isEarly);
     const order = ({ reply }: Outcome): string => `${reply.recordedAt} ${reply.referenceId}`;
-    for (const { command, reply } of early.sort((one, other) => (order(one) < order(other) ? -1 : 1))) {
-      const attempt = reply.attempt! + 1;
-      const anew = { command: { ...command, attempt }, reply: this.#judged(command, attempt) };
+    for (const stored of early.sort((one, other) => (order(one) < order(other) ? -1 : 1))) {
+      const attempt = stored.reply.attempt! + 1;
+      const command = { ...stored.command, attempt };
+      const anew = { command, reply: this.#judged(command, attempt), earlier: [...stored.earlier, stored] };
       this.#outcomes.get(command.referenceId)!.splice(-1, 1, anew);
     }
   }
@@ -175,14 +183,8 @@ export class FakeLedger {
     const isTold = decision.status === "applied" && !movedNothing(command, decision);
     return {
       ...VERSION,
-      ...{
-        type,
-        referenceId,
-        userId,
-        attempt,
-        duplicate: false,
-        message: textOf(decision, userId ?? "unknown"),
-      },
+      ...{ type, referenceId, userId, attempt, duplicate: false },
+      message: textOf(decision, userId ?? "unknown"),
       transactionId: operation.transactionId,
       unit: type === "usage.free_upload" ? "bytes" : "tokens",
       balanceBefore: account && balanceBefore,
@@ -232,14 +234,6 @@ export class FakeLedger {
       original.command.type !== PAYMENT;
     if (isOther) return rejected("original_not_found", { originalReferenceId: name });
     return awaited(command as EventCommand | FreezingCommand, { ledger: this, now: this.now() });
-  }
-
-  /** Return whether a command is the stored one: a rejected one may have other content with its next attempt. */
-  #isSame({ command: stored, reply }: Outcome, command: Single, attempt: number): boolean {
-    const isOther = !isAboutPayment(command) && stored.userId !== command.userId;
-    if (stored.type !== command.type || isOther) return false;
-    const isAnew = reply.status === "rejected" && attempt > (stored.attempt ?? 1);
-    return isAnew || this.#contentOf(stored) === this.#contentOf(command);
   }
 
   /** Return the text of what moves the ledger; a package that is named by its position has its id there. */
@@ -303,6 +297,16 @@ function headOf(command: Single) {
 /** Return whether a payment knows the user of such commands, who is then no part of what they are. */
 function isAboutPayment({ type }: Single): boolean {
   return type !== PAYMENT && (type.startsWith("payment.") || type.endsWith("freeze"));
+}
+
+/** Return whether two commands are of one type and user: the same operation, or an attempt at it. */
+function isOfSame(stored: Single, command: Single): boolean {
+  return stored.type === command.type && (isAboutPayment(command) || stored.userId === command.userId);
+}
+
+/** Return whether a command takes the reference of another outcome: of usage that moved nothing. */
+function mayTake(stored: Outcome, command: Single): boolean {
+  return movedNothing(stored.command, stored.reply) && !command.type.startsWith("usage.");
 }
 
 /** Fail loudly where a command asks for what the fake does not know, or names nobody. */
