@@ -18,6 +18,7 @@ from worker.settings import load_settings
 #: Commands without ``--json``, and why.
 WITHOUT_JSON = {
     (): "a group",
+    ("bridge",): "runs until it is stopped",
     ("console",): "serves pages until it is stopped",
     ("dead-letters", "export"): "a stream of JSON lines",
     ("readers",): "runs until it is stopped; --log-format json",

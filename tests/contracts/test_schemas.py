@@ -70,8 +70,8 @@ VALUES: tuple[Any, ...] = (
     *(0, 1, -1, 2, 1000, 1001, 9_999, 10_000, 1_000_000, 1_000_001, 2_678_400, 2_678_401),
     *(INT64_MAX, 2**64, -INT64_MAX, -(2**64), 1.5, True, False),
     *([], ["a"], {}, {"plan": "pro"}, {"n": 1, "b": True, "z": None}, {"n": 1.5}, {"n": {}}, {"n": []}),
-    *(PAYMENT, PAYMENT | {"currency": "usd"}, PAYMENT | {"alsoKnownAs": ["a"]}, PAYMENT | {"alsoKnownAs": [""]}),
-    *(PAYMENT | {"more": 1}, PAYMENT | {"amountMinor": -1}, PAYMENT | {"provider": None}, {"currency": "USD"}),
+    *(PAYMENT, PAYMENT | {"alsoKnownAs": ["a"]}, PAYMENT | {"provider": None}, PAYMENT | {"currency": "usd"}),
+    *(PAYMENT | {"alsoKnownAs": [""]}, PAYMENT | {"more": 1}, PAYMENT | {"amountMinor": -1}),
     *({"": 1}, {"a b": 1}, {" a": 1}, {"k" * 64: 1}, {"k" * 65: 1}, {"t": "k" * 501}, {"t": "a\tb"}),
     *({"n": -INT64_MAX - 1}, {"n": 2**64}, {f"k{n}": n for n in range(16)}, {f"k{n}": n for n in range(17)}),
 )

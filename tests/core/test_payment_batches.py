@@ -72,7 +72,7 @@ def test_new_attempt_of_an_event_waits_for_a_payment_of_another_user_and_is_take
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
-def test_of_two_closings_at_one_time_the_one_of_more_money_for_the_payment_counts(
+def test_closing_of_more_money_counts_of_two_at_one_time(
     order: tuple[int, int],
 ) -> None:
     """Money in another currency is all of the payment, however small its number."""
@@ -103,7 +103,7 @@ def test_event_and_payment_come_to_the_same_in_any_batch(together: bool) -> None
     assert [as_lot(lot)["remaining"] for lot in ledger.lots_of("u")] == [100, 60, 7]
 
 
-def test_event_that_asks_for_nothing_moves_nothing_after_a_debt_went_back_to_lots_that_expired() -> None:
+def test_event_that_asks_for_nothing_moves_nothing_after_a_debt_went_to_expired_lots() -> None:
     """A lot that was given what had been taken as debt owes nothing for it."""
     ledger = FakeLedger(TAKING_CATALOG)
     ledger.apply([opening(), payment(600, reference_id="p", package_id="many"), deduct(150, "d")])

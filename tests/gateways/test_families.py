@@ -86,8 +86,8 @@ REFUND = {
 def test_refund_counts_once_unless_any_of_its_events_says_that_it_failed() -> None:
     chance = random.Random(5)
     for subset in subsets(tuple(REFUND)):
-        told = [REFUND[name] for name in subset]
-        stands = True in told and False not in told
+        sent = [REFUND[name] for name in subset]
+        stands = True in sent and False not in sent
         expected = BEFORE + (BOUGHT * 1099 // 1999 if stands else BOUGHT)
         for order in orders(("intent succeeded", *subset), chance):
             commands = [one for name in order for one in mapper_of("stripe")(event_of(name)).commands]
@@ -164,8 +164,8 @@ PADDLE = {
 def test_purchase_at_paddle_counts_once_whichever_of_its_events_come() -> None:
     chance = random.Random(7)
     for subset in subsets(tuple(PADDLE)):
-        told = {PADDLE[name] for name in subset}
-        is_paid, is_refunded = "paid" in told, "refunded" in told and "failed" not in told
+        sent = {PADDLE[name] for name in subset}
+        is_paid, is_refunded = "paid" in sent, "refunded" in sent and "failed" not in sent
         for order in orders(subset, chance)[:12]:
             found = [one for name in order for one in mapper_of("paddle")(event_of(name, "paddle")).commands]
             balance = ledger_after(found).accounts["ada"].balance

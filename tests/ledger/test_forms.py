@@ -208,9 +208,9 @@ def test_reference_and_original_of_a_user_elsewhere_are_refused_alike(ledger: Le
         assert answer == Conflict("userId", f"{own}-u0", f"{own}-{user}")
         named = [apart(own, refund(1, "r", reference_id=f"f-{user}", user_id=user))]
         named.append(apart(own, went_back(1, reference_id=f"w-{user}", user_id=user)))
-        told = replies(named, transacted(ledger, named, NOW, SMALL_CATALOG))
-        assert [reply["code"] for reply in told] == ["original_not_found", "payment_refunded"]
-        assert told[1]["userId"] == f"{own}-u0", "the payment knows whose it is"
+        answered = replies(named, transacted(ledger, named, NOW, SMALL_CATALOG))
+        assert [reply["code"] for reply in answered] == ["original_not_found", "payment_refunded"]
+        assert answered[1]["userId"] == f"{own}-u0", "the payment knows whose it is"
 
 
 def test_attempt_that_is_too_far_ahead_keeps_nobody_from_the_reference(ledger: Ledger) -> None:

@@ -49,7 +49,7 @@ def new_database(
 
 
 @dataclass(frozen=True)
-class Moved:
+class MovedPayments:
     """The migrated ledger, and the rows of payments that were there before."""
 
     engine: Engine
@@ -59,7 +59,9 @@ class Moved:
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def moved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Moved]:
+def moved(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[MovedPayments]:
     """A ledger with everything of revision 0011 in it, and what it forgot without a word, migrated."""
     with new_database(request.param, request, tmp_path_factory) as engine:
         write_history(engine)
@@ -68,7 +70,7 @@ def moved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         _forget(engine, "eve-lost", "cyd-pay-1", user="eve", currency="EUR")
         before = [_rows(engine, name) for name in ("operations", "payments", "payment_events")]
         migrate(engine)
-        yield Moved(engine, *before)
+        yield MovedPayments(engine, *before)
 
 
 def _forget(engine: Engine, reference: str, payment: str, *, user: str, currency: str) -> None:
@@ -101,7 +103,7 @@ def _reference(row: Row) -> str:
     return str(row["reference_id"])
 
 
-def test_payments_and_what_counts_for_them_have_references(moved: Moved) -> None:
+def test_payments_and_what_counts_for_them_have_references(moved: MovedPayments) -> None:
     paid = moved_payments(moved.payments, moved.operations)
     assert sorted(_rows(moved.engine, "payments"), key=_reference) == sorted(paid, key=_reference)
     events = moved_events(moved.events, moved.payments, moved.operations)
@@ -109,7 +111,7 @@ def test_payments_and_what_counts_for_them_have_references(moved: Moved) -> None
     assert {event["reference_id"] for event in events} >= {"cyd-early", "cyd-pay-2", "cyd-won"}
 
 
-def test_payment_has_its_own_name_and_what_waits_has_one_as_well(moved: Moved) -> None:
+def test_payment_has_its_own_name_and_what_waits_has_one_as_well(moved: MovedPayments) -> None:
     name, payment = payment_names.c, payments.c
     with moved.engine.connect() as connection:
         names = {
@@ -122,7 +124,7 @@ def test_payment_has_its_own_name_and_what_waits_has_one_as_well(moved: Moved) -
     assert names["cyd-nowhere"] == (None, None)
 
 
-def test_event_that_was_forgotten_waits_and_says_why(moved: Moved) -> None:
+def test_event_that_was_forgotten_waits_and_says_why(moved: MovedPayments) -> None:
     event = waiting_events.c
     asked = select(event.reference_id, event.name, event.user_id, event.amount_minor, event.reason)
     assert awaited_payments(moved.engine, LATER, 10) == []
@@ -135,12 +137,12 @@ def test_event_that_was_forgotten_waits_and_says_why(moved: Moved) -> None:
     ]
 
 
-def test_audit_of_the_moved_ledger_is_clean(moved: Moved) -> None:
+def test_audit_of_the_moved_ledger_is_clean(moved: MovedPayments) -> None:
     assert audit(moved.engine, catalog=CATALOG).findings == ()
 
 
-def test_moved_payment_goes_on_with_what_its_events_took(moved: Moved) -> None:
-    """What a won dispute gave back stands in a lot of its own there; the whole of it goes back again."""
+def test_moved_payment_goes_on_with_what_its_events_took(moved: MovedPayments) -> None:
+    """A won dispute gave back to a lot of its own there; the whole of it goes back again."""
     before = balance_of(moved.engine)
     assert send(moved.engine, _refund("cyd-all", "cyd-pay-1", 999)) == ("payment_refunded", 85, "cyd")
     assert send(moved.engine, _refund("cyd-rest", "cyd-pay-2", 333)) == ("payment_refunded", 34, "cyd")
@@ -148,7 +150,7 @@ def test_moved_payment_goes_on_with_what_its_events_took(moved: Moved) -> None:
     assert audit(moved.engine, catalog=CATALOG).findings == ()
 
 
-def test_moved_event_counts_when_its_payment_comes(moved: Moved) -> None:
+def test_moved_event_counts_when_its_payment_comes(moved: MovedPayments) -> None:
     paid = PaymentSucceeded(
         reference_id="cyd-nowhere", user_id="cyd", package_id="rich", amount_minor=999, currency="EUR"
     )
@@ -159,7 +161,7 @@ def test_moved_event_counts_when_its_payment_comes(moved: Moved) -> None:
     assert audit(moved.engine, catalog=CATALOG).findings == ()
 
 
-def test_lost_dispute_of_a_moved_payment_takes_nothing_twice(moved: Moved) -> None:
+def test_lost_dispute_of_a_moved_payment_takes_nothing_twice(moved: MovedPayments) -> None:
     lost = DisputeClosed(
         reference_id="hal-lost-again",
         original_reference_id="hal-pay",
@@ -193,7 +195,7 @@ def balance_of(engine: Engine) -> int:
 
 
 @pytest.mark.parametrize("table", [payments, payment_events], ids=lambda table: table.name)
-def test_guards_stand_on_the_new_tables(moved: Moved, table: Table) -> None:
+def test_guards_stand_on_the_new_tables(moved: MovedPayments, table: Table) -> None:
     changes: list[Executable] = [table.update().values(amount_minor=1), table.delete()]
     if moved.engine.dialect.name == "postgresql":
         changes.append(text(f"TRUNCATE {table.name}"))

@@ -71,7 +71,7 @@ def test_worlds_in_a_distributed_ledger_are_stored_as_the_model_says(stand_in: E
 LATER = NOW + timedelta(days=1_000)
 
 
-class BrokenOffError(Exception):
+class StoppedWritingError(Exception):
     """End of a worker between two steps."""
 
 
@@ -83,7 +83,7 @@ def crash_once(monkeypatch: pytest.MonkeyPatch, name: str, *, after: bool) -> No
         if after:
             original(*arguments)
         monkeypatch.setattr(WrittenNames, name, original)
-        raise BrokenOffError
+        raise StoppedWritingError
 
     monkeypatch.setattr(WrittenNames, name, crash)
 
@@ -115,7 +115,7 @@ class PaidWorld:
         return str(reply_for(command, answer).code)
 
     def send_and_crash(self, command: Command) -> None:
-        with pytest.raises(BrokenOffError):
+        with pytest.raises(StoppedWritingError):
             self.send(command)
 
     def look(self) -> int:
@@ -153,7 +153,7 @@ def test_event_that_crashed_while_it_began_to_wait_counts_once_when_it_comes_aga
     assert (world.reversed(), world.waiting()) == (33, [])
 
 
-def test_event_that_crashed_while_it_began_to_wait_counts_once_when_its_payment_comes_first(
+def test_event_that_crashed_while_it_began_to_wait_counts_once_after_its_payment(
     world: PaidWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     crash_once(monkeypatch, "begin", after=True)

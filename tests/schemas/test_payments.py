@@ -60,8 +60,8 @@ def test_dispute_ends_in_one_of_four_results() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"amountMinor": GONE}, "give amountMinor, or refundedTotalMinor for a cumulative amount, one of"),
-        ({"refundedTotalMinor": 500}, "give amountMinor, or refundedTotalMinor for a cumulative amount, one of"),
+        ({"amountMinor": GONE}, "give amountMinor, or refundedTotalMinor for a cumulative amount"),
+        ({"refundedTotalMinor": 500}, "give amountMinor, or refundedTotalMinor for a cumulative amount"),
         ({"amountMinor": GONE, "refundedTotalMinor": 500}, "refundedTotalMinor needs occurredAt"),
     ],
 )

@@ -338,7 +338,7 @@ def _disputed(payment: Payment, events: list[Event], policy: PaymentPolicy) -> i
 
 
 def _money(payment: Payment, event: Event) -> int:
-    """What a dispute names; in another currency nobody knows its part of the payment, so it is all."""
+    """The money that a dispute names; in another currency its part of the payment is unknown: it is all."""
     amount: int = (event if event["currency"] == payment["currency"] else payment)["amountMinor"]
     return amount
 

@@ -416,8 +416,8 @@ class Rules:
         happened = event["happened"]
         if event["currency"] == payment["currency"]:
             counted = payment["amountMinor"] if happened == "refunded_total" else money
-            is_told = happened in ("refunded", "refunded_total", "dispute_lost")
-            if is_told and counted < detail["amountMinor"]:
+            is_shown = happened in ("refunded", "refunded_total", "dispute_lost")
+            if is_shown and counted < detail["amountMinor"]:
                 detail["countedMinor"] = counted
         if event["uncollected"] > 0:
             detail["uncollected"] = event["uncollected"]
@@ -559,7 +559,7 @@ def package_named(catalog: Catalog, message: Message) -> Package | None:
 
 
 def named_money(message: Message) -> dict[str, Any]:
-    """What the reply to an event repeats of it: the name of the payment, and the money."""
+    """The parts of an event that its reply repeats: the name of the payment, and the money."""
     amount = message.get("amountMinor", message.get("refundedTotalMinor"))
     money = {} if amount is None else {"amountMinor": amount}
     return {"originalReferenceId": message["originalReferenceId"], **money}
@@ -575,7 +575,7 @@ def _list_price(message: Message) -> int:
 
 
 def _prices(package: Package, message: Message, now: datetime) -> dict[str, int]:
-    """What as many of the package cost when it was paid, by currency in the order of their names."""
+    """The prices of as many of the package when it was paid, by currency in order."""
     when = _time(message, "occurredAt") or now
     valid = [change for change in package.changes if change.valid_from <= when]
     prices = dict(package.prices)

@@ -38,8 +38,8 @@ def moved_events(events: Sequence[Row], payments: Sequence[Row], operations: Seq
         own = named[event["operation_id"]]
         is_early = own["code"] in ("payment_awaited", IDENTIFIERS["code"]["payment_awaited"])
         posted_by = payment["operation_id"] if is_early else event["operation_id"]
-        told = {"reference_id": own["reference_id"], "refund_reference": None}
-        moved.append(event | told | {"operation_id": posted_by})
+        references = {"reference_id": own["reference_id"], "refund_reference": None}
+        moved.append(event | references | {"operation_id": posted_by})
     return moved
 
 

@@ -554,12 +554,12 @@ def _crowded_payments() -> list[st.SearchStrategy[Command]]:
         _made(PaymentSucceeded, package_id__amount_minor__currency__quantity=by_id, **bought),
         _made(PaymentSucceeded, package_id__amount_minor__currency__quantity=by_id, **bought, **of_parts),
         _made(PaymentSucceeded, package_index__amount_minor__currency=by_place, **bought),
-        _made(PaymentRefunded, **_told("e"), **event),
-        _made(PaymentRefunded, **_told("e"), **total, occurred_at=st.sampled_from(_MOMENTS)),
-        _made(RefundFailed, **_told("v"), **_of_payment(), refund_reference_id=refund),
-        _made(PaymentDisputed, **_told("i"), **dispute, stage=stage),
-        _made(DisputeClosed, **_told("j"), **dispute, **occurred, result=result),
-        _made(PaymentFailed, **_told("g"), **_of_payment(), **occurred, open_tier=_FIRST_TIERS),
+        _made(PaymentRefunded, **_event("e"), **event),
+        _made(PaymentRefunded, **_event("e"), **total, occurred_at=st.sampled_from(_MOMENTS)),
+        _made(RefundFailed, **_event("v"), **_of_payment(), refund_reference_id=refund),
+        _made(PaymentDisputed, **_event("i"), **dispute, stage=stage),
+        _made(DisputeClosed, **_event("j"), **dispute, **occurred, result=result),
+        _made(PaymentFailed, **_event("g"), **_of_payment(), **occurred, open_tier=_FIRST_TIERS),
     ]
 
 
@@ -578,7 +578,7 @@ _SOLD = [
 ]
 
 
-def _told(kind: str) -> dict[str, st.SearchStrategy[Any]]:
+def _event(kind: str) -> dict[str, st.SearchStrategy[Any]]:
     """Return what names an event: mostly no user."""
     return {**_crowded(kind), "user_id": st.sampled_from([None] * 5 + ["u0", "u0", "u1"])}
 

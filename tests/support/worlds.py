@@ -274,7 +274,7 @@ def _other_names(world: RandomWorld, reference: str) -> tuple[str, ...] | None:
     return world.pick((None, both[:1], both, both))
 
 
-def _tell_again(world: RandomWorld) -> Command:
+def _send_again(world: RandomWorld) -> Command:
     """Return a payment again, with a name more."""
     sent = [command for command in world.sent if isinstance(command, PaymentSucceeded)]
     if not sent:
@@ -419,7 +419,7 @@ _MAKERS: Mapping[str, tuple[int, Sequence[Maker]]] = {
     "usage": (5, (_deduct, _deduct, _record, _upload)),
     "holds": (8, (_reserve, _reserve, _extend, _settle, _settle, _release)),
     "credit": (4, (_bonus, _bonus, _adjust, _refund)),
-    "payments": (5, (_pay, _pay, _pay, _tell_again, _failed)),
+    "payments": (5, (_pay, _pay, _pay, _send_again, _failed)),
     "refunds": (3, (_went_back, _went_back, _went_back_in_all, _refund_failed)),
     "disputes": (3, (_disputed, _closed)),
     "subscriptions": (2, (_change, _renew, _cancel)),

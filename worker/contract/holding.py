@@ -1,7 +1,7 @@
 """Rules between fields that hold of every object that another schema takes.
 
-A new rule limits nothing where each message of the old form keeps it: a field that was required and is now one
-of two is still given, and the other one was not known. What can't be told is taken for a limit.
+A new rule limits nothing where each message of the old form keeps it: a field that was required and is now
+one of two is still given, and the other one was not known. What is unknown counts as a limit.
 """
 
 from collections.abc import Callable, Iterable

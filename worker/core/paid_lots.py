@@ -150,7 +150,7 @@ class PaidLots:
         taken[number] = taken.get(number, 0) + tokens
 
     def _taken(self) -> dict[int | None, int]:
-        """Return what is taken of each lot, where a lot that was given more than was taken of it counts as 0.
+        """Return what is taken of each lot; one that was given more than was taken counts as 0.
 
         It was given what had been taken elsewhere: as debt, of other lots, or of the payment's own.
         """
