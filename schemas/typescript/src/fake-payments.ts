@@ -411,7 +411,10 @@ function taking(
     left -= part;
     return part;
   };
-  for (const { lots, asked } of groups) lots.reduce((most, lot) => most - claim(lot, most), asked);
+  for (const group of groups) {
+    let most = group.asked;
+    for (const lot of group.lots) most -= claim(lot, most);
+  }
   for (const { lots } of groups) for (const lot of lots) claim(lot, left);
   for (const [lot, before] of taken) if (lot !== undefined && !after.has(lot)) claim(lot, before);
   const kept = Math.min(debt, left);

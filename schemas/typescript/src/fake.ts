@@ -117,21 +117,13 @@ export class FakeBillingClient extends Billing {
   }
 
   /** Tell of money without tokens: a rejected payment, also of a subscription, or a rejected event of one. */
-  async #notifyOfRejection(
-    command: Command,
-    { status, code, userId, attempt, duplicate }: Reply,
-  ): Promise<void> {
+  async #notifyOfRejection(command: Command, reply: Reply): Promise<void> {
     const payment = "payment" in command ? command.payment : undefined;
     if (payment == null && !command.type.startsWith("payment.")) return;
-    if (status !== "rejected" || duplicate || code === "reference_conflict") return;
+    if (reply.status !== "rejected" || reply.code === "reference_conflict") return;
     const { referenceId } = command;
-    const about = {
-      userId,
-      referenceId,
-      recordedAt: iso(this.#now),
-      code,
-      ...moneyIn((payment ?? command) as Money),
-    };
+    const { userId, code, attempt, recordedAt = "" } = reply; // a copy is told again, with the same id
+    const about = { userId, referenceId, recordedAt, code, ...moneyIn((payment ?? command) as Money) };
     const type = "payment.rejected";
     await this.#notify({ ...VERSION, type, id: `${type} ${referenceId} ${attempt}`, ...about });
   }

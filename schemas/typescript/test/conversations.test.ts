@@ -3,6 +3,7 @@
 import assert from "node:assert/strict";
 import { readFile, readdir } from "node:fs/promises";
 import { test } from "node:test";
+import { pathToFileURL } from "node:url";
 
 import { FakeBillingClient } from "@billing-worker/client";
 import type { Answer, Command, Notice, Query, Reply } from "@billing-worker/client";
@@ -16,7 +17,10 @@ interface Step {
   readonly answer?: Answer;
 }
 
-const FOLDER = new URL("../../../../tests/contracts/", import.meta.url);
+/** The conversations: those of the contract, or others that were made with a worker. */
+const FOLDER = process.env.BILLING_TEST_CONVERSATIONS
+  ? pathToFileURL(`${process.env.BILLING_TEST_CONVERSATIONS}/`)
+  : new URL("../../../../tests/contracts/", import.meta.url);
 /** Fields that the fake must have as the worker has them. */
 const COMPARED = [
   "status",
