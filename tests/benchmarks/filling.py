@@ -221,7 +221,7 @@ INSERT INTO accounts (account_id, slot, user_id, tier, balance, sequence, alloca
     lot_count, anchor, granted_until, period_granted, ends_at, due_at, opened_at, updated_at)
 {_HISTORY}
 SELECT number, {_SLOT % "number"}, {_USER % "number"}, 'free', :given - tokens * uses, 3 + uses,
-    :allocated, :given, tokens * uses, :allocated, 2, opened_at, opened_at + interval '1 month', :allocated,
+    :allocated, :given, tokens * uses, :allocated, 2, opened_at, opened_at + interval '1 month', 0,
     opened_at, CASE WHEN updated_at < opened_at + interval '1 month' THEN opened_at + interval '1 month' END,
     opened_at, updated_at
 FROM history ORDER BY number
@@ -230,7 +230,7 @@ FROM history ORDER BY number
 # The operations that opened the heavy accounts come first, then one or three a moment.
 _LOTS = f"""
 INSERT INTO lots (slot, account_id, number, operation_id, source, granted, remaining, is_open, priority,
-    effective_at, expires_at)
+    effective_at, expires_at, ended_at)
 {_HISTORY}, opened AS (
     SELECT *, CASE WHEN number <= :heavy THEN 3 * number - 2
         ELSE 3 * :heavy + 1 + (number - :heavy - 1) * :moments / (:moments - :heavy_uses)
@@ -241,7 +241,8 @@ SELECT {_SLOT % "number"}, number, lot, operation_id + lot - 1,
     CASE lot WHEN 1 THEN 'allocation' ELSE 'bonus' END,
     CASE lot WHEN 1 THEN :allocated ELSE :given END,
     CASE lot WHEN 1 THEN 0 ELSE :given - tokens * uses END,
-    lot = 2, 10 * lot, opened_at, CASE lot WHEN 1 THEN opened_at + interval '1 month' END
+    lot = 2, 10 * lot, opened_at, CASE lot WHEN 1 THEN opened_at + interval '1 month' END,
+    CASE lot WHEN 1 THEN opened_at END
 FROM opened CROSS JOIN (VALUES (1), (2)) AS lots (lot) ORDER BY number, lot
 """  # noqa: S608 - the same
 

@@ -370,3 +370,16 @@ def test_refusal_reports_no_expiry_and_the_command_that_posts_it_does_once() -> 
         subscriber.send("2026-06-02", command) for command in (deduct(5), deduct(5), settling(), settling())
     ]
     assert [reply.get("expired") for reply in replies] == [None, None, 100, None]
+
+
+@pytest.mark.parametrize("start", ["2026-05-01T12:00", "2026-04-30T23:59", "2026-05-01"])
+def test_year_that_is_paid_on_the_day_of_opening_is_no_month(start: str) -> None:
+    subscriber = Subscriber("2026-05-01", "free")
+    year = {"period_start": at(start), "period_end": at(start.replace("2026", "2027"))}
+    reply = subscriber.send("2026-05-01T13:00", change("pro", **year, payment=PAID))
+    assert reply["code"] == "subscription_changed"
+    assert datetime.fromisoformat(reply["periodEnd"]) == year["period_end"]
+    granted = reply["amount"]
+    assert subscriber.balance("2027-04-30") >= granted > 0
+    again = change("pro", **year)
+    assert subscriber.send("2026-05-02", again)["amount"] == 0

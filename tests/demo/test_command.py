@@ -6,11 +6,12 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from urllib.parse import urlsplit
 
 import pytest
 
+from schemas import NoticeType
 from tests.support.processes import ROOT
 from tests.support.provision import RabbitMQServer
 from worker.broker import BILLING
@@ -108,7 +109,7 @@ def test_json_summary_is_one_document_and_keep_keeps_the_files(tmp_path: Path) -
     assert summary["user"]["history"]["total"] > 0
     assert summary["user"]["usage"]["totalUsed"] > 0
     assert sum(row["first"] for row in summary["batchItems"]) > 0
-    assert summary["notices"].keys() == {"balance.low", "balance.depleted", "credit.expiring"}
+    assert summary["notices"].keys() == set(get_args(NoticeType))
     owing = [balance for balance in summary["balances"] if balance["debt"]]
     assert [balance["available"] for balance in owing] == [-balance["debt"] for balance in owing]
     assert len(owing) == 1
@@ -142,7 +143,7 @@ def test_demo_on_servers_migrates_declares_and_deletes_its_reply_queue(
     assert summary["messages"] == 300
     assert summary["deadLetters"]["reference_conflict"] == summary["sent"]["reused reference"]
     depths = rabbitmq.management.queue_depths(urlsplit(bare_broker_url).path[1:])
-    assert summary["notices"].keys() == {"balance.low", "balance.depleted", "credit.expiring"}
+    assert summary["notices"].keys() == set(get_args(NoticeType))
     assert {name: depth.ready + depth.unacknowledged for name, depth in depths.items()} == dict.fromkeys(
         (queue.name for queue in BILLING.queues), 0
     )

@@ -44,6 +44,7 @@ def test_day_has_every_kind_of_message(scenario: Scenario) -> None:
         *("purchase", "late purchase", "early refund", "payment refunded", "payment failed"),
         *("dispute", "dispute won", "dispute lost", "refund", "bonus"),
         *("expiring bonus", "scheduled bonus", "expired bonus", "excessive adjustment"),
+        *("refund failed", "freeze", "end of freeze"),
         *("upgrade", "downgrade", "early renewal", "repeated renewal", "cancellation", "second cancellation"),
         *("extension", "expiring hold", "late capture", "refused capture"),
         *("due entries", "unknown hold", "unknown meter"),
@@ -101,11 +102,12 @@ def test_decoder_refuses_malformed_messages_and_no_others(scenario: Scenario) ->
 def test_accounts_are_opened_before_their_use(scenario: Scenario) -> None:
     first, *later = scenario.phases
     opened = {json.loads(message.body)["userId"] for message in first.messages}
+    unknown = {message.reference_id for message in scenario.messages if message.kind == "unknown account"}
     used = {
         command.user_id
         for phase in later
         for message in phase.messages
-        if message.kind != "unknown account"
+        if message.reference_id not in unknown
         for command in _commands(message)
     }
 

@@ -54,7 +54,7 @@ def logged(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
 
     def lines() -> list[str]:
         texts = [record.getMessage() for record in caplog.records if record.name.startswith("worker.")]
-        aside = ("topology:", "consuming from", "stopped", "refused a message")
+        aside = ("topology:", "consuming from", "stopped", "refused a message", "rejected the payment")
         return [text for text in texts if not text.startswith(aside)]
 
     return lines

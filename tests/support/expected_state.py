@@ -37,6 +37,7 @@ class ExpectedState:
         self._now = datetime.now(UTC)
         self._model = Model(load_catalog())
         self._codes: dict[str, str] = {}
+        self._rejected_payments: set[str] = set()
         self.correlations: dict[str, str] = {}
         for message in open_accounts(engine, users):
             self._foresee(message)
@@ -80,7 +81,8 @@ class ExpectedState:
     @property
     def noticed(self) -> set[tuple[str, str]]:
         """Reference and type of each notice that must come at least once."""
-        return {(notice["referenceId"], notice["type"]) for notice in self._model.notices}
+        noticed = {(notice["referenceId"], notice["type"]) for notice in self._model.notices}
+        return noticed | {(reference, "payment.rejected") for reference in self._rejected_payments}
 
     def _foresee(self, message: Message) -> None:
         if message["referenceId"] in self._codes:
@@ -88,7 +90,10 @@ class ExpectedState:
         decoded = decode(json.dumps(message).encode(), now=self._now, limits=Limits())
         assert not isinstance(decoded, Malformed), decoded
         for command in commands_of(decoded):
-            self._codes[command.reference_id] = self._model.apply(command, self._now)["code"]
+            answer = self._model.apply(command, self._now)
+            self._codes[command.reference_id] = answer["code"]
+            if answer["status"] == "rejected" and command.type.startswith("payment."):
+                self._rejected_payments.add(command.reference_id)
         if isinstance(decoded, UsageBatch):
             self._codes[decoded.reference_id] = "batch_processed"
 

@@ -279,7 +279,7 @@ class Rules:
         named = _gateways(message)
         if named is not None and not named[0] - _DAY <= now < named[1]:
             return "period_out_of_range", None, _named(*named)
-        if named is not None and not _is_granted(account, named[0]):
+        if named is not None and not _is_granted(account, named):
             previous = account.tier
             at = _begin(account, named, tier.monthly_tokens)
             if at > now:
@@ -317,7 +317,7 @@ class Rules:
             start, end = named
             is_open = start - _DAY <= now < end
             code = "" if is_open else "period_out_of_range"
-            code = "period_already_granted" if _is_granted(account, start) else code
+            code = "period_already_granted" if _is_granted(account, named) else code
         if code:
             return code, None, _named(start, end) if end is not None else {"periodStart": _wire(start)}
         assert end is not None
@@ -501,12 +501,14 @@ def _gateways(message: Message) -> tuple[datetime, datetime] | None:
     return None if start is None or end is None else (start, end)
 
 
-def _is_granted(account: AccountModel, start: datetime) -> bool:
-    """True for a gateway's period that begins no later than the last one; by its own calendar, a day."""
-    last = account.granted_start
+def _is_granted(account: AccountModel, named: tuple[datetime, datetime]) -> bool:
+    """True for a gateway's period that begins no later than the last one, or is the account's own."""
+    (start, end), last = named, account.granted_start
     if last is None:
         return False
-    return start <= last or (not account.is_gateways() and start < last + _DAY)
+    if account.is_gateways():
+        return start <= last
+    return start < last + _DAY and end < account.granted_until + 4 * _DAY
 
 
 def _begin(account: AccountModel, named: tuple[datetime, datetime], tokens: int) -> datetime:

@@ -47,8 +47,9 @@ class Member:
 
     @property
     def outages(self) -> list[str]:
-        """Warnings about a server, without those about malformed messages."""
-        return [line for line in self.warnings if "refused a message" not in line]
+        """Warnings about a server, without those about malformed messages and rejected payments."""
+        aside = ("refused a message", "rejected the payment")
+        return [line for line in self.warnings if not any(text in line for text in aside)]
 
     @property
     def output(self) -> str:

@@ -12,6 +12,8 @@ from worker.core.periods import Period, months_after, period_at
 #: Two calendars never agree to the second: what is so near to a period's start is about that period.
 AHEAD = timedelta(days=1)
 _MONTH_AT_MOST = timedelta(days=31)
+#: Months from the last days of a month end up to three days apart, and calendars differ by one more.
+_GOES_ON = timedelta(days=4)
 
 
 def present_period(state: AccountState, now: datetime) -> Period:
@@ -54,15 +56,18 @@ def last_start(state: AccountState) -> datetime | None:
     return period_at(state.anchor, state.granted_until - timedelta(microseconds=1)).start
 
 
-def is_granted_to_gateway(state: AccountState, start: datetime) -> bool:
-    """Return True where the period that a gateway begins at ``start`` is granted, or an earlier one.
+def is_granted_to_gateway(state: AccountState, period: Period) -> bool:
+    """Return True where the period that a gateway names is granted, or a later one.
 
-    Where the last period was not a gateway's, the two are the same if they begin within a day.
+    Where the last one was not a gateway's, the two are the same if they begin within a day, unless the
+    gateway's goes on: a year that is paid on the day of opening is no month.
     """
     last = last_start(state)
     if last is None:
         return False
-    return start <= last or (state.granted_from is None and start - last < AHEAD)
+    if state.granted_from is not None:
+        return period.start <= last
+    return period.start - last < AHEAD and period.end - state.granted_until < _GOES_ON
 
 
 def begin_own(state: AccountState, period: Period, now: datetime) -> None:

@@ -22,6 +22,7 @@ from schemas import (
     PaymentSucceeded,
     RecordUsage,
     RefundCredit,
+    RefundFailed,
     ReleaseUsage,
     ReserveUsage,
     SettleUsage,
@@ -155,6 +156,14 @@ class CommandFactory:
             original_reference_id=payment.reference_id,
             amount_minor=payment.amount_minor if amount_minor is None else amount_minor,
             currency=payment.currency,
+        )
+
+    def failure_of_refund(self, refund: PaymentRefunded) -> RefundFailed:
+        """Failure of a refund that the gateway had told as done."""
+        return RefundFailed(
+            **self._fields("payback-failed", refund.user_id),
+            original_reference_id=refund.original_reference_id,
+            refund_reference_id=refund.reference_id,
         )
 
     def failure_of(self, payment: PaymentSucceeded) -> PaymentFailed:

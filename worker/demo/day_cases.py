@@ -7,11 +7,13 @@ from typing import Literal
 from schemas import (
     CancelSubscription,
     ChangeSubscription,
+    FreezeAccount,
     PaymentSucceeded,
     RecordUsage,
     ReleaseUsage,
     RenewSubscription,
     SettleAccount,
+    UnfreezeAccount,
 )
 from worker.catalog import Catalog
 from worker.demo.commands import CommandFactory
@@ -73,12 +75,14 @@ class DayCases:
         self._night("delivered again", first)
 
     def _returned_payments(self) -> None:
-        """Add refunds: a part, the whole, by the bank, and one that precedes its payment."""
+        """Add refunds: a part, the whole, which fails, by the bank, and one that precedes its payment."""
         part, whole, bounced, early = (self._make.purchase(self._users.payer()) for _ in range(4))
         for payment in (part, whole, bounced):
             self._by_day("purchase", payment)
         self._evening("payment refunded", self._make.refund_of(part, part.amount_minor // 3))
-        self._evening("payment refunded", self._make.refund_of(whole))
+        refund = self._make.refund_of(whole)
+        self._evening("payment refunded", refund)
+        self._night("refund failed", self._make.failure_of_refund(refund))
         self._evening("payment failed", self._make.failure_of(bounced))
         self._evening("late purchase", early)
         self._by_day("early refund", self._make.refund_of(early))
@@ -100,13 +104,17 @@ class DayCases:
         self._night(f"dispute {result}", self._make.end_of(dispute, result))
 
     def _subscriptions(self) -> None:
-        """Add an upgrade and a downgrade of one user, and two cancellations of another."""
+        """Add an upgrade and a downgrade of one user; another cancels twice, and is frozen meanwhile."""
         changing, leaving = self._users.case_users.pop(0), self._users.case_users.pop(0)
         up, down = self._users.tier_names[2], self._users.tier_names[1]
         half = self._catalog.tiers[down].monthly_tokens // 2
         self._by_day("deduct", self._make.deduct(changing, half))
         self._evening("upgrade", ChangeSubscription(**self._fields("upgrade", changing), tier=up))
         self._evening("cancellation", CancelSubscription(**self._fields("cancel", leaving)))
+        self._evening("freeze", FreezeAccount(**self._fields("freeze", leaving), reason="a fraud warning"))
+        self._night(
+            "end of freeze", UnfreezeAccount(**self._fields("unfreeze", leaving), reason="was checked")
+        )
         next_period = self._now + timedelta(days=32)
         early = RenewSubscription(**self._fields("renew", changing), period_start=next_period)
         self._night("downgrade", ChangeSubscription(**self._fields("change", changing), tier=down))

@@ -60,12 +60,14 @@ class CsvFile:
 
         Raises ConfigurationError where the file can't be read.
         """
-        csv.field_size_limit(_FIELD_MAX)
+        usual = csv.field_size_limit(_FIELD_MAX)  # of the whole process
         try:
             with self.path.open("rb") as file:
                 yield from self._rows(_Lines(file))
         except OSError as error:
             raise ConfigurationError(f"{self.path} can't be read: {error.strerror}") from error
+        finally:
+            csv.field_size_limit(usual)
 
     def _rows(self, lines: "_Lines") -> Iterator[Row | FileProblem]:
         reader = csv.reader(lines, strict=True)

@@ -64,7 +64,7 @@ def change(account: Account, command: ChangeSubscription, outcome: Outcome, cont
     named = _gateways_period(command)
     if named is not None and not _is_open(named, now):
         return rejected(Code.PERIOD_OUT_OF_RANGE, **_named(named))
-    if named is not None and not is_granted_to_gateway(state, named.start):
+    if named is not None and not is_granted_to_gateway(state, named):
         return _change_with_period(account, command, tier, named, outcome, context)
     return _change_now(account, command, tier, outcome, context)
 
@@ -227,7 +227,7 @@ def _own_period(state: AccountState, named: datetime | None, now: datetime) -> P
 
 def _fresh(state: AccountState, period: Period, now: datetime) -> Period | Decision:
     """Return a gateway's own period where it can be granted, or the refusal."""
-    if is_granted_to_gateway(state, period.start):
+    if is_granted_to_gateway(state, period):
         return rejected(Code.PERIOD_ALREADY_GRANTED, **_named(period))
     if not _is_open(period, now):
         return rejected(Code.PERIOD_OUT_OF_RANGE, **_named(period))

@@ -5,6 +5,7 @@ from typing import Any
 from sqlalchemy import FromClause, and_, case, func, or_, select
 
 from schemas import ImportAccount, SettleUsage, type_of
+from worker.core.plan import Counter
 from worker.core.rules.imports import PAYMENT_IMPORT
 from worker.ledger.audit.comparing import (
     Checks,
@@ -70,10 +71,19 @@ def _is_early(scope: Scope) -> Condition:
 def _is_late(scope: Scope) -> Condition:
     """Return the condition that expired tokens were taken, other than by the capture of a hold.
 
-    An import takes what was spent before, also of a lot whose end has come since.
+    An import takes what was spent before, also of a lot whose end has come since. A lot that ended before its
+    time has an entry for what was left then: clocks of two workers differ, sequences don't.
     """
-    entry = entries.c
-    is_over = or_(entry.recorded_at >= lots.c.expires_at, entry.recorded_at > lots.c.ended_at)
+    entry, end = entries.c, entries.alias("at_the_end")
+    is_end = and_(
+        scope.on(end, entries, account_id="account_id", lot="lot"),
+        end.c.counter == Counter.EXPIRY.value,
+        ~end.c.is_due,
+        end.c.recorded_at == lots.c.ended_at,
+        end.c.sequence < entry.sequence,
+    )
+    was_ended = case((entry.recorded_at > lots.c.ended_at, select(1).where(is_end).exists()), else_=False)
+    is_over = or_(entry.recorded_at >= lots.c.expires_at, was_ended)
     is_after_its_end = and_(entry.amount < 0, ~entry.is_due, is_over)
     may_be_late = _of_operation(scope, "type", entries).in_(_MAY_BE_LATE)
     return case((is_after_its_end, func.coalesce(~may_be_late, True)), else_=False)
