@@ -12,6 +12,8 @@ export interface Period {
 /** Two calendars never agree to the second: what is so near to a period's start is about that period. */
 export const AHEAD_MS = DAY_MS;
 const MONTH_AT_MOST_MS = 31 * DAY_MS;
+/** Months from the last days of a month end up to three days apart, and calendars differ by one more. */
+const GOES_ON_MS = 4 * DAY_MS;
 
 export class Calendar {
   #anchor: number;
@@ -64,10 +66,10 @@ export class Calendar {
     return this.#grantedFrom ?? monthAt(this.#anchor, this.#grantedUntil - 1).start;
   }
 
-  /** Return whether the period that a gateway begins at `start` is granted, or an earlier one. */
-  isGrantedToGateway(start: number): boolean {
-    const last = this.lastStart;
-    return start <= last || (this.#grantedFrom === undefined && start - last < AHEAD_MS);
+  /** Return whether the period that a gateway names is granted, or a later one; a year is no month. */
+  isGrantedToGateway({ start, end }: Period): boolean {
+    if (this.#grantedFrom !== undefined) return start <= this.#grantedFrom;
+    return start - this.lastStart < AHEAD_MS && end - this.#grantedUntil < GOES_ON_MS;
   }
 
   /** Make a period, which the account's own calendar named, the last that is granted. */

@@ -27,7 +27,7 @@ export function change(command: Change, of: Case): Decision {
   }
   const period = gatewaysPeriod(command);
   if (period !== undefined && !isOpen(period, now)) return rejected("period_out_of_range", named(period));
-  const isNew = period !== undefined && !account.calendar.isGrantedToGateway(period.start);
+  const isNew = period !== undefined && !account.calendar.isGrantedToGateway(period);
   const decision = isNew ? changeWithPeriod(tier, period, of) : changeNow(command, tier, of);
   return withPayment(command, decision, of);
 }
@@ -134,7 +134,7 @@ function ownPeriod(at: number, { account: { calendar }, now }: Case): Period | D
 
 /** Return a gateway's own period where it can be granted, or the refusal. */
 function fresh(period: Period, { account: { calendar }, now }: Case): Period | Decision {
-  if (calendar.isGrantedToGateway(period.start)) return rejected("period_already_granted", named(period));
+  if (calendar.isGrantedToGateway(period)) return rejected("period_already_granted", named(period));
   return isOpen(period, now) ? period : rejected("period_out_of_range", named(period));
 }
 
