@@ -13,13 +13,16 @@ from schemas import (
     BalanceAnswer,
     BonusCredit,
     DeductUsage,
+    FreezeAccount,
     Message,
     OpenAccount,
+    PaymentSucceeded,
     Query,
     QueryBalance,
     QueryCatalog,
     QueryProblem,
     RecordUsage,
+    RefundFailed,
     Reply,
     ReserveUsage,
     SettleUsage,
@@ -96,6 +99,20 @@ def test_request_gets_a_reply_of_a_worker(client: BillingClient, workers: Worker
     assert again == deducted.model_copy(update={"duplicate": True})
     refused = client.request(DeductUsage(reference_id="d-2", user_id="ann", tokens=9_601))
     assert (refused.status, refused.code, refused.shortfall) == ("rejected", "insufficient_balance", 1)
+
+
+def test_event_of_a_payment_needs_no_user(client: BillingClient, workers: WorkerProcesses) -> None:
+    workers.start()
+    client.request(OPEN, timeout_s=60)
+    paid = PaymentSucceeded(
+        reference_id="pi", user_id="ann", package_id="starter", amount_minor=499, currency="USD"
+    )
+    client.request(paid)
+    freeze = FreezeAccount(reference_id="fraud", payment_reference_id="pi", reason="fraud warning")
+    assert client.request(freeze).user_id == "ann"
+    failed = RefundFailed(reference_id="rf", original_reference_id="pi-2", refund_reference_id="re")
+    awaited = client.request(failed)
+    assert (awaited.code, awaited.user_id) == ("payment_awaited", None)
 
 
 def test_batch_request_gets_the_replies_to_its_items(client: BillingClient, workers: WorkerProcesses) -> None:

@@ -2,6 +2,7 @@
 
 import inspect
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -11,11 +12,16 @@ from schemas import (
     BonusCredit,
     Code,
     DeductUsage,
+    FreezeAccount,
     OpenAccount,
     OperationAnswer,
+    PaymentRefunded,
+    PaymentSucceeded,
     QueryAfford,
     QueryBalance,
     QueryOperation,
+    RefundFailed,
+    UnfreezeAccount,
     UsageBatch,
 )
 from worker.catalog import load_catalog
@@ -45,6 +51,27 @@ def test_fake_replies_and_answers_as_a_worker_would() -> None:
         assert isinstance(stored, OperationAnswer)
         assert stored.reply == again
         assert [message.reference_id for message in client.sent] == ["open", "d", "d", "d", "b"]
+
+
+def test_fake_knows_what_happens_to_payments() -> None:
+    money: Any = {"amount_minor": 499, "currency": "USD"}
+    with FakeBillingClient() as client:
+        client.send(OPEN)
+        early = PaymentRefunded(reference_id="re", original_reference_id="ch", **money)
+        assert client.request(early).code == "payment_awaited"
+        paid = PaymentSucceeded(
+            reference_id="pi", user_id="ann", package_id="starter", also_known_as=("ch",), **money
+        )
+        assert client.request(paid).balance_after == 10_000
+        failed = RefundFailed(reference_id="rf", original_reference_id="pi", refund_reference_id="re")
+        reply = client.request(failed)
+        assert (reply.user_id, reply.balance_after) == ("ann", 60_000)
+        freeze = FreezeAccount(reference_id="fr", payment_reference_id="ch", reason="fraud warning")
+        assert client.request(freeze).user_id == "ann"
+        assert client.request(DeductUsage(reference_id="d", user_id="ann", tokens=1)).code == "account_frozen"
+        client.now += timedelta(seconds=1)  # of two at one time the freeze counts
+        unfreeze = UnfreezeAccount(reference_id="un", user_id="ann", reason="checked")
+        assert client.request(unfreeze).code == "freeze_ended"
 
 
 def test_clock_of_the_fake_can_be_set() -> None:

@@ -52,7 +52,7 @@ export function answerTo(query: Query, ledger: FakeLedger): Answer {
 function stats(ledger: FakeLedger) {
   const accounts = [...ledger.accounts.keys()].map((userId) => ledger.account(userId)!);
   const totals = accounts.map((account) => account.totals);
-  const sold = [...ledger.payments.values()].flatMap((payment) => payment.sold ?? []);
+  const sold = ledger.payments.all;
   return {
     users: accounts.length,
     balance: total(accounts, (account) => account.balance),
@@ -65,7 +65,7 @@ function stats(ledger: FakeLedger) {
     accountsByTier: counted(accounts.map((account) => account.tier.id)),
     revenue: Object.entries(counted(sold.map((one) => one.currency))).map(([currency, payments]) => {
       const ofCurrency = sold.filter((one) => one.currency === currency);
-      return { currency, payments, amountMinor: total(ofCurrency, (one) => one.priceMinor) };
+      return { currency, payments, amountMinor: total(ofCurrency, (one) => one.amountMinor) };
     }),
   };
 }
@@ -76,7 +76,7 @@ const SUMS = "allocated purchased bonus refunded adjusted used expired reversed"
 
 function balance(account: FakeAccount, ledger: FakeLedger) {
   const { balance, held, available, debt, tier, lotsBySource: lots, totals, endsAt } = account;
-  const limits = { free_upload: tier.freeUploadBytes, ...tier.freeUnits };
+  const quotaNames = ["free_upload", ...Object.keys(tier.freeUnits).sort()];
   return {
     ...{ balance, held, available, debt, lots, totals },
     pending: total(account.scheduled, (one) => one.tokens),
@@ -86,17 +86,19 @@ function balance(account: FakeAccount, ledger: FakeLedger) {
     subscription: {
       tier: tier.id,
       isActive: ledger.now() < endsAt,
-      periodStart: iso(account.periodStart()),
-      periodEnd: iso(account.periodEnd),
-      grantedUntil: iso(account.periodStart(account.grantedPeriod + 1)),
+      periodStart: iso(account.period.start),
+      periodEnd: iso(account.period.end),
+      grantedUntil: iso(account.calendar.grantedUntil),
       endsAt: endsAt === Infinity ? undefined : iso(endsAt),
     },
     monthlyAllocation: tier.monthlyTokens,
     monthlyAllocationFormatted: formatTokens(tier.monthlyTokens),
-    quotas: Object.entries(limits).map(([name, limit]) => {
+    quotas: quotaNames.map((name) => {
       const unit = ledger.catalog.meters.find((meter) => meter.quota === name)?.unit ?? "byte";
-      return { name, unit, limit, used: account.used(name), remaining: account.free(name) };
+      const [limit, used, remaining] = [account.limit(name), account.used(name), account.free(name)];
+      return { name, unit, limit, used, remaining };
     }),
+    frozenAt: account.frozenAt === undefined ? undefined : iso(account.frozenAt),
     ...nextCredit(account),
     openedAt: iso(account.openedAt),
     updatedAt: account.entries.at(-1)?.recordedAt ?? iso(account.openedAt),
@@ -104,15 +106,21 @@ function balance(account: FakeAccount, ledger: FakeLedger) {
 }
 
 /** The next credit that comes by itself: one that is scheduled, or a free tier's period. */
-function nextCredit({ tier, periodEnd, endsAt, scheduled }: FakeAccount) {
-  const renewal = { at: periodEnd, tokens: tier.monthlyTokens };
-  const coming = [...scheduled, ...(tier.autoRenew && periodEnd < endsAt ? [renewal] : [])];
-  const [next] = coming.sort((one, other) => one.at - other.at);
-  return next === undefined ? {} : { nextCreditAt: iso(next.at), nextCreditTokens: next.tokens };
+function nextCredit({ tier, next, calendar: { grantedUntil }, endsAt, scheduled }: FakeAccount) {
+  const { autoRenew, monthlyTokens } = next !== undefined && grantedUntil >= next.at ? next.tier : tier;
+  const isComing = autoRenew && monthlyTokens > 0 && endsAt === Infinity;
+  const coming = [...scheduled, ...(isComing ? [{ at: grantedUntil, tokens: monthlyTokens }] : [])];
+  if (coming.length === 0) return {};
+  const first = Math.min(...coming.map(({ at }) => at));
+  const atOnce = coming.filter(({ at }) => at === first);
+  return { nextCreditAt: iso(first), nextCreditTokens: total(atOnce, ({ tokens }) => tokens) };
 }
 
 function afford({ tokens, meter, quantity }: Of<"query.afford">, account: FakeAccount, ledger: FakeLedger) {
-  const { available } = account;
+  const { available, frozenAt } = account;
+  const asked = meter == null ? {} : { meter, quantity: quantity ?? 0 };
+  if (frozenAt !== undefined)
+    return { affordable: false, code: "account_frozen", available, shortfall: 0, ...asked } as const;
   const price = meter == null ? undefined : ledger.price(meter, quantity ?? 0, account);
   if (meter != null && price === undefined)
     return { affordable: false, code: "unknown_meter", available, shortfall: 0, meter } as const;

@@ -3,8 +3,11 @@
 
 import { FakeAccount } from "./fake-account.js";
 import type { Operation } from "./fake-account.js";
-import { RULES, applied, rejected } from "./fake-rules.js";
-import type { Case, Decision, Single } from "./fake-rules.js";
+import { applied, rejected, timeOf } from "./fake-decisions.js";
+import type { Case, Decision, Of, Single } from "./fake-decisions.js";
+import { FakePayments, awaited, nameIn, namesOf } from "./fake-payments.js";
+import type { EventCommand, FreezingCommand } from "./fake-payments.js";
+import { RULES, frozenRefusal } from "./fake-rules.js";
 import { formatTokens, iso } from "./formats.js";
 import type { CatalogAnswer, CatalogPackage, CatalogTier, Command, Reply } from "./generated/contract.js";
 
@@ -17,26 +20,19 @@ export const VERSION = { schemaVersion: 2 };
 const ATTEMPTS_MAX = 1_000;
 /** Fields that move nothing: two messages that differ in these alone are one operation. */
 const BESIDE_CONTENT = new Set(
-  "attempt occurredAt metadata description provider reason actor replies validUntil".split(" "),
+  "attempt occurredAt metadata description provider reason actor replies validUntil alsoKnownAs packageIndex".split(
+    " ",
+  ),
 );
-const AMOUNTS = new Set(["tokens", "bytes", "quantity", "amountMinor"]);
+const BESIDE_CONTENT_OF_EVENTS = new Set([...BESIDE_CONTENT, "userId"]);
+const AMOUNTS = new Set(["tokens", "bytes", "quantity", "amountMinor", "refundedTotalMinor"]);
+const PAYMENT = "payment.succeeded";
 
 interface Outcome {
   readonly command: Single;
   readonly reply: Reply;
-}
-
-/** A payment and its events; `sold` is absent while only its events are known. */
-/** Package with one price: the fake knows no others. */
-export type Sold = CatalogPackage & { priceMinor: number; currency: string };
-
-export interface Payment {
-  readonly userId: string;
-  sold?: Sold;
-  refunded: number;
-  readonly lost: Map<string, number>;
-  hasFailed: boolean;
-  taken: number;
+  /** Rejections that a higher attempt replaced. */
+  readonly earlier: readonly Outcome[];
 }
 
 export interface Price {
@@ -48,7 +44,7 @@ export interface Price {
 
 export class FakeLedger {
   readonly accounts = new Map<string, FakeAccount>();
-  readonly payments = new Map<string, Payment>();
+  readonly payments = new FakePayments();
   /** Usages by the references of their refunds. */
   readonly refunded = new Map<string, string>();
   /** Free units that are left of usage, with the quota and the period that they came from. */
@@ -69,7 +65,7 @@ export class FakeLedger {
   account(userId: string): FakeAccount | undefined {
     const due = { transactionId: "0", referenceId: "due", type: "account.settle", code: "account_settled" };
     const account = this.accounts.get(userId);
-    account?.postDue(due, this.now());
+    account?.postDue(due);
     return account;
   }
 
@@ -77,11 +73,10 @@ export class FakeLedger {
     return this.catalog.tiers.find((tier) => tier.id === id);
   }
 
-  payment(referenceId: string, userId: string): Payment {
-    const none = { userId, refunded: 0, lost: new Map(), hasFailed: false, taken: 0 };
-    const payment = this.payments.get(referenceId) ?? none;
-    this.payments.set(referenceId, payment);
-    return payment;
+  package({ packageId, packageIndex }: Of<"payment.succeeded">): CatalogPackage | undefined {
+    return this.catalog.packages.find(({ id, index }) =>
+      packageId == null ? index === packageIndex : id === packageId,
+    );
   }
 
   /** Price a usage of a meter; undefined where the catalog has none such. */
@@ -113,54 +108,90 @@ export class FakeLedger {
 
   /** The reference before anything that can change: the same operation gets its stored outcome again. */
   #single(command: Single): Reply {
+    requireModelled(command);
     const malformed = amountBelowZero(command);
     if (malformed !== undefined) return malformed;
     const outcomes = this.#outcomes.get(command.referenceId) ?? [];
     const inForce = outcomes.at(-1);
     const attempt = command.attempt ?? 1;
     if (attempt > (inForce?.reply.attempt ?? 0) + ATTEMPTS_MAX) return conflict(command);
-    const same = outcomes.find((one) => isSame(one.command, command, attempt));
-    if (same !== undefined) {
-      const isAnswered = attempt <= (same.reply.attempt ?? 1) || same.reply.status === "applied";
-      if (isAnswered) return { ...same.reply, duplicate: true };
-      if (same !== inForce) return conflict(command);
-    } else if (inForce !== undefined && (!movedNothing(inForce) || command.type.startsWith("usage."))) {
-      return conflict(command);
-    }
+    const own = outcomes.find((one) => isOfSame(one.command, command));
+    const isAnew = own?.reply.status === "rejected" && attempt > own.reply.attempt!;
+    if (own !== undefined && !isAnew) return this.#again(own, command, attempt);
+    if (own !== inForce && (own !== undefined || !mayTake(inForce!, command))) return conflict(command);
     const reply = this.#judged(command, attempt);
-    const others = outcomes.filter((one) => one !== same);
-    this.#outcomes.set(command.referenceId, [...others, { command, reply }]);
+    const earlier = own === undefined ? [] : [...own.earlier, own];
+    const others = outcomes.filter((one) => one !== own);
+    this.#outcomes.set(command.referenceId, [...others, { command, reply, earlier }]);
+    if (reply.code === "account_opened" || reply.openedTier !== undefined) this.#tryUnopened(command.userId!);
     return { ...reply };
   }
 
+  /** Return the stored outcome of a command that came before, or of its attempt where that was another one. */
+  #again(own: Outcome, command: Single, attempt: number): Reply {
+    const isSame = (stored: Outcome): boolean => this.#contentOf(stored.command) === this.#contentOf(command);
+    const earlier = own.earlier.find((one) => one.reply.attempt === attempt);
+    const isAppliedAnew =
+      own.reply.status === "applied" && [own, earlier].every((one) => !one || isSame(one));
+    const stored = isAppliedAnew ? own : (earlier ?? own);
+    if (!isSame(stored)) return conflict(command);
+    if (stored.reply.status === "applied") this.#learnNames(command);
+    return { ...stored.reply, duplicate: true };
+  }
+
+  /** Judge the payments anew that came before the account of their user was open. */
+  #tryUnopened(userId: string): void {
+    const isEarly = ({ command, reply }: Outcome): boolean =>
+      command.type === "payment.succeeded" && command.userId === userId && reply.code === "account_not_found";
+    const early = [...this.#outcomes.values()].flatMap((outcomes) => outcomes.slice(-1)).filter(isEarly);
+    const order = ({ reply }: Outcome): string => `${reply.recordedAt} ${reply.referenceId}`;
+    for (const stored of early.sort((one, other) => (order(one) < order(other) ? -1 : 1))) {
+      const attempt = stored.reply.attempt! + 1;
+      const command = { ...stored.command, attempt };
+      const anew = { command, reply: this.#judged(command, attempt), earlier: [...stored.earlier, stored] };
+      this.#outcomes.get(command.referenceId)!.splice(-1, 1, anew);
+    }
+  }
+
+  /** Let a payment that comes again give it names that nobody has. */
+  #learnNames(command: Single): void {
+    if (command.type !== "payment.succeeded") return;
+    const payment = this.payments.named(command.referenceId);
+    if (payment !== undefined) this.payments.bind(payment, namesOf(command));
+  }
+
+  /** Judge a command; one about a payment is of the payment's user, or waits for it. */
   #judged(command: Single, attempt: number): Reply {
     const { type, referenceId } = command;
-    const userId = userOf(command);
     const operation = operationOf(command, this.#outcomes.size + 1);
-    const { totals, entries } = this.accounts.get(userId) ?? NO_ACCOUNT;
-    const [expiredBefore, entriesBefore] = [totals.expired, entries.length];
-    const openTier = "openTier" in command ? command.openTier : undefined;
+    const name = nameIn(command);
+    const payment = name === undefined ? undefined : this.payments.named(name);
+    const userId = payment?.userId ?? command.userId ?? undefined;
+    const isOfAccount = name === undefined || payment !== undefined;
+    const entriesBefore = this.#accountOf(userId)?.entries.length ?? 0;
+    const openTier = "openTier" in command && isOfAccount ? command.openTier : undefined;
     const opened =
-      openTier != null && this.account(userId) === undefined && this.#opened(userId, openTier, operation);
-    const known = this.account(userId);
-    const [balanceBefore, expired] = [known?.balance ?? 0, (known?.totals.expired ?? 0) - expiredBefore];
+      openTier != null && this.account(userId!) === undefined && this.#opened(userId!, openTier, operation);
+    const known = isOfAccount && userId !== undefined ? this.account(userId) : undefined;
+    const balanceBefore = known?.balance ?? 0;
     const decision =
       opened === undefined
         ? rejected("unknown_tier", { tier: openTier! })
-        : this.#decided(command, operation);
+        : this.#decided(command, known, operation);
     operation.code = decision.code;
-    const isAwaited = decision.code === "payment_awaited" || isOfNoPayment(command, decision);
-    const account = this.accounts.get(userId);
+    const account = isOfAccount ? this.#accountOf(userId) : undefined;
+    const isTold = decision.status === "applied" && !movedNothing(command, decision);
     return {
       ...VERSION,
-      ...{ type, referenceId, userId, attempt, duplicate: false, message: textOf(decision, userId) },
+      ...{ type, referenceId, userId, attempt, duplicate: false },
+      message: textOf(decision, userId ?? "unknown"),
       transactionId: operation.transactionId,
       unit: type === "usage.free_upload" ? "bytes" : "tokens",
-      balanceBefore: isAwaited ? undefined : account && balanceBefore,
-      balanceAfter: isAwaited ? undefined : account?.balance,
+      balanceBefore: account && balanceBefore,
+      balanceAfter: account?.balance,
       held: account?.held || undefined,
       debt: account?.debt || undefined,
-      expired: expired || undefined,
+      expired: (isTold && account?.tellExpired()) || undefined,
       recordedAt: iso(this.now()),
       sequence: account && account.entries.length > entriesBefore ? account.entries.length : undefined,
       openedTier: opened ? opened.tier.id : undefined,
@@ -168,35 +199,62 @@ export class FakeLedger {
     } as Reply;
   }
 
-  #decided(command: Single, operation: Operation): Decision {
-    const [now, account] = [this.now(), this.accounts.get(userOf(command))];
+  #accountOf(userId: string | undefined): FakeAccount | undefined {
+    return userId === undefined ? undefined : this.accounts.get(userId);
+  }
+
+  #decided(command: Single, account: FakeAccount | undefined, operation: Operation): Decision {
+    const now = this.now();
     if (command.type === "account.open") {
       if (account !== undefined) return rejected("account_exists", { tier: account.tier.id });
       const opened = this.#opened(command.userId, command.tier, operation);
       if (opened === undefined) return rejected("unknown_tier", { tier: command.tier });
       return applied("account_opened", opened.tier.monthlyTokens, { tier: opened.tier.id });
     }
-    const rule = (RULES as Record<string, (command: Single, of: Case) => Decision>)[command.type];
-    if (rule === undefined) throw new Error(`FakeBillingClient does not know ${command.type}`);
+    const rule = (RULES as Record<string, (command: Single, of: Case) => Decision>)[command.type]!;
+    const name = nameIn(command);
+    if (name !== undefined && this.payments.named(name) === undefined) return this.#awaited(command, name);
     if (account === undefined) return rejected("account_not_found");
     const validUntil = "validUntil" in command ? command.validUntil : undefined;
     if (validUntil != null && now > Date.parse(validUntil))
       return rejected("too_late", { validUntil: iso(Date.parse(validUntil)) });
-    return rule(command, { ledger: this, account, operation, now });
+    const refused = frozenRefusal(command, account);
+    return (
+      refused ??
+      rule(command, { ledger: this, account, operation, now, occurredAt: timeOf(command.occurredAt) })
+    );
+  }
+
+  /** Let an event wait for its payment, unless another operation has the name. */
+  #awaited(command: Single, name: string): Decision {
+    const original = this.#outcomes.get(name)?.at(-1);
+    const isOther =
+      original?.reply.status === "applied" &&
+      !movedNothing(original.command, original.reply) &&
+      original.command.type !== PAYMENT;
+    if (isOther) return rejected("original_not_found", { originalReferenceId: name });
+    return awaited(command as EventCommand | FreezingCommand, { ledger: this, now: this.now() });
+  }
+
+  /** Return the text of what moves the ledger; a package that is named by its position has its id there. */
+  #contentOf(command: Single): string {
+    const beside = isAboutPayment(command) ? BESIDE_CONTENT_OF_EVENTS : BESIDE_CONTENT;
+    const kept = Object.entries(command).filter(([name]) => !beside.has(name));
+    const packageId =
+      command.type === PAYMENT ? (this.package(command)?.id ?? command.packageIndex) : undefined;
+    return JSON.stringify(sorted({ ...Object.fromEntries(kept), packageId }));
   }
 
   /** Open an account; undefined where the catalog has no such tier. */
   #opened(userId: string, id: string, operation: Operation): FakeAccount | undefined {
     const tier = this.tier(id);
     if (tier === undefined) return undefined;
-    const opened = new FakeAccount(userId, tier, this.now());
+    const opened = new FakeAccount(userId, tier, this.now);
     this.accounts.set(userId, opened);
-    opened.grant(operation, 0, this.now());
+    opened.open(operation);
     return opened;
   }
 }
-
-const NO_ACCOUNT = { totals: { expired: 0 }, entries: [] };
 
 function operationOf(command: Single, number: number): Operation {
   const { type, referenceId, description, metadata } = command;
@@ -209,20 +267,13 @@ function operationOf(command: Single, number: number): Operation {
   return { transactionId: String(number), referenceId, type, code: "", ...about };
 }
 
-/** Return whether a command is the stored one: a rejected one may have other content with its next attempt. */
-function isSame(stored: Single, command: Single, attempt: number): boolean {
-  if (stored.type !== command.type || stored.userId !== command.userId) return false;
-  return attempt > (stored.attempt ?? 1) || contentOf(stored) === contentOf(command);
+/** Return whether usage was rejected, or took neither tokens nor free units and concerns no hold. */
+function movedNothing({ type }: Single, { status, code, amount, freeQuantity }: Reply | Decision): boolean {
+  if (!type.startsWith("usage.")) return false;
+  return status === "rejected" || (amount === 0 && !freeQuantity && MAY_MOVE_NOTHING.has(code));
 }
 
-function contentOf(command: Single): string {
-  const fields = Object.entries(command);
-  return JSON.stringify(fields.filter(([name, value]) => value != null && !BESIDE_CONTENT.has(name)).sort());
-}
-
-function movedNothing({ command, reply }: Outcome): boolean {
-  return command.type.startsWith("usage.") && (reply.status === "rejected" || reply.amount === 0);
-}
+const MAY_MOVE_NOTHING = new Set<string>(["tokens_deducted", "free_upload_counted", "usage_recorded"]);
 
 function amountBelowZero(command: Single): Reply | undefined {
   if (command.type === "credit.adjust") return undefined;
@@ -240,18 +291,37 @@ function conflict(command: Single): Reply {
 
 function headOf(command: Single) {
   const { type, referenceId } = command;
-  return { ...VERSION, type, referenceId, userId: userOf(command), duplicate: false };
+  return { ...VERSION, type, referenceId, userId: command.userId ?? undefined, duplicate: false };
 }
 
-/** Return whether an event names no payment: its reply is about no account. */
-function isOfNoPayment({ type }: Single, { code }: Decision): boolean {
-  return type.startsWith("payment.") && code === "original_not_found";
+/** Return whether a payment knows the user of such commands, who is then no part of what they are. */
+function isAboutPayment({ type }: Single): boolean {
+  return type !== PAYMENT && (type.startsWith("payment.") || type.endsWith("freeze"));
 }
 
-/** Return the user of a command; the fake needs one also where the worker knows it by the payment. */
-function userOf({ type, userId }: Single): string {
-  if (userId == null) throw new Error(`FakeBillingClient needs a userId for ${type}`);
-  return userId;
+/** Return whether two commands are of one type and user: the same operation, or an attempt at it. */
+function isOfSame(stored: Single, command: Single): boolean {
+  return stored.type === command.type && (isAboutPayment(command) || stored.userId === command.userId);
+}
+
+/** Return whether a command takes the reference of another outcome: of usage that moved nothing. */
+function mayTake(stored: Outcome, command: Single): boolean {
+  return movedNothing(stored.command, stored.reply) && !command.type.startsWith("usage.");
+}
+
+/** Fail loudly where a command asks for what the fake does not know, or names nobody. */
+function requireModelled(command: Single): void {
+  if (command.type !== "account.open" && !(command.type in RULES))
+    throw new Error(`FakeBillingClient does not know ${command.type}`);
+  if (command.userId == null && nameIn(command) === undefined)
+    throw new Error(`FakeBillingClient needs a userId, or the name of a payment, for ${command.type}`);
+}
+
+/** Return a value with the fields of its objects in one order, and without those that are absent. */
+function sorted(value: unknown): unknown {
+  if (typeof value !== "object" || value === null || Array.isArray(value)) return value;
+  const given = Object.entries(value).filter(([, field]) => field != null);
+  return given.map(([name, field]) => [name, sorted(field)]).sort();
 }
 
 /** Texts that callers of the old service know; of the others the code is enough. */

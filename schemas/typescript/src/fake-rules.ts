@@ -1,35 +1,30 @@
 // The rules of the fake: what each command moves, and why it is rejected.
 
-import type { FakeAccount, Hold, Operation } from "./fake-account.js";
+import type { FakeAccount, Hold } from "./fake-account.js";
 import { sumOf } from "./fake-account.js";
-import type { FakeLedger, Payment, Sold } from "./fake-ledger.js";
+import { applied, rejected, short, timeOf } from "./fake-decisions.js";
+import type { Case, Decision, Of, Single } from "./fake-decisions.js";
+import { eventDecided, freezeOrNot, purchase, takeIn } from "./fake-payments.js";
+import type { EventCommand, FreezingCommand } from "./fake-payments.js";
+import { cancel, change, renew } from "./fake-subscriptions.js";
 import { iso } from "./formats.js";
-import type { CatalogPackage, Code, Command, Reply } from "./generated/contract.js";
-
-export type Single = Exclude<Command, { type: "usage.batch" }>;
-type Of<T> = Extract<Single, { type: T }>;
-export type Decision = Partial<Reply> & { status: "applied" | "rejected"; code: Code };
-
-/** An account with what is due posted, and the operation that its entries are to name. */
-export interface Case {
-  readonly ledger: FakeLedger;
-  readonly account: FakeAccount;
-  readonly operation: Operation;
-  readonly now: number;
-}
 
 /** Commands that are decided elsewhere, or that the fake does not know and says so. */
-type Unknown =
-  "account.open" | "account.import" | "account.freeze" | "account.unfreeze" | "payment.refund_failed";
+type Unknown = "account.open" | "account.import";
 
 type Rules = {
   [T in Exclude<Single["type"], Unknown>]: (command: Of<T>, of: Case) => Decision;
 };
 
-const DAY_MS = 86_400_000;
-
 export const RULES: Rules = {
-  "account.settle": () => applied("account_settled", 0),
+  "account.settle": (_command, of) => {
+    const own = of.ledger.payments.all.filter(({ userId }) => userId === of.account.userId);
+    for (const payment of own) takeIn(payment, of); // events whose name was given to it later
+    return applied("account_settled", 0);
+  },
+
+  "account.freeze": frozen,
+  "account.unfreeze": frozen,
 
   // -- usage -----------------------------------------------------------------------------------------------
 
@@ -46,9 +41,9 @@ export const RULES: Rules = {
     const [limit, used] = [account.limit(quota), account.used(quota)];
     const detail = { meter, quantity, ...units, limit, used };
     if (!account.canPay(tokens)) return short(tokens, account.available, "insufficient_balance", detail);
-    account.quotaUsed.set(quota, used + units.freeQuantity);
+    account.count(quota, units.freeQuantity);
     if (units.freeQuantity > 0) {
-      ledger.counted.set(referenceId, { quota, period: account.period, left: units.freeQuantity });
+      ledger.counted.set(referenceId, { quota, period: account.period.start, left: units.freeQuantity });
     }
     account.take(operation, "usage", tokens, now);
     return applied("usage_recorded", tokens, { ...detail, used: used + units.freeQuantity });
@@ -57,8 +52,9 @@ export const RULES: Rules = {
   "usage.free_upload": ({ referenceId, bytes }, { ledger, account }) => {
     const [limit, used, free] = [account.limit(UPLOAD), account.used(UPLOAD), account.free(UPLOAD)];
     if (bytes > free) return short(bytes, free, "free_upload_limit_exceeded", { used, limit });
-    account.quotaUsed.set(UPLOAD, used + bytes);
-    if (bytes > 0) ledger.counted.set(referenceId, { quota: UPLOAD, period: account.period, left: bytes });
+    account.count(UPLOAD, bytes);
+    if (bytes > 0)
+      ledger.counted.set(referenceId, { quota: UPLOAD, period: account.period.start, left: bytes });
     return applied("free_upload_counted", bytes, { used: used + bytes, limit });
   },
 
@@ -108,7 +104,7 @@ export const RULES: Rules = {
     const taken = 0 - sumOf(ofOriginal.filter((entry) => entry.counter === "usage"));
     const counted = ledger.counted.get(originalReferenceId);
     const free = counted?.left ?? 0;
-    const freeNow = counted?.period === account.period ? free : 0;
+    const freeNow = counted?.period === account.period.start ? free : 0;
     if (taken === 0 && counted === undefined) return rejected("original_not_refundable", detail);
     const refunds = account.entries.filter((entry) =>
       isOriginal(ledger.refunded.get(entry.operation.referenceId) ?? ""),
@@ -127,7 +123,7 @@ export const RULES: Rules = {
     if (tokens > 0) account.credit(operation, "refunds", tokens, now, { source: "refund" });
     if (counted === undefined) return applied("tokens_refunded", tokens, detail);
     counted.left -= units;
-    account.quotaUsed.set(counted.quota, account.used(counted.quota) - units);
+    account.count(counted.quota, -units);
     return applied("tokens_refunded", tokens, { ...detail, freeQuantity: units });
   },
 
@@ -135,15 +131,10 @@ export const RULES: Rules = {
     const [begin, end] = [timeOf(effectiveAt) ?? now, timeOf(expiresAt)];
     if (end !== undefined && end <= now) return rejected("credit_expired", { expiresAt: iso(end) });
     const detail = end === undefined ? {} : { expiresAt: iso(end) };
-    const at = Math.max(begin, now);
-    const credit = (): void =>
-      account.credit(operation, "bonus", tokens, at, { source: "bonus", priority, expiresAt: end });
-    if (begin <= now) {
-      credit();
-      return applied("bonus_granted", tokens, detail);
-    }
-    account.scheduled.push({ at, tokens, credit });
-    return applied("bonus_scheduled", tokens, { ...detail, effectiveAt: iso(at) });
+    const made = { source: "bonus", priority, expiresAt: end };
+    account.schedule({ at: Math.max(begin, now), operation, counter: "bonus", tokens, made });
+    if (begin <= now) return applied("bonus_granted", tokens, detail);
+    return applied("bonus_scheduled", tokens, { ...detail, effectiveAt: iso(begin) });
   },
 
   "credit.adjust": ({ tokens, expiresAt, reason, actor, allowNegative }, { account, operation, now }) => {
@@ -162,100 +153,39 @@ export const RULES: Rules = {
 
   // -- subscriptions ---------------------------------------------------------------------------------------
 
-  "subscription.change": (command, { ledger, account, operation, now }) => {
-    const tier = ledger.tier(command.tier);
-    if (tier === undefined) return rejected("unknown_tier", { tier: command.tier });
-    const granted = account.grantedPeriod === account.period ? account.granted : 0;
-    const more = Math.max(tier.monthlyTokens - granted, 0);
-    Object.assign(account, { tier, endsAt: Infinity, grantedPeriod: account.period });
-    account.granted = Math.max(account.granted, tier.monthlyTokens);
-    account.allocate(operation, more, now);
-    return applied("subscription_changed", more, { tier: tier.id, periodEnd: iso(account.periodEnd) });
-  },
-
-  "subscription.cancel": ({ at }, { account, operation, now }) => {
-    if (account.endsAt !== Infinity) return rejected("subscription_not_active");
-    account.endsAt = at === "now" ? now : account.periodEnd;
-    const ended = at === "now" ? account.endAllocation(operation, now) : 0;
-    return applied("subscription_canceled", ended, { periodEnd: iso(account.endsAt) });
-  },
-
-  /** Grant the present period, or the next one within a day of its beginning. */
-  "subscription.renew": (command, { account, operation, now }) => {
-    if (account.endsAt !== Infinity) return rejected("subscription_not_active");
-    const { monthlyTokens, id: tier } = account.tier;
-    const { period, periodEnd, grantedPeriod } = account;
-    const isNear = periodEnd - now <= DAY_MS && grantedPeriod >= period;
-    const named = timeOf(command.periodStart) ?? now;
-    const number = account.periodAt(named) === period && isNear ? period + 1 : account.periodAt(named);
-    const detail = {
-      periodStart: iso(account.periodStart(number)),
-      periodEnd: iso(account.periodStart(number + 1)),
-    };
-    const grant = (at: number): void => account.grant(operation, number, at);
-    if (number <= grantedPeriod) return rejected("period_already_granted", detail);
-    if (number === period) {
-      grant(now);
-      return applied("subscription_renewed", monthlyTokens, { tier, ...detail });
-    }
-    if (number !== period + 1 || !isNear) return rejected("period_out_of_range", { periodStart: iso(named) });
-    account.grantedPeriod = number;
-    account.scheduled.push({ at: periodEnd, tokens: monthlyTokens, credit: () => grant(periodEnd) });
-    return applied("renewal_scheduled", monthlyTokens, { tier, ...detail });
-  },
+  "subscription.change": change,
+  "subscription.renew": renew,
+  "subscription.cancel": cancel,
 
   // -- payments --------------------------------------------------------------------------------------------
 
-  "payment.succeeded": (command, of) => {
-    const { ledger, account, operation, now } = of;
-    const { packageId, packageIndex, amountMinor, currency } = command;
-    const sold = ledger.catalog.packages.find((one) =>
-      packageId == null ? one.index === packageIndex : one.id === packageId,
-    );
-    if (sold === undefined)
-      return rejected("unknown_package", { packageId: packageId ?? `#${packageIndex}` });
-    const { id, tokens, bonusTokens } = sold;
-    if (!hasOnePrice(sold)) throw new Error(`FakeBillingClient needs one price for the package ${id}`);
-    const [expected, received] = [`${sold.priceMinor} ${sold.currency}`, `${amountMinor} ${currency}`];
-    if (expected !== received) return rejected("amount_mismatch", { packageId: id, expected, received });
-    account.credit(operation, "purchases", tokens, now, { source: "purchase" });
-    if (bonusTokens > 0) account.credit(operation, "bonus", bonusTokens, now, { source: "purchase_bonus" });
-    const payment = ledger.payment(command.referenceId, account.userId);
-    payment.sold = sold;
-    takeBack(payment, of);
-    return applied("tokens_purchased", tokens + bonusTokens, {
-      packageId: id,
-      baseTokens: tokens,
-      bonusTokens,
-    });
-  },
-
-  "payment.refunded": (command, of) => {
-    const { amountMinor } = command;
-    if (amountMinor == null) throw new Error("FakeBillingClient does not know refundedTotalMinor");
-    return ofPayment({ ...command, amountMinor }, "payment_refunded", of, (payment) => {
-      payment.refunded += amountMinor;
-    });
-  },
-
-  "payment.disputed": (command, of) => ofPayment(command, "payment_disputed", of, () => {}),
-
-  "payment.dispute_closed": (command, of) => {
-    const { disputeId, result, amountMinor } = command;
-    const isLost = result === "lost";
-    return ofPayment(command, isLost ? "dispute_lost" : "dispute_won", of, (payment) =>
-      payment.lost.set(disputeId, isLost ? amountMinor : 0),
-    );
-  },
-
-  "payment.failed": (command, of) =>
-    ofPayment(command, "payment_failed", of, (payment) => (payment.hasFailed = true)),
+  "payment.succeeded": purchase,
+  "payment.refunded": ofPayment,
+  "payment.refund_failed": ofPayment,
+  "payment.disputed": ofPayment,
+  "payment.dispute_closed": ofPayment,
+  "payment.failed": ofPayment,
 };
 
 const UPLOAD = "free_upload";
 
-function hasOnePrice(sold: CatalogPackage): sold is Sold {
-  return sold.priceMinor != null && sold.currency != null;
+/** Usage that a frozen account takes none of. Work under a hold that is open may still end. */
+const FROZEN = new Set<Single["type"]>(
+  (["deduct", "free_upload", "record", "reserve", "extend"] as const).map((name) => `usage.${name}` as const),
+);
+
+/** Return the refusal of usage while the account is frozen. */
+export function frozenRefusal({ type }: Single, { frozenAt }: FakeAccount): Decision | undefined {
+  return frozenAt !== undefined && FROZEN.has(type) ? rejected("account_frozen") : undefined;
+}
+
+function frozen(command: FreezingCommand, of: Case): Decision {
+  return freezeOrNot(command, of.now, of);
+}
+
+/** Decide about an event of a payment that is there. */
+function ofPayment(command: EventCommand, of: Case): Decision {
+  return eventDecided(command, of.ledger.payments.named(command.originalReferenceId)!, of);
 }
 
 /** Decide about a hold of the account that has not ended. */
@@ -279,66 +209,4 @@ function settledLate(required: number, hold: Hold, { account, operation, now }: 
   hold.state = "settled";
   account.take(operation, "usage", taken, now);
   return applied("hold_settled_late", taken, { required, available, shortfall: required - taken });
-}
-
-/** Note an event of a payment. It counts when the payment is known, whichever comes first. */
-function ofPayment(
-  command: { originalReferenceId: string; amountMinor?: number; currency?: string },
-  code: Code,
-  of: Case,
-  note: (payment: Payment) => void,
-): Decision {
-  const { ledger, account } = of;
-  const { originalReferenceId, amountMinor, currency } = command;
-  const known = ledger.payments.get(originalReferenceId);
-  const isOther = known === undefined ? ledger.outcome(originalReferenceId) : known.userId !== account.userId;
-  if (isOther) return rejected("original_not_found", { originalReferenceId });
-  const payment = ledger.payment(originalReferenceId, account.userId);
-  const { sold } = payment;
-  if (sold !== undefined && currency !== undefined && currency !== sold.currency) {
-    const amounts = {
-      expected: `${sold.priceMinor} ${sold.currency}`,
-      received: `${amountMinor} ${currency}`,
-    };
-    return rejected("currency_mismatch", { originalReferenceId, ...amounts });
-  }
-  note(payment);
-  const detail = { originalReferenceId, ...(amountMinor === undefined ? {} : { amountMinor }) };
-  if (sold === undefined) return applied("payment_awaited", 0, detail);
-  return applied(code, takeBack(payment, of), detail);
-}
-
-/** Take back in proportion to the money that went back, never more than was paid; return the tokens moved. */
-function takeBack(payment: Payment, { account, operation, now }: Case): number {
-  if (payment.sold === undefined) return 0;
-  const { priceMinor, tokens, bonusTokens } = payment.sold;
-  const lost = [...payment.lost.values()].reduce((all, one) => all + one, 0);
-  const money = payment.hasFailed ? priceMinor : Math.min(payment.refunded + lost, priceMinor);
-  const share = (part: number): number => Math.floor((part * money) / priceMinor);
-  const change = share(tokens) + share(bonusTokens) - payment.taken;
-  payment.taken += change;
-  if (change > 0) account.take(operation, "reversals", change, now, "purchase");
-  if (change < 0) account.credit(operation, "reversals", -change, now, { source: "purchase" });
-  return Math.abs(change);
-}
-
-function timeOf(text: string | null | undefined): number | undefined {
-  return text == null ? undefined : Date.parse(text);
-}
-
-export function applied(code: Code, amount: number, detail: Partial<Reply> = {}): Decision {
-  return { ...detail, status: "applied", code, amount };
-}
-
-export function rejected(code: Code, detail: Partial<Reply> = {}): Decision {
-  return { ...detail, status: "rejected", code };
-}
-
-function short(
-  required: number,
-  available: number,
-  code: Code = "insufficient_balance",
-  detail: Partial<Reply> = {},
-): Decision {
-  return rejected(code, { ...detail, required, available, shortfall: required - available });
 }

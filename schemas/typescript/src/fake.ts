@@ -22,8 +22,8 @@ const MARKS = [
 /** Client of a ledger in memory. Time stands still until `setTime` or `advance`.
  *
  * It knows the rules that an app meets every day: references, balances, holds, quotas, periods, packages,
- * refunds and expiry. It leaves out roll-over, notices of expiring credit, and what holds keep of single lots;
- * a question that it can't answer as the worker does is an error. */
+ * refunds and expiry, what gateways send, and frozen accounts. It leaves out notices of expiring credit, what holds
+ * keep of single lots, prices of another time, and what a catalog says of payments but the packaged one; a question that it can't answer as the worker does is an error. */
 export class FakeBillingClient extends Billing {
   readonly #ledger: FakeLedger;
   readonly #replies = new Set<Handler<Reply>>();
@@ -98,12 +98,13 @@ export class FakeBillingClient extends Billing {
     const reply = this.#ledger.apply(command);
     for (const { userId, referenceId } of [reply, ...(reply.items ?? [])]) {
       const account = userId === undefined ? undefined : this.#ledger.accounts.get(userId);
-      if (account !== undefined) await this.#notify(account, referenceId ?? "");
+      if (account !== undefined) await this.#notifyOfBalance(account, referenceId ?? "");
     }
+    await this.#notifyOfRejection(command, reply);
     return reply;
   }
 
-  async #notify(account: FakeAccount, referenceId: string): Promise<void> {
+  async #notifyOfBalance(account: FakeAccount, referenceId: string): Promise<void> {
     const { userId, available } = account;
     for (const { type, at, againFrom } of MARKS) {
       const name = `${type} ${userId}`;
@@ -111,11 +112,37 @@ export class FakeBillingClient extends Billing {
       if (available > at || this.#noticed.has(name)) continue;
       this.#noticed.add(name);
       const about = { userId, referenceId, recordedAt: iso(this.#now), available, mark: at };
-      const notice: Notice = { ...VERSION, type, id: `${name} ${referenceId}`, ...about };
-      for (const { handler, types } of this.#notices)
-        if (types?.includes(type) ?? true) await handler(notice);
+      await this.#notify({ ...VERSION, type, id: `${name} ${referenceId}`, ...about });
     }
   }
+
+  /** Tell of money without tokens: a rejected payment, also of a subscription, or a rejected event of one. */
+  async #notifyOfRejection(command: Command, reply: Reply): Promise<void> {
+    const payment = "payment" in command ? command.payment : undefined;
+    if (payment == null && !command.type.startsWith("payment.")) return;
+    if (reply.status !== "rejected" || reply.code === "reference_conflict") return;
+    const { referenceId } = command;
+    const { userId, code, attempt, recordedAt = "" } = reply; // a copy is told again, with the same id
+    const about = { userId, referenceId, recordedAt, code, ...moneyIn((payment ?? command) as Money) };
+    const type = "payment.rejected";
+    await this.#notify({ ...VERSION, type, id: `${type} ${referenceId} ${attempt}`, ...about });
+  }
+
+  async #notify(notice: Notice): Promise<void> {
+    for (const { handler, types } of this.#notices)
+      if (types?.includes(notice.type) ?? true) await handler(notice);
+  }
+}
+
+/** Money that a command or a payment may name. */
+interface Money {
+  readonly amountMinor?: number | null;
+  readonly refundedTotalMinor?: number | null;
+  readonly currency?: string;
+}
+
+function moneyIn({ amountMinor, refundedTotalMinor, currency }: Money) {
+  return { amountMinor: amountMinor ?? refundedTotalMinor ?? undefined, currency };
 }
 
 /** Return whether the sender wants the reply: all of them, problems alone, or none. */

@@ -48,6 +48,9 @@ const COMMANDS = {
   openAccount: "account.open",
   /** Bring an account of another system with all that it had. */
   importAccount: "account.import",
+  /** Stop usage and holds, of a user or of the user of a payment, as after a fraud warning. */
+  freezeAccount: "account.freeze",
+  unfreezeAccount: "account.unfreeze",
   changeSubscription: "subscription.change",
   renewSubscription: "subscription.renew",
   cancelSubscription: "subscription.cancel",
@@ -68,6 +71,8 @@ const COMMANDS = {
   release: "usage.release",
   paymentSucceeded: "payment.succeeded",
   paymentRefunded: "payment.refunded",
+  /** Take a refund back that failed or was canceled after it had succeeded. */
+  refundFailed: "payment.refund_failed",
   paymentDisputed: "payment.disputed",
   disputeClosed: "payment.dispute_closed",
   paymentFailed: "payment.failed",
@@ -77,6 +82,11 @@ const COMMANDS = {
   /** Correct a balance by hand: negative tokens take. */
   adjust: "credit.adjust",
 } as const;
+
+type Named = (typeof COMMANDS)[keyof typeof COMMANDS];
+/** Commands without a method: the scheduler's own. A new command in the contract fails here. */
+const UNNAMED: Record<Exclude<contract.Command["type"], Named>, true> = { "account.settle": true };
+void UNNAMED;
 
 type CommandOf<T> = Extract<contract.Command, { type: T }>;
 type Commands = {

@@ -262,6 +262,57 @@ for (const [name, make] of Object.entries(MAKERS)) {
       assert.deepEqual([again.status, again.code, again.state], ["rejected", "hold_closed", "settled"]);
     });
 
+    test("a refund by another name of its payment counts, until it fails", async () => {
+      const [userId, payment, charge, refund] = [await user(), randomUUID(), randomUUID(), randomUUID()];
+      const money = { amountMinor: 499, currency: "USD" };
+      const early = await billing.paymentRefunded({
+        referenceId: refund,
+        originalReferenceId: charge,
+        ...money,
+      });
+      assert.deepEqual([applied(early).code, early.userId], ["payment_awaited", undefined]);
+      const paid = { referenceId: payment, userId, packageId: "starter", alsoKnownAs: [charge], ...money };
+      assert.equal(applied(await billing.paymentSucceeded(paid)).balanceAfter, 10_000);
+      const failed = await billing.refundFailed({
+        referenceId: randomUUID(),
+        originalReferenceId: payment,
+        refundReferenceId: refund,
+      });
+      assert.deepEqual([applied(failed).userId, failed.balanceAfter], [userId, 60_000]);
+    });
+
+    test("an account is frozen by its payment, and used again later", async () => {
+      const [userId, payment] = [await user(), randomUUID()];
+      const money = { amountMinor: 499, currency: "USD" };
+      applied(
+        await billing.paymentSucceeded({ referenceId: payment, userId, packageId: "starter", ...money }),
+      );
+      const reason = "early fraud warning";
+      const occurredAt = new Date(Date.now() - 60_000).toISOString(); // of two at one time the freeze counts
+      const freeze = { referenceId: randomUUID(), paymentReferenceId: payment, reason, occurredAt };
+      assert.equal(applied(await billing.freezeAccount(freeze)).code, "freeze_began");
+      assert.equal((await billing.quote(userId, 1))?.code, "account_frozen");
+      const job = { referenceId: randomUUID(), userId, tokens: 1 };
+      assert.equal((await billing.deduct(job)).code, "account_frozen");
+      applied(await billing.unfreezeAccount({ referenceId: randomUUID(), userId, reason: "checked" }));
+      assert.equal(applied(await billing.deduct({ ...job, attempt: 2 })).balanceAfter, 59_999);
+    });
+
+    test("a period of the gateway's own goes back with its payment", async () => {
+      const [userId, payment] = [await user(), randomUUID()];
+      const now = Date.now();
+      const period = {
+        periodStart: new Date(now - 60_000).toISOString(),
+        periodEnd: new Date(now + 7 * 86_400_000).toISOString(),
+        payment: { referenceId: payment, amountMinor: 1_000, currency: "USD" },
+      };
+      const change = { referenceId: randomUUID(), userId, tier: "basic", ...period };
+      const granted = applied(await billing.changeSubscription(change));
+      const refund = { originalReferenceId: payment, amountMinor: 500, currency: "USD" };
+      const back = applied(await billing.paymentRefunded({ referenceId: randomUUID(), ...refund }));
+      assert.equal(back.amount, Math.floor(granted.amount! / 2));
+    });
+
     test("a first usage can open the account", async () => {
       const usage = {
         referenceId: randomUUID(),
@@ -371,6 +422,24 @@ test("the fake's credit that began and ended unseen is expired at the first look
   await fake.bonus({ referenceId: "bonus", userId: "ada", tokens: 500, effectiveAt, expiresAt });
   fake.setTime(new Date("2026-01-04T00:00:00Z"));
   assert.equal((await fake.balance("ada"))?.balance, 10_000);
+});
+
+test("the fake sells packages by currency, by quantity and for open amounts", async () => {
+  const { packages, tiers, meters } = await new FakeBillingClient().catalog();
+  const [starter] = packages as [(typeof packages)[0]];
+  const sold = { ...starter, prices: { USD: 499, EUR: 459 } };
+  const rates = { EUR: { tokens: 10, perMinor: 3 } };
+  const open = { id: "open", index: 1, tokens: 0, bonusTokens: 0, prices: {}, rates };
+  const fake = new FakeBillingClient({ catalog: { packages: [sold, open], tiers, meters } });
+  await fake.openAccount({ referenceId: "open", userId: "ada", tier: "free" });
+  const pay = (referenceId: string, packageId: string, amountMinor: number, more: object = {}) =>
+    fake.paymentSucceeded({ referenceId, userId: "ada", packageId, amountMinor, currency: "EUR", ...more });
+  assert.equal(applied(await pay("p1", "starter", 1_377, { quantity: 3 })).amount, 150_000);
+  assert.equal(applied(await pay("p2", "open", 119, { taxMinor: 19 })).amount, 333);
+  const { code, expected, received } = await pay("p3", "starter", 499);
+  assert.deepEqual([code, expected, received], ["amount_mismatch", "459 EUR", "499 EUR"]);
+  const other = await pay("p4", "open", 499, { currency: "USD" });
+  assert.deepEqual([other.code, other.expected], ["amount_mismatch", "an amount in EUR"]);
 });
 
 function applied(result: Result): Result & { status: "applied" } {
