@@ -264,3 +264,52 @@ def test_events_of_a_payment_that_is_mostly_spent_end_in_the_same_ledger(name: s
     if catalog.payments.when_spent == "debt":
         assert ends == [ends[0]] * len(ends)
     assert len({end[0]["balance"] - end[0]["uncollected"] for end in ends}) == 1
+
+
+INVOICE: dict[str, Any] = {
+    "type": "subscription.change",
+    "referenceId": "stripe:in_1",
+    "userId": "mia",
+    "tier": "pro",
+    "periodStart": "2026-05-01T00:00:00Z",
+    "periodEnd": "2026-06-01T00:00:00Z",
+    "payment": {
+        "referenceId": "stripe:pi_9",
+        "amountMinor": 2000,
+        "currency": "USD",
+        "alsoKnownAs": ["stripe:ch_9"],
+    },
+}
+EVENTS_OF_INVOICE = {
+    "refunded by half": [INVOICE, refund("re_1", 1000, "stripe:ch_9")],
+    "refunded whole, which fails": [
+        INVOICE,
+        refund("re_1", 2000, "stripe:pi_9"),
+        about("payment.refund_failed", "re_1:failed", "stripe:ch_9", refundReferenceId="re_1"),
+    ],
+    "refunded by half, and lost in a dispute": [
+        INVOICE,
+        refund("re_1", 1000, "stripe:ch_9"),
+        {**disputed("du:o"), "originalReferenceId": "stripe:pi_9"},
+        {**closed("lost", 9, 1000), "originalReferenceId": "stripe:ch_9"},
+    ],
+}
+#: The free tier had granted 10,000 of this period; the invoice bought the rest of 500,000.
+LEFT_OF_INVOICE = {
+    "refunded by half": 500_000 - 245_000,
+    "refunded whole, which fails": 500_000,
+    "refunded by half, and lost in a dispute": 10_000,
+}
+
+
+@pytest.mark.parametrize("catalog", CATALOGS.values(), ids=CATALOGS)
+@pytest.mark.parametrize("name", EVENTS_OF_INVOICE)
+def test_invoice_of_a_subscription_goes_back_in_any_order(name: str, catalog: Catalog) -> None:
+    ends = []
+    for order in permutations(list(map(taken, EVENTS_OF_INVOICE[name]))):
+        ledger = ledger_after([taken({**OPENING, "tier": "free"}), *order], catalog, random.Random(1))
+        now = state_of(ledger)
+        ledger.apply([SettleAccount(reference_id="s", user_id="mia")], MUCH_LATER)
+        ends.append((now, state_of(ledger)))
+    assert ends == [ends[0]] * len(ends)
+    assert ends[0][0]["balance"] == LEFT_OF_INVOICE[name]
