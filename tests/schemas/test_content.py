@@ -90,8 +90,8 @@ def test_command_keeps_its_content_over_the_wire(command: Command) -> None:
 CONTENT: dict[str, dict[str, Any]] = {
     "account.open": {"tier": "free"},
     "account.settle": {},
-    "account.freeze": {"reason": "fraud warning"},
-    "account.unfreeze": {"reason": "checked by ann"},
+    "account.freeze": {"reason": "fraud warning", "userId": "u-1"},
+    "account.unfreeze": {"reason": "checked by ann", "userId": "u-1"},
     "account.import": {
         "anchor": "2026-11-03T00:00:00+00:00",
         "asOf": "2026-11-22T10:00:00+00:00",

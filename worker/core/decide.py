@@ -179,7 +179,10 @@ class _Batch:
 
     def _judge_anew(self, command: Command, content: str, stored: Outcome) -> Outcome:
         outcome = self._judge(command, content, stored.user_id)
-        outcome.user_id = stored.user_id  # an operation stays where it is
+        outcome.user_id = stored.user_id  # an operation stays where it is, and so does what waits with it
+        for event in self.plan.waiting:
+            if event.reference_id == outcome.reference_id:
+                event.user_id = stored.user_id or None
         self._fresh[command.reference_id] = outcome
         self._superseded.add_attempt(stored)
         self.plan.rejudged.append((stored, outcome))
