@@ -330,7 +330,8 @@ class Model:
         if past and past[-1][1]["status"] == "applied" and not came_to_nothing(*past[-1]):
             named = {"originalReferenceId": name}
             return {"status": "rejected", "code": "original_not_found", "duplicate": False, **named}
-        self._rules.payments.wait(message, now)
+        user = own[-1][1].get("userId") if own else message.get("userId")
+        self._rules.payments.wait({**message, "userId": user}, now)
         waits = {"status": "applied", "code": "payment_awaited", "duplicate": False, "amount": 0}
         return {**waits, **named_money(message)}
 

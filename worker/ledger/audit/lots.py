@@ -8,7 +8,6 @@ from sqlalchemy.sql import FromClause
 from schemas import Code, Status
 from worker.core.known import HoldState, Source
 from worker.core.plan import Counter
-from worker.ledger.audit.collected import collected_by
 from worker.ledger.audit.comparing import (
     ONE,
     ZERO,
@@ -32,6 +31,7 @@ from worker.ledger.tables import (
     holds,
     lots,
     operations,
+    payment_events,
     payments,
 )
 
@@ -92,13 +92,16 @@ def origins(scope: Scope) -> Checks:
     """Compare each lot with the operation that granted it and the lot it belongs to."""
     lot, operation = lots.c, operations.c
     parent = lots.alias("parent")
-    events = collected_by(scope)
     statement = (
         _lots()
         .join_from(lots, operations, scope.on(operations, lots, operation_id="operation_id"), isouter=True)
         .join(accounts, scope.on(accounts, lots, account_id="account_id"), isouter=True)
         .join(payments, scope.on(payments, lots, operation_id="operation_id"), isouter=True)
-        .join(events, agree(events, lots, operation_id="operation_id"), isouter=True)
+        .join(
+            payment_events,
+            scope.on(payment_events, operations, operation_id="operation_id", reference_id="reference_id"),
+            isouter=True,
+        )
         .join(parent, scope.on(parent, lots, account_id="account_id", number="parent"), isouter=True)
         .where(scope.of(lots))
     )
@@ -117,7 +120,7 @@ def origins(scope: Scope) -> Checks:
     )
     is_gateways = operation.content.contains('"periodEnd"')
     is_second = and_(is_allocation, before.is_not(None), ~may_be_second, ~is_gateways)
-    granted = _granted(scope, events)
+    granted = _granted(scope)
     is_import = func.coalesce(operation.code == Code.ACCOUNT_IMPORTED.value, False)
     is_unexplained = case(
         (and_(lot.source == Source.CARRIED_OVER.value, ~is_import), lot.operation_id.is_not(None)),
@@ -129,7 +132,7 @@ def origins(scope: Scope) -> Checks:
             "lot_without_outcome": untrue(is_unexplained, lot.granted),
             "lot_account": owned(scope, lot.account_id, accounts, operations),
             "lot_granted": only(and_(is_applied(operations), granted.is_not(None)), granted, lot.granted),
-            "lot_parent": (_parent(parent, events), lot.parent),
+            "lot_parent": (_parent(parent), lot.parent),
             "allocation_twice": untrue(is_second, lot.granted),
             "lot_not_canceled": untrue(_is_ended_by_nobody(scope), lot.granted),
         },
@@ -150,7 +153,7 @@ def _is_ended_by_nobody(scope: Scope) -> Condition:
     return case((lot.ended_at.is_not(None), ~may_be), else_=False)
 
 
-def _granted(scope: Scope, events: FromClause) -> Column:
+def _granted(scope: Scope) -> Column:
     """Return the amount that the lot's operation granted; null where it may be a renewal due with it."""
     lot, operation = lots.c, operations.c
     is_allocation = and_(lot.source == Source.ALLOCATION.value, lot.parent.is_(None))
@@ -173,9 +176,9 @@ def _granted(scope: Scope, events: FromClause) -> Column:
         ),
         (
             and_(lot.source == Source.PURCHASE.value, lot.parent.is_not(None)),
-            -zero_if_none(events.c.collected),
+            -zero_if_none(payment_events.c.collected),
         ),
-        (lot.source == Source.PURCHASE.value, _given_back(events)),
+        (lot.source == Source.PURCHASE.value, _given_back()),
         (lot.source == Source.PURCHASE_BONUS.value, zero_if_none(payments.c.bonus_tokens)),
         (and_(is_allocation, operation.code == Code.ACCOUNT_OPENED.value), operation.amount),
         (and_(is_allocation, lot.effective_at > operation.recorded_at), scheduled),
@@ -189,9 +192,9 @@ def _granted(scope: Scope, events: FromClause) -> Column:
     )
 
 
-def _given_back(events: FromClause) -> Column:
+def _given_back() -> Column:
     """Return the tokens of a lot that was given back: at most what its event gave; else none."""
-    given = -zero_if_none(events.c.collected)
+    given = -zero_if_none(payment_events.c.collected)
     return case((lots.c.granted <= given, lots.c.granted), else_=given)
 
 
@@ -214,7 +217,7 @@ def _imported(scope: Scope) -> Column:
     )
 
 
-def _parent(parent: FromClause, events: FromClause) -> Column:
+def _parent(parent: FromClause) -> Column:
     """Return the number of the lot that this one must belong to; null for none.
 
     A bonus belongs to the purchase of its own operation. Tokens given back belong to the purchase that they
@@ -225,7 +228,7 @@ def _parent(parent: FromClause, events: FromClause) -> Column:
     is_its_bonus = and_(
         lot.source == Source.PURCHASE_BONUS.value, is_bought, parent.c.operation_id == lot.operation_id
     )
-    is_given_back = and_(lot.source == Source.PURCHASE.value, is_bought, events.c.collected < 0)
+    is_given_back = and_(lot.source == Source.PURCHASE.value, is_bought, payment_events.c.collected < 0)
     is_heir = and_(
         lot.source == Source.ALLOCATION.value,
         parent.c.source == Source.ALLOCATION.value,

@@ -8,7 +8,6 @@ from schemas import Code, Status
 from worker.core.outcomes import MAY_MOVE_NOTHING
 from worker.core.plan import Counter
 from worker.core.superseded import is_usage
-from worker.ledger.audit.collected import collected_by
 from worker.ledger.audit.comparing import (
     ONE,
     ZERO,
@@ -34,6 +33,7 @@ from worker.ledger.tables import (
     entries,
     holds,
     operations,
+    payment_events,
     payments,
     superseded_outcomes,
     usage_refunds,
@@ -136,9 +136,10 @@ def _each(scope: Scope, moves: FromClause) -> Checks:
     for table in (payments, usage_refunds, holds):
         written = scope.on(table, operations, operation_id="operation_id")
         statement = statement.join(table, written, isouter=True)
-    events = collected_by(scope)
-    statement = statement.join(events, agree(events, operations, operation_id="operation_id"), isouter=True)
-    return differences(statement, {**_moved(scope, moves), **_written(moves, events)})
+    # Of the events that an operation posts, its own has the tokens; those that it takes in have none.
+    is_own = scope.on(payment_events, operations, operation_id="operation_id", reference_id="reference_id")
+    statement = statement.join(payment_events, is_own, isouter=True)
+    return differences(statement, {**_moved(scope, moves), **_written(moves)})
 
 
 def _moved(scope: Scope, moves: FromClause) -> dict[str, tuple[Column, Column]]:
@@ -196,9 +197,9 @@ def _is_of_nothing() -> Condition:
     )
 
 
-def _written(moves: FromClause, events: FromClause) -> dict[str, tuple[Column, Column]]:
+def _written(moves: FromClause) -> dict[str, tuple[Column, Column]]:
     """Return pairs for the rows beside the entries: they must be there and agree with the entries."""
-    operation, moved, event, refund = operations.c, moves.c, events.c, usage_refunds.c
+    operation, moved, event, refund = operations.c, moves.c, payment_events.c, usage_refunds.c
     has_account = accounts.c.account_id.is_not(None)
     is_paid = and_(moved.count > 0, payments.c.operation_id.is_not(None))
     is_refund = and_(has_account, refund.operation_id.is_not(None))
