@@ -54,7 +54,13 @@ from worker.core.periods import period_at
 from worker.core.plan import ImportedAccount, Plan
 from worker.core.rules import credit, freezing, holds, imports, payments, subscriptions, usage
 from worker.core.rules.decisions import Context, Decision, applied, rejected
-from worker.core.superseded import ATTEMPTS_AHEAD_MAX, Superseded, may_supersede, owner_of
+from worker.core.superseded import (
+    ABOUT_PAYMENTS,
+    ATTEMPTS_AHEAD_MAX,
+    Superseded,
+    may_supersede,
+    owner_of,
+)
 
 
 def decide(commands: Sequence[Command], known: Known, now: datetime, catalog: Catalog) -> Plan:
@@ -193,7 +199,7 @@ class _Batch:
     def _judge(self, command: Command, content: str, owner: str | None = None) -> Outcome:
         """Judge a command; its reference is the ``owner``'s already where it is judged anew."""
         outcome = _outcome_of(command, content, self._now)
-        if (name := _payment_named_by(command)) is not None:
+        if command.type in ABOUT_PAYMENTS and (name := _payment_named_by(command)) is not None:
             return self._judge_about_payment(command, name, outcome, owner)
         outcome = self._judge_of_user(command, outcome)
         if isinstance(command, PaymentSucceeded) and not outcome.is_applied:
