@@ -17,7 +17,7 @@ from schemas.answers import (
     UsageAnswer,
     answer_in,
 )
-from schemas.base import UNNAMED, OpeningCommand
+from schemas.base import NO_USER, OpeningCommand
 from schemas.commands import COMMAND_TYPES, MESSAGE_TYPES, Command, Message, commands_of, type_of
 from schemas.credits import AdjustCredit, BonusCredit, RefundCredit
 from schemas.dead_letter import DeadLetter
@@ -78,10 +78,10 @@ from schemas.version import SCHEMA_VERSION
 __all__ = [
     "COMMAND_TYPES",
     "MESSAGE_TYPES",
+    "NO_USER",
     "QUERY_TYPES",
     "SCHEMA_VERSION",
     "SLOTS",
-    "UNNAMED",
     "AdjustCredit",
     "AffordAnswer",
     "BalanceAnswer",

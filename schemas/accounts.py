@@ -2,9 +2,9 @@
 
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
-from schemas.base import UNNAMED, BaseCommand, OptionalUser
+from schemas.base import NO_USER, BaseCommand, OptionalUser, optional_user
 from schemas.fields import Identifier, Label
 
 
@@ -33,12 +33,12 @@ class SettleAccount(BaseCommand):
 class FreezingCommand(BaseCommand):
     """A command about the account of a user, or of a payment whose user the sender doesn't know."""
 
-    user_id: OptionalUser = Field(default_factory=str, exclude_if=lambda user_id: user_id == UNNAMED)
+    user_id: OptionalUser = optional_user()
     payment_reference_id: Identifier | None = None
 
     @model_validator(mode="after")
     def _names_an_account(self) -> Self:
-        if (self.user_id == UNNAMED) == (self.payment_reference_id is None):
+        if (self.user_id == NO_USER) == (self.payment_reference_id is None):
             raise ValueError("name the account by userId or by paymentReferenceId, one of the two")
         return self
 

@@ -6,6 +6,8 @@ the ledger does (an expiry, a period).
 """
 
 from datetime import datetime
+from functools import partial
+from operator import eq
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt, model_validator
@@ -14,18 +16,23 @@ from pydantic.alias_generators import to_camel
 from schemas.fields import FreeText, Identifier, Metadata, Timestamp, WantedReplies
 
 #: User of a command that names none: the ledger finds the owner of the payment it is about.
-UNNAMED: Final = ""
+NO_USER: Final = ""
 
 
 def _or_unnamed(user_id: str | None) -> str:
-    return user_id or UNNAMED
+    return user_id or NO_USER
 
 
 if TYPE_CHECKING:
     OptionalUser = str
 else:
-    # Absent or null is UNNAMED, so that every command has a user to compare.
+    # Absent or null is NO_USER, so that every command has a user to compare.
     OptionalUser = Annotated[Identifier | None, AfterValidator(_or_unnamed)]
+
+
+def optional_user() -> Any:
+    """Return the field of a user who need not be named; one that is not stays off the wire."""
+    return Field(default_factory=str, exclude_if=partial(eq, NO_USER))
 
 
 class BaseMessage(BaseModel):

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, StrictInt, model_validator
 
-from schemas.base import UNNAMED, BasePart, CommandAbout, OpeningCommand, OptionalUser
+from schemas.base import BasePart, CommandAbout, OpeningCommand, OptionalUser, optional_user
 from schemas.fields import Currency, Identifier, Label, Quantity, UsageQuantity
 
 #: Other names of a payment: the charge beside the intent, the session beside both.
@@ -82,7 +82,7 @@ class CommandAboutPayment(CommandAbout, OpeningCommand):
     One that comes before its payment waits by the payment's name, and opens no account.
     """
 
-    user_id: OptionalUser = Field(default_factory=str, exclude_if=lambda user_id: user_id == UNNAMED)
+    user_id: OptionalUser = optional_user()
 
 
 class PaymentRefunded(CommandAboutPayment):

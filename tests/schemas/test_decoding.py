@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from schemas import COMMAND_TYPES, MESSAGE_TYPES, UNNAMED, Command, DeductUsage, Limits, Malformed, decode
+from schemas import COMMAND_TYPES, MESSAGE_TYPES, NO_USER, Command, DeductUsage, Limits, Malformed, decode
 from schemas.fields import Metadata, metadata_fault
 from tests.support import message_bodies
 from tests.support.message_bodies import (
@@ -735,7 +735,7 @@ def test_missing_required_field_is_named(name: str, field: str) -> None:
 def test_user_of_a_payment_may_be_left_out(name: str, absent: object) -> None:
     decoded: Any = outcome_of(message_bodies.body(name, userId=absent))
     assert type(decoded) is MESSAGE_TYPES[name]
-    assert decoded.user_id == UNNAMED
+    assert decoded.user_id == NO_USER
     assert "userId" not in json.loads(decoded.to_json())
     assert_refused(message_bodies.body(name, userId=""), "invalid_field", "userId", "must not be empty")
 
@@ -743,7 +743,7 @@ def test_user_of_a_payment_may_be_left_out(name: str, absent: object) -> None:
 @pytest.mark.parametrize("name", ["account.freeze", "account.unfreeze"])
 def test_frozen_account_is_named_by_user_or_by_payment(name: str) -> None:
     by_payment: Any = outcome_of(message_bodies.body(name, userId=GONE, paymentReferenceId="pi_1"))
-    assert (by_payment.user_id, by_payment.payment_reference_id) == (UNNAMED, "pi_1")
+    assert (by_payment.user_id, by_payment.payment_reference_id) == (NO_USER, "pi_1")
     for changes in ({"userId": GONE}, {"paymentReferenceId": "pi_1"}):
         message = message_bodies.body(name, **changes)
         assert_refused(message, "invalid_field", None, "by userId or by paymentReferenceId, one of the two")

@@ -6,7 +6,7 @@ from typing import Any, Final
 from pydantic.alias_generators import to_camel
 from pydantic_core import to_json
 
-from schemas import COMMAND_TYPES, UNNAMED, Command, PaymentSucceeded
+from schemas import COMMAND_TYPES, NO_USER, Command, PaymentSucceeded
 from worker.catalog import Catalog
 from worker.core.outcomes import Outcome
 
@@ -101,6 +101,6 @@ def command_of(outcome: Outcome, attempt: int) -> Command:
     }
     if "packageId" in fields:
         fields.pop("packageIndex", None)  # the package that it named then
-    if outcome.user_id != UNNAMED:
+    if outcome.user_id != NO_USER:
         fields["userId"] = outcome.user_id
     return COMMAND_TYPES[outcome.type].model_validate(fields)

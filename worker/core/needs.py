@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from schemas import (
-    UNNAMED,
+    NO_USER,
     CancelSubscription,
     Command,
     CommandAboutPayment,
@@ -75,7 +75,7 @@ def needs_of(commands: Iterable[Command]) -> Needs:
     """Return what ``commands`` need from the ledger."""
     needs = Needs()
     for command in commands:
-        if command.user_id != UNNAMED:
+        if command.user_id != NO_USER:
             needs.users.add(command.user_id)
         needs.references.add(command.reference_id)
         needs.names.update(names_of(command))

@@ -4,7 +4,7 @@ What goes back is decided anew with each event, as if all of them had come at on
 matter, and what is given back goes to the lots it came from.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -68,17 +68,9 @@ class PaidLots:
             if tokens and lot.pending:
                 take_effect(self._account, outcome, lot, self._account.now)
         account, before = self._account, self._taken()
-        after = dict.fromkeys((lot.number for lot in self._own), 0)
         free = {lot.number: lot.free + before.get(lot.number, 0) for lot in self._own}
-        left = tokens
-        for most_of_group in (asked.of_groups, None):
-            for place, (_, lots) in enumerate(self._groups):
-                group = left if most_of_group is None else min(most_of_group[place], left)
-                for lot in lots:
-                    part = min(free[lot.number] - after[lot.number], group)
-                    after[lot.number] += part
-                    group -= part
-                    left -= part
+        after = self._of_own(tokens, asked, free)
+        left = tokens - sum(after.values())
         others = {number: taken for number, taken in before.items() if number not in after and taken}
         debt = others.pop(None, 0)
         kept = min(sum(others.values()) + debt, left)
@@ -96,6 +88,19 @@ class PaidLots:
             self._move(outcome, lot.number, part)
             left -= part
         return tokens - left
+
+    def _of_own(self, tokens: int, asked: TokensBack, free: Mapping[int, int]) -> dict[int, int]:
+        """Return the part of each own lot in ``tokens``: in proportion, then what is left of the lots."""
+        parts, left = dict.fromkeys(free, 0), tokens
+        for most_of_groups in (asked.of_groups, (tokens,) * len(self._groups)):
+            for (_, lots), most in zip(self._groups, most_of_groups, strict=True):
+                group = min(most, left)
+                for lot in lots:
+                    part = min(free[lot.number] - parts[lot.number], group)
+                    parts[lot.number] += part
+                    group -= part
+                    left -= part
+        return parts
 
     def owe(self, outcome: Outcome, tokens: int) -> int:
         """Take ``tokens`` as debt; return them."""

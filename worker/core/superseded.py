@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from schemas import COMMAND_TYPES, UNNAMED, CommandAboutPayment, FreezingCommand
+from schemas import COMMAND_TYPES, NO_USER, CommandAboutPayment, FreezingCommand
 from worker.core.outcomes import Outcome
 
 #: Most that a command's attempt may be above the stored one; above 0 where nothing is stored.
@@ -61,7 +61,7 @@ ABOUT_PAYMENTS = frozenset(
 
 def owner_of(one: Attempted) -> Owner:
     """Return the reference, the type and the user of ``one``; no user where a payment knows it."""
-    return one.reference_id, one.type, UNNAMED if one.type in ABOUT_PAYMENTS else one.user_id
+    return one.reference_id, one.type, NO_USER if one.type in ABOUT_PAYMENTS else one.user_id
 
 
 @dataclass(slots=True)

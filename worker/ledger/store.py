@@ -1,10 +1,11 @@
 """The store: one transaction loads what the ledger knows about a batch and writes what was decided.
 
-The order keeps it free of lost updates and, where it can, of deadlocks: accounts that may be missing are
-made first, then all accounts of the batch are locked, in order of their users; only then is anything else
-read, so that a worker that had to wait sees what the other one wrote. Operations are inserted in the order of
-their references: the unique key decides, and the transaction that loses there (ContentionError) begins again
-and finds the winner's outcome.
+The order keeps it free of lost updates and, where it can, of deadlocks. Names of payments are read first; each
+has a version, and a write expects the one that was read. Accounts that may be missing are made next, then all
+accounts of the batch are locked, in order of their users; only then is anything else read, so that a worker
+that had to wait sees what the other one wrote. Operations are inserted in the order of their references: the
+unique key decides, and the transaction that loses there (ContentionError) begins again and finds the winner's
+outcome.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Row, Select, Table, select
 
-from schemas import UNNAMED, Code, Status, slot_of
+from schemas import NO_USER, Code, Status, slot_of
 from worker.ledger.audit.report import Discrepancy
 from worker.ledger.audit.scope import scope_of
 from worker.ledger.slots import Slots
@@ -77,7 +77,7 @@ def _without_outcome(
     connection: Connection, places: Places, waiting: Sequence[Row[Any]], before: datetime | None
 ) -> Iterator[Discrepancy]:
     old = [row for row in waiting if before is None or row.recorded_at < before]
-    by_slot = _by_slot((row.user_id or UNNAMED, row.reference_id) for row in old)
+    by_slot = _by_slot((row.user_id or NO_USER, row.reference_id) for row in old)
     operation = operations.c
     found: set[tuple[str, str]] = set()
     for slots, references in _lookups(connection, places, by_slot):
@@ -89,7 +89,7 @@ def _without_outcome(
         )
         found.update(tuple(row) for row in connection.execute(statement, slots._asdict()))
     for row in old:
-        if (row.reference_id, row.user_id or UNNAMED) not in found:
+        if (row.reference_id, row.user_id or NO_USER) not in found:
             yield _finding("waiting_without_outcome", row.reference_id, row.user_id)
 
 

@@ -32,7 +32,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql import ColumnElement
 
-from schemas import UNNAMED, Code, Status
+from schemas import NO_USER, Code, Status
 from schemas.fields import INT64_MAX
 from worker.core.incidents import money_of, subscription_payment_of
 from worker.core.known import Happened
@@ -324,7 +324,7 @@ def _of_operation(row: Row[Any]) -> _Placed:
         recorded_at=outcome.recorded_at,
         reference_id=outcome.reference_id,
         type=outcome.type,
-        user_id=None if outcome.user_id == UNNAMED else outcome.user_id,
+        user_id=None if outcome.user_id == NO_USER else outcome.user_id,
         gateway=row.provider or _provider_in(outcome) or _prefix_of(outcome.reference_id),
         amount_minor=amount,
         currency=currency,
