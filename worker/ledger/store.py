@@ -1,7 +1,7 @@
 """The store: one transaction loads what the ledger knows about a batch and writes what was decided.
 
-The order keeps it free of lost updates and, where it can, of deadlocks. Names of payments are read first; each
-has a version, and a write expects the one that was read. Accounts that may be missing are made next, then all
+The order keeps it free of lost updates and, where it can, of deadlocks. Names of payments are read first;
+each has a version, and a write expects the one that was read. Accounts that may be missing are made, then all
 accounts of the batch are locked, in order of their users; only then is anything else read, so that a worker
 that had to wait sees what the other one wrote. Operations are inserted in the order of their references: the
 unique key decides, and the transaction that loses there (ContentionError) begins again and finds the winner's
