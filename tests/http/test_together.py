@@ -3,6 +3,7 @@
 import random
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 
 import pytest
 
@@ -51,7 +52,7 @@ def test_every_thread_gets_its_own_answer_or_an_error(wait_s: float) -> None:
         kinds = [kind for got in threads.map(ask, range(_THREADS)) for kind in got]
     assert len(kinds) == _THREADS * _EACH
     assert "answered" in kinds
-    assert ("NoTurnError" in kinds) == (wait_s < 1)
+    assert "NoTurnError" not in kinds or wait_s < 1  # how often depends on the machine
     assert not together._has_leader
     assert together._waiting == []
 
@@ -67,3 +68,24 @@ def test_single_thread_asks_at_once() -> None:
     for _ in range(3):
         together.ask(QueryOperation(reference_id="a"))
     assert sizes == [1, 1, 1]
+
+
+def test_thread_whose_turn_does_not_come_gives_up_and_the_next_is_answered() -> None:
+    is_asking, may_answer = Event(), Event()
+
+    def answers(queries: Sequence[Query]) -> list[QueryAnswer]:
+        is_asking.set()
+        assert may_answer.wait(30)
+        return [OperationAnswer(as_of=utc_now(), reference_id="a", is_known=False) for _ in queries]
+
+    together = Together(answers, 0.001)
+    query = QueryOperation(reference_id="a")
+    with ThreadPoolExecutor(1) as threads:
+        first = threads.submit(together.ask, query)
+        assert is_asking.wait(30)
+        for _ in range(2):
+            with pytest.raises(NoTurnError):
+                together.ask(query)
+        may_answer.set()
+        assert isinstance(first.result(), OperationAnswer)
+    assert isinstance(together.ask(query), OperationAnswer)
