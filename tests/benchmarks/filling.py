@@ -17,7 +17,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, text
 
-from worker.ledger.identifiers import number_of
+from worker.ledger.identifiers import LETTERS, number_of
 from worker.ledger.ids import SHARED
 
 Progress = Callable[[str, int, int], None]
@@ -248,8 +248,8 @@ FROM opened CROSS JOIN (VALUES (1), (2)) AS lots (lot) ORDER BY number, lot
 
 
 def _numbers(type_: str, code: str, counter: str) -> str:
-    """Return the numbers of the three names, as part of a row."""
-    return f"{number_of('type', type_)}, {number_of('code', code)}, {number_of('counter', counter)}"
+    """Return the numbers and the letter of the three names, as part of a row."""
+    return f"{number_of('type', type_)}, {number_of('code', code)}, CAST('{LETTERS[counter]}' AS \"char\")"
 
 
 # ``uses`` counts the deductions of the account so far, with this one; 0 where the account is opened.
@@ -280,21 +280,22 @@ booked AS MATERIALIZED (
     ) AS reference
 ), operated AS (
     INSERT INTO operations (operation_id, slot, reference_id, type, user_id, attempt, content, status, code,
-        amount, balance_before, balance_after, detail, occurred_at, first_entry, last_entry, recorded_at)
+        amount, balance_before, balance_after, detail, occurred_at, first_entry, recorded_at)
     SELECT operation_id, slot, reference_id, type, {_USER % "account_id"}, 1,
         CASE kind WHEN 'opened' THEN '{{"tier":"free"}}' WHEN 'canceled' THEN '{{"at":"now"}}'
             ELSE '{{' || coalesce('"feature":"' || feature || '",', '') || '"tokens":' || amount || '}}' END,
-        {number_of("status", "applied")}, code, amount, balance_before, balance_before + sign * amount,
+        {number_of("status", "applied")}, code, amount, CASE WHEN sign > 0 THEN balance_before END,
+        balance_before + sign * amount,
         CASE kind WHEN 'opened' THEN jsonb_build_object('tier', 'free')
             WHEN 'canceled'
                 THEN jsonb_build_object('period_end', to_char(at, 'YYYY-MM-DD"T"HH24:MI:SS') || '+00:00') END,
-        occurred_at, sequence, sequence, at
+        occurred_at, sequence, at
     FROM booked ORDER BY operation_id
 )
 INSERT INTO entries (account_id, sequence, slot, operation_id, counter, amount, balance_after, lot, is_due,
-    feature, occurred_at, recorded_at)
+    occurred_at, recorded_at)
 SELECT account_id, sequence, slot, operation_id, counter, sign * amount, balance_before + sign * amount, lot,
-    false, coalesce(feature, ''), coalesce(occurred_at, at), at
+    false, coalesce(occurred_at, at), at
 FROM booked ORDER BY operation_id
 """  # noqa: S608 - all are texts of this file
 

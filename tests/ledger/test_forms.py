@@ -96,7 +96,7 @@ def rows_of(engine: Engine) -> dict[str, list[Any]]:
                 table.c.account_id == of_user[0], table.c.slot == of_user[1]
             )
             for table, names in (
-                (entries, ("sequence", "counter", "amount", "balance_after", "lot", "feature")),
+                (entries, ("sequence", "counter", "amount", "balance_after", "lot")),
                 (lots, ("number", "source", "granted", "remaining", "held")),
             )
         },

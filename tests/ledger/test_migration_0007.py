@@ -28,6 +28,7 @@ from schemas import (
 from tests.ledger.history_0006 import EACH, write_deductions, write_history
 from tests.support.apply_commands import applied
 from tests.support.moved_payments import ADDED, moved_events, moved_payments
+from tests.support.narrowed_rows import COUNTERS, narrowed_entry, narrowed_operation
 from tests.support.provision import PostgresServer
 from tests.support.true_ledger import CATALOG, OPENED
 from worker.core import reply_for
@@ -158,10 +159,10 @@ def expected(before: Rows) -> Rows:
             row | {"slot": slot_of(row["user_id"]), "imported_at": None} | ADDED["accounts"]
             for row in before["accounts"]
         ],
-        "operations": [outcome(row) | {"is_taken": False} for row in before["operations"]]
-        + [outcome(row) | {"is_taken": True} for row in taken],
+        "operations": [narrowed_operation(outcome(row) | {"is_taken": False}) for row in before["operations"]]
+        + [narrowed_operation(outcome(row) | {"is_taken": True}) for row in taken],
         "superseded_outcomes": [outcome(row) for row in kept],
-        "entries": [entry(row, users[row["account_id"]]) for row in before["entries"]],
+        "entries": [narrowed_entry(entry(row, users[row["account_id"]])) for row in before["entries"]],
         "quota_entries": [
             without(row, "used_before") | {"slot": slot_of(users[row["account_id"]])}
             for row in before["quota_entries"]
@@ -199,7 +200,7 @@ def outcome(row: Row) -> Row:
 def entry(row: Row, user_id: str) -> Row:
     return without(row, "balance_before", "due_at") | {
         "slot": slot_of(user_id),
-        "counter": IDENTIFIERS["counter"][row["counter"]],
+        "counter": COUNTERS[row["counter"]],
         "is_due": row["due_at"] is not None,
         "occurred_at": row["occurred_at"] if row["due_at"] is None else row["due_at"],
         "feature": row["feature"] or "",
@@ -364,7 +365,7 @@ def test_database_in_another_encoding_is_refused(postgres: PostgresServer) -> No
 REFUSED = [
     *(f"DELETE FROM {table.name}" for table in tables.LEDGER if table.name not in ("accounts", "quotas")),  # noqa: S608 - names of the schema
     *(f"UPDATE {table} SET slot = slot + 1" for table in MIGRATION._APPEND_ONLY if table != "senders"),  # noqa: S608 - the same
-    "UPDATE entries SET feature = 'other'",
+    "UPDATE entries SET lot = 1 - lot",
     "UPDATE lots SET slot = 1 - slot",
     "UPDATE holds SET slot = 1 - slot WHERE state = 'open'",
     "UPDATE operations SET is_taken = false WHERE is_taken",

@@ -28,7 +28,7 @@ from worker.core import (
     UsageRefund,
 )
 from worker.ledger import rows
-from worker.ledger.identifiers import number_of
+from worker.ledger.identifiers import LETTERS
 from worker.ledger.records import Columns, by_row
 from worker.ledger.tables import (
     accounts,
@@ -206,11 +206,11 @@ def test_changed_row_has_all_that_may_change() -> None:
 
 def test_entry_is_written_with_every_field() -> None:
     (entry,) = ENTRIES
-    written = {"outcome", "counter", "balance_before", "due_at"}
+    written = {"outcome", "counter", "balance_before", "due_at", "feature"}
     assert only_row(rows.of_entries([entry], SLOTS_OF)) == {
         **{name: getattr(entry, name) for name in names_of(Entry) if name not in written},
         "slot": SLOT,
-        "counter": number_of("counter", entry.counter),
+        "counter": LETTERS[entry.counter],
         "is_due": True,
         "operation_id": 901,
     }

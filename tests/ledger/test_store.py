@@ -347,10 +347,10 @@ _MANY_ACCOUNTS = (
     """,
     """
     INSERT INTO operations (operation_id, slot, reference_id, type, user_id, attempt, content, status, code,
-        amount, balance_before, balance_after, first_entry, last_entry, recorded_at)
+        amount, balance_before, balance_after, first_entry, recorded_at)
     SELECT account_id, slot, 'o' || account_id,
         CASE account_id % 3 WHEN 0 THEN 1 WHEN 1 THEN 4 ELSE 20 END, user_id, 1, '{}', 1, 1,
-        100, 0, 100, 1, 1, now()
+        100, 0, 100, 1, now()
     FROM accounts
     """,
     """
@@ -360,8 +360,8 @@ _MANY_ACCOUNTS = (
     """,
     """
     INSERT INTO entries (account_id, slot, sequence, operation_id, counter, amount, balance_after, lot,
-        occurred_at, recorded_at, is_due, feature)
-    SELECT account_id, slot, 1, account_id, 1, 100, 100, 1, now(), now(), false, '' FROM accounts
+        occurred_at, recorded_at, is_due)
+    SELECT account_id, slot, 1, account_id, 'A', 100, 100, 1, now(), now(), false FROM accounts
     """,
     """
     INSERT INTO holds (operation_id, slot, account_id, reference_id, amount, state, opened_at, expires_at,
@@ -519,7 +519,6 @@ def entry(connection: Connection, **changes: Any) -> dict[str, Any]:
         "occurred_at": NOW,
         "recorded_at": NOW,
         "is_due": False,
-        "feature": "",
     }
     return row | changes
 
@@ -532,7 +531,7 @@ def entry(connection: Connection, **changes: Any) -> dict[str, Any]:
         ({"counter": "bonus"}, "counter_gives_the_sign"),
         ({"lot": None}, "counter_gives_the_sign"),  # usage never makes a debt
         ({"counter": "expiry", "lot": None}, "counter_gives_the_sign"),
-        ({"counter": 99}, "counter_gives_the_sign"),
+        ({"counter": "X"}, "counter_gives_the_sign"),
         ({"sequence": 0}, "sequence_from_one"),
         ({"sequence": 1}, "entries"),
         ({"account_id": 99}, r"(?i)foreign key"),

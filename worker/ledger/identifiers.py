@@ -1,6 +1,7 @@
-"""Identifiers: small numbers that stand for types, codes, statuses and counter-accounts in the rows.
+"""Identifiers: small numbers that stand for types, codes and statuses in the rows, and letters of counters.
 
-A number is never used again for another name. The table ``identifiers`` has them for readers of SQL.
+A counter-account has a letter, because that is one byte in each entry; its number is the letter's code. A
+number is never used again for another name. The table ``identifiers`` has them for readers of SQL.
 """
 
 from collections.abc import Mapping
@@ -107,24 +108,27 @@ _CODES = {
 
 _STATUSES = {Status.APPLIED: 1, Status.REJECTED: 2}
 
-_COUNTERS = {
-    Counter.ALLOCATION: 1,
-    Counter.PURCHASES: 2,
-    Counter.BONUS: 3,
-    Counter.REFUNDS: 4,
-    Counter.USAGE: 5,
-    Counter.EXPIRY: 6,
-    Counter.ADJUSTMENTS: 7,
-    Counter.REVERSALS: 8,
-    Counter.TRANSFERS: 9,
+_LETTERS = {
+    Counter.ALLOCATION: "A",
+    Counter.PURCHASES: "P",
+    Counter.BONUS: "B",
+    Counter.REFUNDS: "R",
+    Counter.USAGE: "U",
+    Counter.EXPIRY: "E",
+    Counter.ADJUSTMENTS: "J",
+    Counter.REVERSALS: "V",
+    Counter.TRANSFERS: "T",
 }
+
+#: Letters of the counter-accounts, by their names.
+LETTERS: Mapping[str, str] = {counter.value: letter for counter, letter in _LETTERS.items()}
 
 #: Numbers of all names, by their kind.
 IDENTIFIERS: Mapping[Kind, Mapping[str, int]] = {
     "type": _TYPES,
     "code": {code.value: number for code, number in _CODES.items()},
     "status": {status.value: number for status, number in _STATUSES.items()},
-    "counter": {counter.value: number for counter, number in _COUNTERS.items()},
+    "counter": {name: ord(letter) for name, letter in LETTERS.items()},
 }
 
 #: Names by their number.

@@ -41,6 +41,7 @@ from worker.ledger.tables import (
     entries,
     hold_parts,
     holds,
+    last_entry,
     lots,
     operations,
     payment_events,
@@ -394,7 +395,7 @@ def _entries_of(is_asked_for: IsKey, counter: Counter) -> Select[Any]:
         .join(entries, and_(entry.slot == account.slot, entry.account_id == account.account_id))
         .where(
             is_asked_for(operation.operation_id),
-            entry.sequence.between(operation.first_entry, operation.last_entry),
+            entry.sequence.between(operation.first_entry, last_entry()),
             entry.operation_id == operation.operation_id,
             entry.counter == counter.value,
         )

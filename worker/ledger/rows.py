@@ -21,7 +21,7 @@ from worker.core.known import (
 )
 from worker.core.outcomes import Outcome
 from worker.core.plan import AccountMove, Entry, QuotaEntry, UsageRefund
-from worker.ledger.identifiers import IDENTIFIERS, NAMES
+from worker.ledger.identifiers import IDENTIFIERS, LETTERS, NAMES
 from worker.ledger.records import Columns
 from worker.ledger.tables import operations, payment_events, payments, superseded_outcomes
 
@@ -125,18 +125,24 @@ def outcome(row: Row[Any]) -> Outcome:
         code=_CODES[row.code],
         recorded_at=row.recorded_at,
         amount=row.amount,
-        balance_before=row.balance_before,
+        balance_before=_balance_before(row),
         balance_after=row.balance_after,
         detail=row.detail or {},
         occurred_at=row.occurred_at,
         metadata=row.metadata,
         description=row.description,
         first_entry=row.first_entry,
-        last_entry=row.last_entry,
+        last_entry=row.first_entry if row.last_entry is None else row.last_entry,
         notices=tuple(row.notices or ()),
         transaction_id=row.operation_id,
         sender_id=row.sender_id,
     )
+
+
+def _balance_before(row: Row[Any]) -> int | None:
+    """Return the balance before: with its amount that after it, unless its column says else."""
+    before: int | None = row.balance_before
+    return row.balance_after + row.amount if before is None and row.amount is not None else before
 
 
 # A statement of ours has the numbers, one of SQLAlchemy's the names.
@@ -258,6 +264,8 @@ def of_outcomes(outcomes: Sequence[Outcome]) -> Columns:
         **_fields(outcomes, _FIELDS_OF_OUTCOME),
         "operation_id": [outcome.transaction_id for outcome in outcomes],
         "slot": [slot_of(outcome.user_id) for outcome in outcomes],
+        "balance_before": list(map(_own_balance_before, outcomes)),
+        "last_entry": [one.last_entry if one.last_entry != one.first_entry else None for one in outcomes],
         "type": [_TYPE_NUMBERS[outcome.type] for outcome in outcomes],
         "status": [_STATUS_NUMBERS[outcome.status._value_] for outcome in outcomes],
         "code": [_CODE_NUMBERS[outcome.code._value_] for outcome in outcomes],
@@ -268,8 +276,19 @@ def of_outcomes(outcomes: Sequence[Outcome]) -> Columns:
     }
 
 
-_TYPE_NUMBERS, _COUNTER_NUMBERS = IDENTIFIERS["type"], IDENTIFIERS["counter"]
-_CODE_NUMBERS, _STATUS_NUMBERS = IDENTIFIERS["code"], IDENTIFIERS["status"]
+def _own_balance_before(outcome: Outcome) -> int | None:
+    """Return the balance before, unless entries show it and it is that after and the amount.
+
+    An operation without entries keeps both balances: nothing else would show that one is wrong.
+    """
+    before, after, amount = outcome.balance_before, outcome.balance_after, outcome.amount
+    if outcome.first_entry is None or after is None or amount is None:
+        return before
+    return None if before == after + amount else before
+
+
+_TYPE_NUMBERS, _CODE_NUMBERS = IDENTIFIERS["type"], IDENTIFIERS["code"]
+_STATUS_NUMBERS = IDENTIFIERS["status"]
 
 #: Columns that an operation must still have unchanged when it is judged anew, as a guard of its update.
 EXPECTED = (("attempt", "expected_attempt"), ("is_taken", "expected_taken"))
@@ -289,11 +308,9 @@ _FIELDS_OF_OUTCOME = (
     "attempt",
     "content",
     "amount",
-    "balance_before",
     "balance_after",
     "occurred_at",
     "first_entry",
-    "last_entry",
     "recorded_at",
     "sender_id",
 )
@@ -306,9 +323,8 @@ def of_entries(entries: Sequence[Entry], slots: Slots) -> Columns:
         **_fields(entries, names),
         "slot": _slots_of(entries, slots),
         "operation_id": [entry.outcome.transaction_id for entry in entries],
-        "counter": [_COUNTER_NUMBERS[entry.counter._value_] for entry in entries],
+        "counter": [LETTERS[entry.counter._value_] for entry in entries],
         "is_due": [entry.due_at is not None for entry in entries],
-        "feature": [entry.feature or "" for entry in entries],
     }
 
 

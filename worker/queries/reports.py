@@ -115,7 +115,7 @@ def usage_answer(connection: Connection, query: QueryUsage, now: datetime, as_of
     calendar = _calendar(query, now)
     account = account_row(connection, query.user_id)
     key = AccountKey(account.slot, account.account_id)
-    used = used_by_day(connection, key, account.sequence, calendar, "type")
+    (used,) = used_by_day(connection, key, account.sequence, calendar, "type")
     total, days = used.total, len(used.days)
     groups, others = _groups(connection, query, key, account.sequence, calendar, total)
     return UsageAnswer(

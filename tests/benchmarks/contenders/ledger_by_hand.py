@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Engine, Row, bindparam, select, text
 
 from schemas import SCHEMA_VERSION, Code, DeductUsage, Status, slot_of
 from worker.core.replies import human_amount
-from worker.ledger.identifiers import Kind, number_of
+from worker.ledger.identifiers import LETTERS, Kind, number_of
 from worker.ledger.tables import operations
 
 Values = dict[str, Any]
@@ -51,8 +51,11 @@ _CLAIM = """
         amount, balance_before, balance_after, detail, occurred_at, metadata, description, first_entry,
         last_entry, recorded_at)
     VALUES (nextval('operations_by_hand'), :slot, :reference_id, :type, :user_id, :attempt, :content, :status,
-        :code, :amount, :balance_before, :balance_after, CAST(:detail AS jsonb), :occurred_at,
-        CAST(:metadata AS jsonb), :description, :first_entry, :last_entry, :recorded_at)
+        :code, :amount,
+        CASE WHEN CAST(:first_entry AS bigint) IS NULL THEN :balance_before
+            ELSE nullif(CAST(:balance_before AS bigint), :balance_after + :amount) END,
+        :balance_after, CAST(:detail AS jsonb), :occurred_at, CAST(:metadata AS jsonb), :description,
+        :first_entry, nullif(CAST(:last_entry AS bigint), :first_entry), :recorded_at)
     ON CONFLICT DO NOTHING
     RETURNING operation_id
 """
@@ -76,9 +79,9 @@ _APPLY = text(f"""
         FROM parts WHERE account_id = :account_id AND slot = :slot AND number = lot
     )
     INSERT INTO entries (account_id, slot, sequence, operation_id, counter, amount, balance_after, lot,
-        feature, occurred_at, recorded_at, is_due)
-    SELECT :account_id, :slot, sequence, operation_id, {number_of("counter", "usage")}, -tokens, after, lot,
-        coalesce(:feature, ''), coalesce(:occurred_at, :recorded_at), :recorded_at, false
+        occurred_at, recorded_at, is_due)
+    SELECT :account_id, :slot, sequence, operation_id, '{LETTERS["usage"]}', -tokens, after, lot,
+        coalesce(:occurred_at, :recorded_at), :recorded_at, false
     FROM parts
     RETURNING operation_id
 """)  # noqa: S608 - put together from constants
@@ -166,7 +169,6 @@ def _judged(
         "first_entry": account.sequence + 1,
         "last_entry": account.sequence + len(parts),
         "account_id": account.account_id,
-        "feature": command.feature,
         "lots": [lot for lot, _ in parts],
         "tokens": [tokens for _, tokens in parts],
     }

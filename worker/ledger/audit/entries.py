@@ -19,7 +19,7 @@ from worker.ledger.audit.comparing import (
     untrue,
 )
 from worker.ledger.audit.scope import Scope
-from worker.ledger.tables import accounts, entries, lots, operations
+from worker.ledger.tables import accounts, entries, last_entry, lots, operations
 
 
 def chains(scope: Scope) -> Checks:
@@ -118,7 +118,7 @@ def unclaimed(scope: Scope) -> Checks:
         is_applied(operations),
         or_(
             operation.first_entry.is_(None),
-            ~entry.sequence.between(operation.first_entry, operation.last_entry),
+            ~entry.sequence.between(operation.first_entry, last_entry()),
         ),
     )
     return differences(

@@ -29,6 +29,7 @@ from worker.ledger.tables import (
     entries,
     hold_parts,
     holds,
+    last_entry,
     lots,
     operations,
     payment_events,
@@ -209,7 +210,7 @@ def _imported(scope: Scope) -> Column:
         select(func.sum(entry.c.amount))
         .where(
             scope.on(entry, lots, account_id="account_id", lot="number"),
-            entry.c.sequence.between(operation.first_entry, operation.last_entry),
+            entry.c.sequence.between(operation.first_entry, last_entry()),
             entry.c.amount > 0,
             ~entry.c.is_due,
         )

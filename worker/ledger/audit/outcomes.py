@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import FromClause, Integer, and_, bindparam, case, cast, false, func, or_, select
+from sqlalchemy import FromClause, Text, and_, bindparam, case, cast, false, func, or_, select
 
 from schemas import Code, Status
 from worker.core.outcomes import MAY_MOVE_NOTHING
@@ -27,11 +27,13 @@ from worker.ledger.audit.comparing import (
 from worker.ledger.audit.effects import DUE_COUNTERS, EFFECTS, IMPORTING, PAYING, REVERSING
 from worker.ledger.audit.scope import Scope, agree
 from worker.ledger.audit.user_slots import slot_of_user
-from worker.ledger.identifiers import IDENTIFIERS
+from worker.ledger.identifiers import IDENTIFIERS, LETTERS
 from worker.ledger.tables import (
     accounts,
+    balance_before,
     entries,
     holds,
+    last_entry,
     operations,
     payment_events,
     payments,
@@ -39,7 +41,7 @@ from worker.ledger.tables import (
     usage_refunds,
 )
 
-_CODES, _COUNTERS, _TYPES = (IDENTIFIERS[kind] for kind in ("code", "counter", "type"))
+_CODES, _TYPES = IDENTIFIERS["code"], IDENTIFIERS["type"]
 
 # Null, and so never a finding, for a code that a later version has added, and for imports.
 _EFFECT: Column = operations.c.amount * case(
@@ -51,7 +53,7 @@ _IS_IMPORT: Condition = operations.c.code.in_([code.value for code in IMPORTING]
 #: Checks that find an operation without the entries that it claims.
 CLAIMS = ("operation_entries", "operation_account")
 #: Number of entries that applied operations claim.
-CLAIMED: Column = func.sum(operations.c.last_entry - operations.c.first_entry + ONE).filter(
+CLAIMED: Column = func.sum(last_entry() - operations.c.first_entry + ONE).filter(
     operations.c.status == Status.APPLIED.value
 )
 
@@ -149,10 +151,10 @@ def _moved(scope: Scope, moves: FromClause) -> dict[str, tuple[Column, Column]]:
     has_moved = moved.count > 0
     says_nothing = operation.first_entry.is_(None)
     is_still = and_(says_nothing, or_(_EFFECT.is_(None), _EFFECT == 0))
-    claimed = operation.last_entry - operation.first_entry + ONE
+    claimed = last_entry() - operation.first_entry + ONE
     after = case(
         (moved.after.is_not(None), moved.after),
-        (is_still, operation.balance_before),
+        (is_still, balance_before()),
         else_=operation.balance_after,
     )
     return {
@@ -161,7 +163,7 @@ def _moved(scope: Scope, moves: FromClause) -> dict[str, tuple[Column, Column]]:
         "operation_entries": only(and_(has_account, ~says_nothing), claimed, zero_if_none(moved.count)),
         "operation_without_entries": only(and_(has_account, says_nothing, _EFFECT != 0), _EFFECT, ZERO),
         "operation_amount": _amounts(moves),
-        "operation_before": only(has_moved, _before(scope, moves), operation.balance_before),
+        "operation_before": only(has_moved, _before(scope, moves), balance_before()),
         "operation_after": (after, operation.balance_after),
         "operation_counter": (ZERO, zero_if_none(moved.foreign)),
         "operation_transfers": (ZERO, zero_if_none(moved.transfers)),
@@ -244,7 +246,7 @@ def _moves() -> Any:
         entry.account_id,
         func.min(entry.sequence).filter(is_own).label("own_first"),
         func.min(before).filter(entry.sequence == operation.first_entry).label("before"),
-        func.min(entry.balance_after).filter(entry.sequence == operation.last_entry).label("after"),
+        func.min(entry.balance_after).filter(entry.sequence == last_entry()).label("after"),
         summed(is_own, entry.counter != reversals).label("amount"),
         func.count().filter(_is_foreign()).label("foreign"),
         summed(entry.counter == reversals).label(reversals),
@@ -264,7 +266,7 @@ def _is_own() -> Condition:
     operation, entry = operations.c, entries.c
     return and_(
         entry.operation_id == operation.operation_id,
-        entry.sequence.between(operation.first_entry, operation.last_entry),
+        entry.sequence.between(operation.first_entry, last_entry()),
     )
 
 
@@ -273,12 +275,12 @@ def _is_foreign() -> Condition:
     entry, code = entries.c, operations.c.code
     known = [name.value for name in EFFECTS]
     own = [
-        _CODES[name.value] * 100 + _COUNTERS[counter.value]
+        f"{_CODES[name.value]}{LETTERS[counter.value]}"
         for name, effect in EFFECTS.items()
         for counter in effect.counters
     ]
-    # One number, so that PostgreSQL looks it up and doesn't try one pair after the other.
-    moved = cast(number_of(code), Integer()) * 100 + number_of(entry.counter)
+    # One text, so that PostgreSQL looks it up and doesn't try one pair after the other.
+    moved = cast(number_of(code), Text()) + cast(entry.counter, Text())
     is_foreign = and_(code.in_(known), moved.not_in(own))
     return case(
         (~entry.is_due, is_foreign),
@@ -303,6 +305,6 @@ def _before(scope: Scope, moves: FromClause) -> Column:
     return case(
         (moved.own_first == operation.first_entry, moved.before),
         (moved.own_first.is_not(None), before_own),
-        (and_(is_freeing, operation.balance_before >= moved.after), operation.balance_before),
-        else_=func.coalesce(moved.after, operation.balance_before),
+        (and_(is_freeing, balance_before() >= moved.after), balance_before()),
+        else_=func.coalesce(moved.after, balance_before()),
     )

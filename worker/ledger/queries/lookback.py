@@ -34,7 +34,7 @@ from worker.ledger.loading import holds_of
 from worker.ledger.queries.freezing import freezing_at
 from worker.ledger.queries.posted import PostedState, state_in
 from worker.ledger.queries.snapshots import AccountKey, account_row, last_posted, on_operation, posted_at
-from worker.ledger.tables import entries, holds, lots, operations
+from worker.ledger.tables import entries, holds, last_entry, lots, operations
 
 _OPEN, _IMPORT, _CHANGE = type_of(OpenAccount), type_of(ImportAccount), type_of(ChangeSubscription)
 _RENEW, _CANCEL = type_of(RenewSubscription), type_of(CancelSubscription)
@@ -421,7 +421,7 @@ def _subscription(connection: Connection, row: Row[Any]) -> _Subscription:
         .where(operation.slot == row.slot, operation.user_id == row.user_id)
         .where(operation.status == Status.APPLIED.value)
         .where(operation.type.in_([_OPEN, _IMPORT, _CHANGE, _RENEW, _CANCEL]))
-        .order_by(operation.recorded_at, func.coalesce(operation.last_entry, 0), operation.operation_id)
+        .order_by(operation.recorded_at, func.coalesce(last_entry(), 0), operation.operation_id)
     )
     return _Subscription(row, [_Happened(*happened) for happened in connection.execute(statement)])
 

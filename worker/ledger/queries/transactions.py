@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, NamedTuple
 
-from sqlalchemy import Connection, Row, Select, cast, func, select, tuple_
-from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.sql import ColumnElement
+from sqlalchemy import Connection, Row, Select, select, tuple_
 
 from schemas import Status
 from worker.ledger.identifiers import IDENTIFIERS
 from worker.ledger.queries.cursors import cursor_of, place_in, refused_cursor
+from worker.ledger.queries.features import is_of_feature, named_feature
 from worker.ledger.queries.history import OF_ACCOUNT, PostedEntry, transaction_in
 from worker.ledger.queries.snapshots import (
     IN_FORCE,
@@ -154,7 +153,7 @@ def _entries(wanted: TransactionFilter, floor: int, top: int, limit: int) -> Sel
     if wanted.type is not None:
         statement = statement.where(operations.c.type.in_(_numbers_of(wanted.type)))
     if wanted.feature is not None:
-        statement = statement.where(entries.c.feature == wanted.feature)
+        statement = statement.where(is_of_feature(wanted.feature))
     return statement.order_by(entries.c.sequence.desc()).limit(limit)
 
 
@@ -185,16 +184,8 @@ def _refused(
     if wanted.type is not None:
         statement = statement.where(operation.type.in_(_numbers_of(wanted.type)))
     if wanted.feature is not None:
-        statement = statement.where(_feature(connection) == wanted.feature)
+        statement = statement.where(named_feature() == wanted.feature)
     return [_operation(row) for row in connection.execute(statement)]
-
-
-def _feature(connection: Connection) -> ColumnElement[Any]:
-    """Return the feature in an operation's content."""
-    if connection.dialect.name == "postgresql":
-        feature: ColumnElement[Any] = cast(operations.c.content, JSONB)["feature"].astext
-        return feature
-    return func.json_extract(operations.c.content, "$.feature")
 
 
 def _operation(row: Row[Any]) -> RefusedOperation:

@@ -77,8 +77,7 @@ def usage(
     calendar = Calendar(now.astimezone(zone).date(), days, zone)
     posted = posted_state(connection, user_id)
     key, sequence = key_of(posted.state), posted.state.sequence
-    by_feature = used_by_day(connection, key, sequence, calendar, "feature")
-    by_type = used_by_day(connection, key, sequence, calendar, "type")
+    by_feature, by_type = used_by_day(connection, key, sequence, calendar, "feature", "type")
     balance = posted.now(now, catalog).state.balance
     first = posted.known_since.astimezone(zone).date()
     return UsageReport(

@@ -1,7 +1,7 @@
 """Used tokens by local day and group: what every view of usage is made of."""
 
 from collections import Counter as Tally
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -12,6 +12,7 @@ from sqlalchemy.sql import ColumnElement
 from schemas import Limits
 from worker.core.plan import Counter
 from worker.ledger.queries.days import Calendar
+from worker.ledger.queries.features import used_feature
 from worker.ledger.queries.snapshots import AccountKey, last_posted, on_operation
 from worker.ledger.tables import entries, operations
 
@@ -56,21 +57,26 @@ class Used:
 
 
 def used_by_day(
-    connection: Connection, key: AccountKey, sequence: int, calendar: Calendar, group: str
-) -> Used:
-    """Return used tokens of the days by ``group`` (``feature`` or ``type``), of entries up to ``sequence``.
+    connection: Connection, key: AccountKey, sequence: int, calendar: Calendar, *groups: str
+) -> list[Used]:
+    """Return used tokens of the days by each of ``groups`` (``feature``, ``type``), up to ``sequence``.
 
     All that was taken for usage counts: at once, of a hold, or by a meter. It counts at the time of the
-    event, not of its posting.
+    event, not of its posting. The entries are read once.
     """
-    tokens: list[Tally[str]] = [Tally() for _ in calendar.days]
+    tokens: list[list[Tally[str]]] = [[Tally() for _ in calendar.days] for _ in groups]
     count = [0] * len(calendar.days)
     piece = (_seconds(connection, entries.c.occurred_at) - calendar.start) // calendar.step
-    statement = _used(connection, key, sequence, calendar, group, piece.label("piece"))
-    for row in connection.execute(statement):
-        index = calendar.index(row.piece)
-        tokens[index][row.name or UNLABELLED] += int(row.used)
-        count[index] += row.entries
+    statement = _used(connection, key, sequence, calendar, groups, piece.label("piece"))
+    for *names, position, used, number in connection.execute(statement):
+        index = calendar.index(position)
+        count[index] += number
+        for name, tallies in zip(names, tokens, strict=True):
+            tallies[index][name or UNLABELLED] += int(used)
+    return [_by_group(calendar, tallies, count) for tallies in tokens]
+
+
+def _by_group(calendar: Calendar, tokens: Sequence[Tally[str]], count: Sequence[int]) -> Used:
     return Used(
         days=tuple(
             UsedOnDay(day, _most_first(tally), number)
@@ -87,12 +93,13 @@ def used_by_group(
 
     ``group`` is ``feature``, ``type`` or ``metadata.<key>``; None is what has none.
     """
-    ranked = _used(connection, key, sequence, calendar, group).subquery()
-    first = select(ranked.c.name, ranked.c.used).order_by(ranked.c.used.desc(), ranked.c.name).limit(most)
-    found = [(row.name or None, int(row.used)) for row in connection.execute(first)]
+    ranked = _used(connection, key, sequence, calendar, (group,)).subquery()
+    name, used = ranked.c.group_0, ranked.c.used
+    first = select(name, used).order_by(used.desc(), name).limit(most)
+    found = [(label or None, int(tokens)) for label, tokens in connection.execute(first)]
     if len(found) < most:
         return found, 0
-    total = connection.execute(select(func.coalesce(func.sum(ranked.c.used), 0))).scalar_one()
+    total = connection.execute(select(func.coalesce(func.sum(used), 0))).scalar_one()
     return found, int(total) - sum(tokens for _, tokens in found)
 
 
@@ -101,32 +108,30 @@ def _used(
     key: AccountKey,
     sequence: int,
     calendar: Calendar,
-    group: str,
+    groups: Sequence[str],
     *others: Label[int],
 ) -> Select[Any]:
-    """Select used tokens of the days by ``group``, as ``name``, and by the ``others``.
+    """Select used tokens of the days by ``groups``, which come first, and by the ``others``.
 
     An index on their times would cost every message; the primary key finds entries by the time of posting.
     """
     start = datetime.fromtimestamp(calendar.start, UTC)
     before = last_posted(connection, key, sequence, lambda moment: moment < start - _AHEAD)
-    name = _group_column(group).label("name")
-    statement = (
-        select(name, *others, func.sum(-entries.c.amount).label("used"), func.count().label("entries"))
+    names = [_group_column(group).label(f"group_{place}") for place, group in enumerate(groups)]
+    return (
+        select(*names, *others, func.sum(-entries.c.amount).label("used"), func.count().label("entries"))
         .where(key.owns(entries), entries.c.sequence > before)
         .where(entries.c.counter == Counter.USAGE.value, entries.c.occurred_at >= start)
         .where(entries.c.occurred_at < datetime.fromtimestamp(calendar.end, UTC))
-        .group_by(name, *(other.name for other in others))
+        .join_from(entries, operations, on_operation(entries.c.operation_id))
+        .group_by(*(column.name for column in (*names, *others)))
     )
-    if group == "feature":
-        return statement
-    return statement.join(operations, on_operation(entries.c.operation_id))
 
 
 def _group_column(group: str) -> ColumnElement[Any]:
     match group.partition("."):
         case "feature", _, _:
-            return entries.c.feature
+            return used_feature()
         case "type", _, _:
             return operations.c.type
         case "metadata", _, name:

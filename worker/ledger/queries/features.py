@@ -1,0 +1,60 @@
+"""Features of usage, which are kept once: in the content of the operation that named them."""
+
+from typing import Any
+
+from sqlalchemy import JSON, Text, and_, case, cast, func, literal
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql import ColumnElement
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import GenericFunction
+
+from schemas import DeductUsage, RecordUsage, SettleUsage, type_of
+from worker.core.plan import Counter
+from worker.ledger.tables import entries, operations
+
+_NAMING = tuple(map(type_of, (DeductUsage, RecordUsage, SettleUsage)))
+
+
+class content_text(GenericFunction[Any]):  # noqa: N801 - named as a function of SQL
+    """Text that a content has under a name; null without one."""
+
+    type = Text()
+    inherit_cache = True
+    name = "content_text"
+
+
+@compiles(content_text, "postgresql")
+def _of_postgresql(element: content_text, compiler: SQLCompiler, **options: Any) -> str:
+    content, name = element.clauses
+    return compiler.process(cast(content, JSON()).op("->>")(name), **options)
+
+
+@compiles(content_text, "sqlite")
+def _of_sqlite(element: content_text, compiler: SQLCompiler, **options: Any) -> str:
+    content, name = element.clauses
+    return compiler.process(func.json_extract(content, literal("$.", Text()) + name), **options)
+
+
+def named_feature() -> ColumnElement[Any]:
+    """Return the feature that an operation names; null where it names none."""
+    return content_text(operations.c.content, literal("feature", Text()))
+
+
+def used_feature() -> ColumnElement[Any]:
+    """Return the feature of usage, or its meter; empty where its operation names neither.
+
+    An import took what was used elsewhere: its content, which may be large, isn't read.
+    """
+    meter = content_text(operations.c.content, literal("meter", Text()))
+    names_one = operations.c.type.in_(_NAMING)
+    return case((names_one, func.coalesce(named_feature(), meter, "")), else_="")
+
+
+def feature_of_entry() -> ColumnElement[Any]:
+    """Return the feature of an entry, which is joined with its operation; empty where it has none."""
+    return case((entries.c.counter == Counter.USAGE.value, used_feature()), else_="")
+
+
+def is_of_feature(feature: str) -> ColumnElement[bool]:
+    """Return the condition that an entry is usage of ``feature``."""
+    return and_(entries.c.counter == Counter.USAGE.value, used_feature() == feature)
