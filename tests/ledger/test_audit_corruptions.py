@@ -352,6 +352,7 @@ _OPERATIONS: Corruptions = {
     "an operation's amount": (
         "UPDATE operations SET amount = 31 WHERE reference_id = 'ada-anew'",
         "operation_amount, ada, ada-anew: -31 → -30",
+        "operation_before, ada, ada-anew: 364 → 365",
     ),
     "the amount of what fell due with a reservation": (
         "UPDATE operations SET amount = 26 WHERE reference_id = 'ben-hold-4'",
@@ -359,7 +360,7 @@ _OPERATIONS: Corruptions = {
     ),
     "an operation's balance before": (
         "UPDATE operations SET balance_before = NULL WHERE reference_id = 'ada-pay'",
-        "operation_before, ada, ada-pay: 149 → None",
+        "operation_before, ada, ada-pay: 149 → 349",
     ),
     "the balance before what fell due": (
         "UPDATE operations SET balance_before = 90 WHERE reference_id = 'fay-due'",
@@ -999,6 +1000,7 @@ _PAYMENTS: Corruptions = {
     "the amount of what an event moved": (
         "UPDATE operations SET amount = 34 WHERE reference_id = 'cyd-refunded'",
         "event_amount, cyd, cyd-refunded: 33 → 34",
+        "operation_before, cyd, cyd-refunded: 252 → 253",
     ),
 }
 

@@ -12,7 +12,7 @@ from schemas import DeductUsage, RecordUsage, SettleUsage, type_of
 from worker.core.plan import Counter
 from worker.ledger.tables import entries, operations
 
-_NAMING = tuple(map(type_of, (DeductUsage, RecordUsage, SettleUsage)))
+_NAMING = (type_of(DeductUsage), type_of(RecordUsage), type_of(SettleUsage))
 
 
 class content_text(GenericFunction[Any]):  # noqa: N801 - named as a function of SQL

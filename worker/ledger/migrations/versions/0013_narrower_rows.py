@@ -88,8 +88,8 @@ def _require_features() -> None:
     if (found := op.get_bind().execute(sa.text(other)).one_or_none()) is not None:
         raise CommandError(
             f"entry {found.sequence} of account {found.account_id} has another feature than the content of"
-            " its operation, which alone would be left: somebody has changed one of them; compare both rows with"
-            " a backup, mend the one that is wrong, and migrate again"
+            " its operation, which alone would be left: somebody has changed one of them; compare both rows"
+            " with a backup, mend the one that is wrong, and migrate again"
         )
 
 
