@@ -384,7 +384,12 @@ def test_entries_are_found_where_the_operation_does_not_name_them(
     with engine.begin() as connection:
         for statement in _without_guard(engine):
             connection.execute(text(statement))
-        connection.execute(text("UPDATE operations SET first_entry = NULL, last_entry = NULL"))
+        connection.execute(
+            text(
+                "UPDATE operations SET first_entry = NULL, last_entry = NULL,"
+                " balance_before = coalesce(balance_before, balance_after + amount)"
+            )
+        )
     assert reader.explain("job", NOW, catalog).entries == explanation.entries
 
 

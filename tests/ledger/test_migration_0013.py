@@ -121,7 +121,7 @@ def test_columns_are_in_the_order_that_wastes_no_byte(narrowed: Narrowed) -> Non
         assert [column["name"] for column in inspector.get_columns(table.name)] == list(table.c.keys())
 
 
-def test_letters_have_their_names(narrowed: Narrowed) -> None:
+def test_counter_accounts_have_their_codes(narrowed: Narrowed) -> None:
     counters = select(identifiers.c.name, identifiers.c.number).where(identifiers.c.kind == "counter")
     with narrowed.engine.connect() as connection:
         assert {row.name: row.number for row in connection.execute(counters)} == IDENTIFIERS["counter"]

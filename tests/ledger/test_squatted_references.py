@@ -165,7 +165,7 @@ def test_database_refuses_every_other_change_of_hands(
 MOVED = [
     {"amount": 5},
     {"amount": None},
-    {"first_entry": 1},
+    {"first_entry": 1, "balance_before": None},
     {"code": "hold_settled"},
     {"code": "account_settled"},
     {"code": "usage_recorded", "detail": {"free_quantity": 1}},

@@ -14,6 +14,8 @@ from worker.ledger.tables import entries, operations
 
 _NAMING = (type_of(DeductUsage), type_of(RecordUsage), type_of(SettleUsage))
 
+_FIRST_TEXT = 4  # of {"feature":"ocr", cut at each quote
+
 
 class content_text(GenericFunction[Any]):  # noqa: N801 - named as a function of SQL
     """Text that a content has under a name; null without one."""
@@ -25,8 +27,18 @@ class content_text(GenericFunction[Any]):  # noqa: N801 - named as a function of
 
 @compiles(content_text, "postgresql")
 def _of_postgresql(element: content_text, compiler: SQLCompiler, **options: Any) -> str:
+    """Cut the text out where the name comes first and nothing is escaped: a fifth of the time of reading JSON.
+
+    A content is written with its names in order, and the names that are asked for are the first ones.
+    """
     content, name = element.clauses
-    return compiler.process(cast(content, JSON()).op("->>")(name), **options)
+    first = func.split_part(content, '"', _FIRST_TEXT)
+    quoted = literal('"', Text()) + name + '"'
+    is_first = func.starts_with(content, literal("{", Text()) + quoted + ':"')
+    plain = and_(is_first, func.strpos(first, "\\") == 0)
+    is_absent = func.strpos(content, quoted) == 0
+    read = cast(content, JSON()).op("->>")(name)
+    return compiler.process(case((plain, first), (is_absent, None), else_=read), **options)
 
 
 @compiles(content_text, "sqlite")
