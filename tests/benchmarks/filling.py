@@ -17,7 +17,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, text
 
-from worker.ledger.identifiers import LETTERS, number_of
+from worker.ledger.identifiers import SYMBOLS, number_of
 from worker.ledger.ids import SHARED
 
 Progress = Callable[[str, int, int], None]
@@ -248,8 +248,8 @@ FROM opened CROSS JOIN (VALUES (1), (2)) AS lots (lot) ORDER BY number, lot
 
 
 def _numbers(type_: str, code: str, counter: str) -> str:
-    """Return the numbers and the letter of the three names, as part of a row."""
-    return f"{number_of('type', type_)}, {number_of('code', code)}, CAST('{LETTERS[counter]}' AS \"char\")"
+    """Return the numbers and the symbol of the three names, as part of a row."""
+    return f"{number_of('type', type_)}, {number_of('code', code)}, CAST('{SYMBOLS[counter]}' AS \"char\")"
 
 
 # ``uses`` counts the deductions of the account so far, with this one; 0 where the account is opened.

@@ -17,7 +17,7 @@ from schemas.slots import SLOTS
 from tests.support.true_ledger import ACCOUNTS, ADA, BEN, CATALOG, CYD, DAN, FAY, GUS, HAL, OPENED
 from worker.ledger.audit import CHECKS, Discrepancy, audit_snapshot
 from worker.ledger.audit.shares import SLOT_BY_SLOT, divided
-from worker.ledger.identifiers import IDENTIFIERS, LETTERS
+from worker.ledger.identifiers import IDENTIFIERS, SYMBOLS
 
 #: The statement that corrupts, and the findings of the audit then, by what is corrupted.
 Corruptions = Mapping[str, tuple[str, ...]]
@@ -245,7 +245,7 @@ _ENTRIES: Corruptions = {
         "used, ada: 130 → 131",
     ),
     "an entry's counter-account": (
-        f"UPDATE entries SET counter = '{LETTERS['bonus']}' WHERE {entry(ADA, 7)}",
+        f"UPDATE entries SET counter = '{SYMBOLS['bonus']}' WHERE {entry(ADA, 7)}",
         "bonus, ada: 130 → 110",
         "bonus_lots, ada: 110 → 130",
         "operation_counter, ada, ada-back: 0 → 1",
@@ -253,7 +253,7 @@ _ENTRIES: Corruptions = {
         "refunded, ada: 5 → 25",
     ),
     "the counter-account of an entry that fell due": (
-        f"UPDATE entries SET counter = '{LETTERS['refunds']}' WHERE {entry(FAY, 5)}",
+        f"UPDATE entries SET counter = '{SYMBOLS['refunds']}' WHERE {entry(FAY, 5)}",
         "allocated, fay: 90 → 180",
         "operation_counter, fay, fay-due: 0 → 1",
         "refunded, fay: 90 → 0",
@@ -475,7 +475,7 @@ _OPERATIONS: Corruptions = {
         "taken_without_taker, nobody, eve-due-1: 1 → 0",
     ),
     "half of a transfer": (
-        f"UPDATE entries SET counter = '{LETTERS['expiry']}' WHERE {entry(FAY, 2)}",
+        f"UPDATE entries SET counter = '{SYMBOLS['expiry']}' WHERE {entry(FAY, 2)}",
         "expired, fay: 90 → 50",
         "operation_transfers, fay, fay-due: 0 → 40",
     ),

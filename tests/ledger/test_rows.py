@@ -28,7 +28,7 @@ from worker.core import (
     UsageRefund,
 )
 from worker.ledger import rows
-from worker.ledger.identifiers import LETTERS
+from worker.ledger.identifiers import SYMBOLS
 from worker.ledger.records import Columns, by_row
 from worker.ledger.tables import (
     accounts,
@@ -210,7 +210,7 @@ def test_entry_is_written_with_every_field() -> None:
     assert only_row(rows.of_entries([entry], SLOTS_OF)) == {
         **{name: getattr(entry, name) for name in names_of(Entry) if name not in written},
         "slot": SLOT,
-        "counter": LETTERS[entry.counter],
+        "counter": SYMBOLS[entry.counter],
         "is_due": True,
         "operation_id": 901,
     }

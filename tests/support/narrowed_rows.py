@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from worker.ledger.identifiers import LETTERS
+from worker.ledger.identifiers import SYMBOLS
 
 Row = dict[str, Any]
 
@@ -18,12 +18,12 @@ def narrowed_operation(row: Row) -> Row:
 
 
 def narrowed_entry(row: Row) -> Row:
-    """Return the entry without its feature, and with the letter of its counter-account."""
+    """Return the entry without its feature, and with the symbol of its counter-account."""
     kept = {name: value for name, value in row.items() if name != "feature"}
-    return kept | {"counter": LETTERS[_NAMES[row["counter"]]]}
+    return kept | {"counter": SYMBOLS[_NAMES[row["counter"]]]}
 
 
-#: Numbers of counter-accounts before they had letters.
+#: Numbers of counter-accounts before they had symbols.
 COUNTERS = {
     "allocation": 1,
     "purchases": 2,

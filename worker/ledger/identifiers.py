@@ -1,6 +1,6 @@
-"""Identifiers: small numbers that stand for types, codes and statuses in the rows, and letters of counters.
+"""Identifiers: small numbers that stand for types, codes and statuses in the rows, and symbols of counters.
 
-A counter-account has a letter, because that is one byte in each entry; its number is the letter's code. A
+A counter-account has a symbol of one character, one byte in each entry; its number is the symbol's code. A
 number is never used again for another name. The table ``identifiers`` has them for readers of SQL.
 """
 
@@ -108,7 +108,7 @@ _CODES = {
 
 _STATUSES = {Status.APPLIED: 1, Status.REJECTED: 2}
 
-_LETTERS = {
+_SYMBOLS = {
     Counter.ALLOCATION: "A",
     Counter.PURCHASES: "P",
     Counter.BONUS: "B",
@@ -120,15 +120,15 @@ _LETTERS = {
     Counter.TRANSFERS: "T",
 }
 
-#: Letters of the counter-accounts, by their names.
-LETTERS: Mapping[str, str] = {counter.value: letter for counter, letter in _LETTERS.items()}
+#: Symbols of the counter-accounts, by their names.
+SYMBOLS: Mapping[str, str] = {counter.value: symbol for counter, symbol in _SYMBOLS.items()}
 
 #: Numbers of all names, by their kind.
 IDENTIFIERS: Mapping[Kind, Mapping[str, int]] = {
     "type": _TYPES,
     "code": {code.value: number for code, number in _CODES.items()},
     "status": {status.value: number for status, number in _STATUSES.items()},
-    "counter": {name: ord(letter) for name, letter in LETTERS.items()},
+    "counter": {name: ord(symbol) for name, symbol in SYMBOLS.items()},
 }
 
 #: Names by their number.

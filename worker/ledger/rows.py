@@ -21,7 +21,7 @@ from worker.core.known import (
 )
 from worker.core.outcomes import Outcome
 from worker.core.plan import AccountMove, Entry, QuotaEntry, UsageRefund
-from worker.ledger.identifiers import IDENTIFIERS, LETTERS, NAMES
+from worker.ledger.identifiers import IDENTIFIERS, NAMES, SYMBOLS
 from worker.ledger.records import Columns
 from worker.ledger.tables import operations, payment_events, payments, superseded_outcomes
 
@@ -323,7 +323,7 @@ def of_entries(entries: Sequence[Entry], slots: Slots) -> Columns:
         **_fields(entries, names),
         "slot": _slots_of(entries, slots),
         "operation_id": [entry.outcome.transaction_id for entry in entries],
-        "counter": [LETTERS[entry.counter._value_] for entry in entries],
+        "counter": [SYMBOLS[entry.counter._value_] for entry in entries],
         "is_due": [entry.due_at is not None for entry in entries],
     }
 

@@ -41,7 +41,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.sql import ColumnElement
 from sqlalchemy.types import TypeEngine, UserDefinedType
 
-from worker.ledger.identifiers import LETTERS, Kind, name_of, number_of
+from worker.ledger.identifiers import SYMBOLS, Kind, name_of, number_of
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -86,7 +86,7 @@ class Identifier(TypeDecorator[str]):
 
 
 class _OneByte(UserDefinedType[str]):
-    """One letter in one byte: PostgreSQL's ``"char"``, which isn't ``char(1)``."""
+    """One symbol in one byte: PostgreSQL's ``"char"``, which isn't ``char(1)``."""
 
     cache_ok = True
 
@@ -95,12 +95,12 @@ class _OneByte(UserDefinedType[str]):
         return '"char"'
 
     def literal_processor(self, dialect: Dialect) -> Callable[[str], str]:
-        """Return what quotes a letter."""
+        """Return what quotes a symbol."""
         return "'{}'".format
 
 
-class CounterLetter(TypeDecorator[str]):
-    """Name of a counter-account that is kept as its letter, see ``identifiers``."""
+class CounterSymbol(TypeDecorator[str]):
+    """Name of a counter-account that is kept as its symbol, see ``identifiers``."""
 
     impl = String(1)
     cache_ok = True
@@ -110,11 +110,11 @@ class CounterLetter(TypeDecorator[str]):
         return dialect.type_descriptor(_OneByte() if dialect.name == "postgresql" else String(1))
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
-        """Convert a name to its letter; a letter stays."""
-        return value if value is None or len(value) == 1 else LETTERS[str(value)]
+        """Convert a name to its symbol; a symbol stays."""
+        return value if value is None or len(value) == 1 else SYMBOLS[str(value)]
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> str | None:
-        """Convert a letter to its name."""
+        """Convert a symbol to its name."""
         return None if value is None else name_of("counter", ord(value))
 
 
@@ -448,7 +448,7 @@ entries = Table(
     Column("recorded_at", UtcDateTime, nullable=False),
     Column("lot", Integer),
     _slot(),
-    Column("counter", CounterLetter, nullable=False),
+    Column("counter", CounterSymbol, nullable=False),
     Column("is_due", Boolean, nullable=False),
     PrimaryKeyConstraint("account_id", "sequence", "slot"),
     _of_account(),
@@ -460,7 +460,7 @@ entries = Table(
         "(counter IN ({taking}) AND amount < 0 AND lot IS NOT NULL)"
         " OR (counter IN ({giving}) AND amount > 0) OR counter IN ({both})".format(
             **{
-                name: ", ".join(repr(LETTERS[counter]) for counter in counters)
+                name: ", ".join(repr(SYMBOLS[counter]) for counter in counters)
                 for name, counters in (
                     ("taking", ("usage", "expiry")),
                     ("giving", ("allocation", "purchases", "bonus", "refunds")),

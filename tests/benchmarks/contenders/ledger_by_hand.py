@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Engine, Row, bindparam, select, text
 
 from schemas import SCHEMA_VERSION, Code, DeductUsage, Status, slot_of
 from worker.core.replies import human_amount
-from worker.ledger.identifiers import LETTERS, Kind, number_of
+from worker.ledger.identifiers import SYMBOLS, Kind, number_of
 from worker.ledger.tables import operations
 
 Values = dict[str, Any]
@@ -80,7 +80,7 @@ _APPLY = text(f"""
     )
     INSERT INTO entries (account_id, slot, sequence, operation_id, counter, amount, balance_after, lot,
         occurred_at, recorded_at, is_due)
-    SELECT :account_id, :slot, sequence, operation_id, '{LETTERS["usage"]}', -tokens, after, lot,
+    SELECT :account_id, :slot, sequence, operation_id, '{SYMBOLS["usage"]}', -tokens, after, lot,
         coalesce(:occurred_at, :recorded_at), :recorded_at, false
     FROM parts
     RETURNING operation_id

@@ -27,7 +27,7 @@ from worker.ledger.audit.comparing import (
 from worker.ledger.audit.effects import DUE_COUNTERS, EFFECTS, IMPORTING, PAYING, REVERSING
 from worker.ledger.audit.scope import Scope, agree
 from worker.ledger.audit.user_slots import slot_of_user
-from worker.ledger.identifiers import IDENTIFIERS, LETTERS
+from worker.ledger.identifiers import IDENTIFIERS, SYMBOLS
 from worker.ledger.tables import (
     accounts,
     balance_before,
@@ -275,7 +275,7 @@ def _is_foreign() -> Condition:
     entry, code = entries.c, operations.c.code
     known = [name.value for name in EFFECTS]
     own = [
-        f"{_CODES[name.value]}{LETTERS[counter.value]}"
+        f"{_CODES[name.value]}{SYMBOLS[counter.value]}"
         for name, effect in EFFECTS.items()
         for counter in effect.counters
     ]

@@ -27,9 +27,10 @@ class content_text(GenericFunction[Any]):  # noqa: N801 - named as a function of
 
 @compiles(content_text, "postgresql")
 def _of_postgresql(element: content_text, compiler: SQLCompiler, **options: Any) -> str:
-    """Cut the text out where the name comes first and nothing is escaped: a fifth of the time of reading JSON.
+    """Cut the text out where its name is the first and nothing is escaped, else read the JSON.
 
-    A content is written with its names in order, and the names that are asked for are the first ones.
+    Contents have their names in order, and those that are asked for come first: to cut takes a fifth of the
+    time.
     """
     content, name = element.clauses
     first = func.split_part(content, '"', _FIRST_TEXT)

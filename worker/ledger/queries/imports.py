@@ -15,16 +15,16 @@ from worker.core.needs import references_of
 from worker.core.rules.imports import PAYMENT_IMPORT
 from worker.ledger import rows
 from worker.ledger.bulk import Keys, select_by, select_rows
-from worker.ledger.identifiers import LETTERS
+from worker.ledger.identifiers import SYMBOLS
 from worker.ledger.loading import judged_under, superseded_by
 from worker.ledger.row_sql import IsKey
 from worker.ledger.slots import is_slot_by_slot, parts_of
 from worker.ledger.tables import accounts, entries, operations, quota_entries
 
 _TYPE = type_of(ImportAccount)
-# A statement of ours has the letters, one of SQLAlchemy's the names.
+# A statement of ours has the symbols, one of SQLAlchemy's the names.
 _COUNTERS: Mapping[str, Counter] = {
-    **{letter: Counter(name) for name, letter in LETTERS.items()},
+    **{symbol: Counter(name) for name, symbol in SYMBOLS.items()},
     **{counter.value: counter for counter in Counter},
 }
 

@@ -1,8 +1,8 @@
 """Narrower rows: what an operation and its entries said twice is kept once.
 
-Entries lose their feature, which is in the content of their operation, and a counter-account is a letter, one
-byte: the row fills eleven words. An operation with entries has no last one where it wrote one, and no balance
-before where that is the balance after it and its amount.
+Entries lose their feature, which is in the content of their operation, and a counter-account is one
+character, one byte: the row fills eleven words. An operation with entries has no last one where it wrote one,
+and no balance before where that is the balance after it and its amount.
 """
 
 import sqlalchemy as sa
@@ -25,9 +25,9 @@ class _OneByte(UserDefinedType[str]):
         return '"char"'
 
 
-_LETTER = sa.String(1).with_variant(_OneByte(), "postgresql")
+_SYMBOL = sa.String(1).with_variant(_OneByte(), "postgresql")
 
-# Name, number and letter of each counter-account.
+# Name, number and symbol of each counter-account.
 _COUNTERS = (
     ("allocation", 1, "A"),
     ("purchases", 2, "P"),
@@ -51,7 +51,7 @@ def upgrade() -> None:
     else:
         _narrow_operations_on_sqlite()
     _make_entries_anew()
-    _name_letters()
+    _name_symbols()
 
 
 def _on_postgresql() -> bool:
@@ -152,7 +152,7 @@ def _narrow_operations_on_sqlite() -> None:
 
 
 def _with_checks(table: str, name: str, old: str) -> str:
-    """Return the text of the table with the check of ``name``, and what is new, in place of the old one."""
+    """Return the text of the table with the new form of the check ``name``."""
     names = [name] if name != "entries_in_order" else [name, "balance_before_not_repeated"]
     checks = [f"CONSTRAINT ck_operations_{name} CHECK ({_CHECKS[name]})" for name in names]
     before, found, after = table.partition(f"CONSTRAINT ck_operations_{name} CHECK ({old})")
@@ -175,13 +175,13 @@ def _make_entries_anew() -> None:
     op.rename_table("entries", "entries_0012")
     keys = [] if _on_postgresql() else _keys()
     _create_entries(*keys)
-    letters = " ".join(f"WHEN {number} THEN '{letter}'" for _, number, letter in _COUNTERS)
-    letter = f"CASE counter {letters} END"
+    symbols = " ".join(f"WHEN {number} THEN '{symbol}'" for _, number, symbol in _COUNTERS)
+    symbol = f"CASE counter {symbols} END"
     if _on_postgresql():
-        letter = f'CAST({letter} AS "char")'
+        symbol = f'CAST({symbol} AS "char")'
     op.execute(
         f"INSERT INTO entries ({_COLUMNS}, counter, is_due)"  # noqa: S608 - constants
-        f" SELECT {_COLUMNS}, {letter}, is_due FROM entries_0012"
+        f" SELECT {_COLUMNS}, {symbol}, is_due FROM entries_0012"
     )
     if _on_postgresql():
         _move_grants()
@@ -207,7 +207,7 @@ def _create_entries(*keys: sa.Constraint) -> None:
         sa.Column("recorded_at", _TIME, nullable=False),
         sa.Column("lot", sa.Integer()),
         sa.Column("slot", sa.SmallInteger(), nullable=False),
-        sa.Column("counter", _LETTER, nullable=False),
+        sa.Column("counter", _SYMBOL, nullable=False),
         sa.Column("is_due", sa.Boolean(), nullable=False),
         _check("sequence_from_one", "sequence >= 1"),
         _check("amount_not_zero", "amount <> 0"),
@@ -266,11 +266,11 @@ def _guard() -> None:
 # -- names ------------------------------------------------------------------------------------------------
 
 
-def _name_letters() -> None:
-    """Give the counter-accounts their letters' numbers."""
+def _name_symbols() -> None:
+    """Give the counter-accounts their symbols' numbers."""
     op.execute("DELETE FROM identifiers WHERE kind = 'counter'")
     identifiers = sa.table("identifiers", sa.column("kind"), sa.column("number"), sa.column("name"))
     op.bulk_insert(
         identifiers,
-        [{"kind": "counter", "number": ord(letter), "name": name} for name, _, letter in _COUNTERS],
+        [{"kind": "counter", "number": ord(symbol), "name": name} for name, _, symbol in _COUNTERS],
     )
