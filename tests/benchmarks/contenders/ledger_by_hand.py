@@ -17,15 +17,17 @@ from sqlalchemy import Connection, Engine, Row, bindparam, select, text
 from schemas import SCHEMA_VERSION, Code, DeductUsage, Status, slot_of
 from worker.core.replies import human_amount
 from worker.ledger.identifiers import SYMBOLS, Kind, number_of
-from worker.ledger.tables import operations
+from worker.ledger.tables import balance_before, last_entry, operations
 
 Values = dict[str, Any]
 
 _JSON = ("detail", "metadata")
 _NUMBERED: tuple[Kind, ...] = ("type", "status", "code")
-_STORED = select(operations).where(
-    operations.c.reference_id == bindparam("reference_id"), ~operations.c.is_taken
-)
+_FOLLOWING = {"balance_before": balance_before(), "last_entry": last_entry()}
+_STORED = select(
+    *(column for column in operations.c if column.name not in _FOLLOWING),
+    *(following.label(name) for name, following in _FOLLOWING.items()),
+).where(operations.c.reference_id == bindparam("reference_id"), ~operations.c.is_taken)
 # Numbers of its own, far above those that the worker takes.
 _NUMBERS = (
     "SELECT pg_advisory_xact_lock(1)",
@@ -52,8 +54,8 @@ _CLAIM = """
         last_entry, recorded_at)
     VALUES (nextval('operations_by_hand'), :slot, :reference_id, :type, :user_id, :attempt, :content, :status,
         :code, :amount,
-        CASE WHEN CAST(:first_entry AS bigint) IS NULL THEN :balance_before
-            ELSE nullif(CAST(:balance_before AS bigint), :balance_after + :amount) END,
+        CASE WHEN CAST(:first_entry AS bigint) IS NULL THEN CAST(:balance_before AS bigint)
+            ELSE nullif(CAST(:balance_before AS bigint), CAST(:balance_after AS bigint) + :amount) END,
         :balance_after, CAST(:detail AS jsonb), :occurred_at, CAST(:metadata AS jsonb), :description,
         :first_entry, nullif(CAST(:last_entry AS bigint), :first_entry), :recorded_at)
     ON CONFLICT DO NOTHING

@@ -11,7 +11,7 @@ from schemas.fields import INT64_MAX
 from worker.core import Outcome
 from worker.errors import QueryError
 from worker.ledger.queries.cursors import cursor_of, place_in
-from worker.ledger.queries.features import feature_of_entry
+from worker.ledger.queries.features import content_of_usage, feature_in
 from worker.ledger.queries.snapshots import AccountKey, account_row, on_operation, within
 from worker.ledger.queries.views import View
 from worker.ledger.tables import entries, lots, operations
@@ -127,7 +127,7 @@ def transactions_of(
 #: Entries of one account with the operations and lots they belong to.
 OF_ACCOUNT = (
     select(entries, operations.c.reference_id, operations.c.type, operations.c.code, lots.c.source)
-    .add_columns(feature_of_entry().label("feature"))
+    .add_columns(content_of_usage().label("naming"))
     .add_columns(operations.c.detail, operations.c.description, operations.c.metadata.label("extra"))
     .join(operations, on_operation(entries.c.operation_id))
     .outerjoin(
@@ -166,7 +166,7 @@ def transaction_in(row: Row[Any]) -> PostedEntry:
         sequence=row.sequence,
         lot=row.lot,
         source=row.source,
-        feature=row.feature or None,
+        feature=feature_in(row.naming),
         description=row.description or (row.detail or {}).get("reason"),
         due_at=row.occurred_at if row.is_due else None,
         occurred_at=row.occurred_at,

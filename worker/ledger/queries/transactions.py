@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Row, Select, select, tuple_
 from schemas import Status
 from worker.ledger.identifiers import IDENTIFIERS
 from worker.ledger.queries.cursors import cursor_of, place_in, refused_cursor
-from worker.ledger.queries.features import is_of_feature, named_feature
+from worker.ledger.queries.features import is_of_feature, names_feature
 from worker.ledger.queries.history import OF_ACCOUNT, PostedEntry, transaction_in
 from worker.ledger.queries.snapshots import (
     IN_FORCE,
@@ -184,7 +184,7 @@ def _refused(
     if wanted.type is not None:
         statement = statement.where(operation.type.in_(_numbers_of(wanted.type)))
     if wanted.feature is not None:
-        statement = statement.where(named_feature() == wanted.feature)
+        statement = statement.where(names_feature(wanted.feature))
     return [_operation(row) for row in connection.execute(statement)]
 
 
