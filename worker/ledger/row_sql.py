@@ -105,6 +105,45 @@ def _keyed(table: Table, key: str, slotted: Slotted) -> tuple[str, str]:
             return name, f"{column} = ANY($1)"
 
 
+@lru_cache(maxsize=8)
+def first_reads_sql(
+    accounts: Table,
+    of_account: tuple[str, ...],
+    lots: Table,
+    of_lot: tuple[str, ...],
+    operations: Table,
+    of_operation: tuple[str, ...],
+    slotted: Slotted,
+) -> str:
+    """Return a SELECT of accounts with their open lots, and of operations, in rows that have all columns.
+
+    An account has a row for each of its lots, in the order of their numbers; the columns of the others are
+    NULL. Parameters are those of ``select_sql`` for the accounts' users, and the array of the references.
+    """
+    source, is_user = _keyed(accounts, "user_id", slotted)
+    own = f"{_listed(of_account, 't.')}, {_listed(of_lot, 'l.')}"
+    of_accounts = (
+        f"SELECT {own}, {_nulls(of_operation)} FROM {source} LEFT JOIN {quoted_name(lots.name)} AS l"  # noqa: S608 - names from the tables
+        f" ON l.slot = t.slot AND l.account_id = t.account_id AND l.is_open WHERE {is_user}"
+    )
+    judged, is_reference = _keyed(operations, "reference_id", "none")
+    place = len(_SLOT_TYPES[slotted]) + 2
+    of_operations = (
+        f"SELECT {_nulls(of_account)}, {_nulls(of_lot)}, {_listed(of_operation, 't.')} FROM {judged}"  # noqa: S608 - names from the tables
+        f" WHERE {is_reference.replace('$1', f'${place}')}"
+    )
+    return f"{of_accounts} UNION ALL {of_operations} ORDER BY {len(of_account) + 2}"
+
+
+def _nulls(names: tuple[str, ...]) -> str:
+    return ", ".join(["NULL"] * len(names))
+
+
+def first_reads_types(accounts: Table, operations: Table, slotted: Slotted) -> tuple[str, ...]:
+    """Return the types of the parameters of ``first_reads_sql``."""
+    return *key_types(accounts, "user_id", None, slotted), f"{kind_of(operations, 'reference_id')}[]"
+
+
 _SLOT_TYPES: Mapping[Slotted, tuple[str, ...]] = {"one": (_SLOT,), "each": (f"{_SLOT}[]",), "none": ()}
 
 
@@ -207,8 +246,21 @@ def update_sql(
 def joined_sql(*writes: str) -> str:
     """Return one statement of several writes, whose row counts how many rows each has written."""
     writing = ", ".join(f"w{number} AS ({write} RETURNING 1)" for number, write in enumerate(writes))
-    counts = ", ".join(f"(SELECT count(*) FROM w{number})" for number in range(len(writes)))  # noqa: S608 - numbers
-    return f"WITH {writing} SELECT {counts}"
+    return f"WITH {writing} SELECT {_counts(writes)}"
+
+
+def _counts(writes: Sequence[str]) -> str:
+    return ", ".join(f"(SELECT count(*) FROM w{number})" for number in range(len(writes)))  # noqa: S608 - numbers
+
+
+@lru_cache(maxsize=512)
+def checked_sql(*writes: str, expected: int) -> str:
+    """Return one statement of several writes that divides by zero where they have not written so many rows.
+
+    The numbers of rows are the array that is the parameter ``expected``.
+    """
+    writing = ", ".join(f"w{number} AS ({write} RETURNING 1)" for number, write in enumerate(writes))
+    return f"WITH {writing} SELECT 1 / (ARRAY[{_counts(writes)}] = ${expected})::integer"
 
 
 # -- prepared statements ----------------------------------------------------------------------------------

@@ -137,7 +137,7 @@ class SplitConnection(Consumes):
         has_bulk = any(one.count for one in self._bulk.waiting().values())
         takes_bulk = has_bulk and (bulk is None or bulk.most > 0)
         self._others.fetch(most, 0 if takes_bulk else timeout_s)
-        if not takes_bulk:
+        if not takes_bulk and not any(one.count for one in self._others.waiting().values()):
             self._bulk.fetch(most, 0)  # what came meanwhile
         return batch_of({**self._others.waiting(), **self._bulk.waiting()}, most, bulk)
 
