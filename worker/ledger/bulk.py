@@ -247,7 +247,7 @@ class Prepared(NamedTuple):
 
 
 def locking(table: Table, key: str, keys: Keys) -> Prepared:
-    """Return the statement that locks the rows whose ``key``, and slot, are among ``keys``, in their order."""
+    """Return the statement that locks the rows that ``keys`` name by ``key``, in its order."""
     sql = select_sql(table, (key,), key, order_by=(key,), slotted=keys.slotted, for_update=True)
     return Prepared(sql, f"lock_{table.name}", key_types(table, key, None, keys.slotted), keys.parameters)
 

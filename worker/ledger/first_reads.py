@@ -54,11 +54,11 @@ def read_together(
     reads = FirstReads({}, [], {})
     for row in executed_together(connection, locking(accounts, "user_id", keys), read):
         account, lot, outcome = row[:_LOT], row[_LOT:_OUTCOME], row[_OUTCOME:]
-        if account[0] is None:
+        if account[0] is not None:
+            state = rows.account(account)
+            reads.accounts[state.user_id] = state
+        elif lot[0] is not None:
+            reads.lots.setdefault(lot[0], []).append(rows.lot(lot))
+        else:
             reads.outcomes.append(SimpleNamespace(**dict(zip(rows.OPERATION, outcome, strict=True))))
-            continue
-        state = rows.account(account)
-        reads.accounts.setdefault(state.user_id, state)
-        if lot[0] is not None:
-            reads.lots.setdefault(state.account_id, []).append(rows.lot(lot))
     return reads

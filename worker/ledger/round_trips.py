@@ -81,6 +81,11 @@ class BatchConnection(driver.connection):
         """True where each statement is a transaction of its own to whoever uses the connection."""
         return not self._is_joined and bool(super().autocommit)
 
+    @autocommit.setter
+    def autocommit(self, value: bool) -> None:
+        levels = driver.ISOLATION_LEVEL_READ_COMMITTED, driver.ISOLATION_LEVEL_AUTOCOMMIT
+        self.set_isolation_level(levels[value])
+
     def set_isolation_level(self, level: int | None) -> None:
         """Set the level of the next transactions."""
         self._is_joined = level == driver.ISOLATION_LEVEL_READ_COMMITTED
@@ -113,7 +118,7 @@ class BatchConnection(driver.connection):
 
 @lru_cache(maxsize=256)
 def _row_type(names: tuple[str, ...]) -> Any:
-    return namedtuple("Row", names, rename=True)  # noqa: PYI024 - the names are a result's  # type: ignore[misc]
+    return namedtuple("Row", names, rename=True)
 
 
 def is_of_batches(connection: Connection) -> bool:

@@ -115,28 +115,32 @@ def first_reads_sql(
     of_operation: tuple[str, ...],
     slotted: Slotted,
 ) -> str:
-    """Return a SELECT of accounts with their open lots, and of operations, in rows that have all columns.
+    """Return a SELECT of accounts, of their open lots, and of operations, in rows that have all columns.
 
-    An account has a row for each of its lots, in the order of their numbers; the columns of the others are
-    NULL. Parameters are those of ``select_sql`` for the accounts' users, and the array of the references.
+    The columns of the other two are NULL; lots are in the order of their numbers. Parameters are those of
+    ``select_sql`` for the accounts' users, and the array of the references.
     """
     source, is_user = _keyed(accounts, "user_id", slotted)
-    own = f"{_listed(of_account, 't.')}, {_listed(of_lot, 'l.')}"
-    of_accounts = (
-        f"SELECT {own}, {_nulls(of_operation)} FROM {source} LEFT JOIN {quoted_name(lots.name)} AS l"  # noqa: S608 - names from the tables
-        f" ON l.slot = t.slot AND l.account_id = t.account_id AND l.is_open WHERE {is_user}"
-    )
+    # An array and no join: a plan for a join, made while there are few lots, would later read all of them.
+    last = len(_SLOT_TYPES[slotted])
+    ids = f"ARRAY(SELECT t.account_id FROM {source} WHERE {is_user})"  # noqa: S608 - names from the tables
+    own, is_own = _keyed(lots, "account_id", slotted)
     judged, is_reference = _keyed(operations, "reference_id", "none")
-    place = len(_SLOT_TYPES[slotted]) + 2
-    of_operations = (
-        f"SELECT {_nulls(of_account)}, {_nulls(of_lot)}, {_listed(of_operation, 't.')} FROM {judged}"  # noqa: S608 - names from the tables
-        f" WHERE {is_reference.replace('$1', f'${place}')}"
+    columns = ((accounts, of_account), (lots, of_lot), (operations, of_operation))
+    parts = (
+        (accounts, source, is_user),
+        (lots, own, f"{is_own.replace(f'${last + 1}', ids)} AND t.is_open"),
+        (operations, judged, is_reference.replace("$1", f"${last + 2}")),
     )
-    return f"{of_accounts} UNION ALL {of_operations} ORDER BY {len(of_account) + 2}"
+    selects = []
+    for table, rows, which in parts:
+        listed = (_listed(names, "t.") if each is table else _nulls(each, names) for each, names in columns)
+        selects.append(f"SELECT {', '.join(listed)} FROM {rows} WHERE {which}")  # noqa: S608 - names from the tables
+    return f"{' UNION ALL '.join(selects)} ORDER BY {len(of_account) + 2}"
 
 
-def _nulls(names: tuple[str, ...]) -> str:
-    return ", ".join(["NULL"] * len(names))
+def _nulls(table: Table, names: tuple[str, ...]) -> str:
+    return ", ".join(f"NULL::{kind_of(table, name)}" for name in names)
 
 
 def first_reads_types(accounts: Table, operations: Table, slotted: Slotted) -> tuple[str, ...]:
