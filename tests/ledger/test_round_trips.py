@@ -103,7 +103,12 @@ def test_small_batch_reads_together_what_a_large_one_reads_in_turn(batches: Engi
         adjust(-150, reference_id="a2", user_id="v", allow_negative=True),
     ):
         apply(batches, command)
-    asking = [deduct(1, "d"), deduct(2, "new"), payment(reference_id="p"), went_back(1, reference_id="w")]
+    asking: list[Command] = [
+        deduct(1, "d"),
+        deduct(2, "new"),
+        payment(reference_id="p"),
+        went_back(1, reference_id="w"),
+    ]
     asking += [deduct(1, "too-much"), record("page", 1, reference_id="m"), deduct(1, "x", "v")]
     together, in_turn = (_known(batches, asking, few) for few in (16, 0))
     assert together == in_turn
@@ -175,7 +180,9 @@ def test_statement_that_fails_rolls_back_what_stands_before_it(batches: Engine) 
     assert senders_in(batches) == {kept, also_kept}
 
 
-def test_connection_that_was_lost_before_the_commit_is_no_success(batches: Engine, postgres_engine: Engine) -> None:
+def test_connection_that_was_lost_before_the_commit_is_no_success(
+    batches: Engine, postgres_engine: Engine
+) -> None:
     def lose() -> None:
         with translated_errors(), batches.begin() as connection:
             pid = connection.scalar(text("SELECT pg_backend_pid()"))

@@ -47,7 +47,7 @@ def meaning_of(error: DBAPIError) -> BillingError | None:
     if code in _CONTENTION or (code == _UNIQUE_VIOLATION and _is_written_operation(error)):
         return ContentionError(f"another transaction was in the way: {text}")
     if code == _DIVISION_BY_ZERO and _name_of(error.statement).startswith("write_"):
-        return ContentionError("rows of this batch changed although their accounts were locked")
+        return ContentionError("rows of this batch changed although they were locked")
     if _is_unsupported(error, code):
         return UnsupportedStatementError(
             f"the database does not support the statement {_name_of(error.statement)!r}: {text}; "

@@ -16,6 +16,7 @@ from worker.ledger import rows
 from worker.ledger.bulk import RowInsert, RowUpdate, RowWrite, among, write_all
 from worker.ledger.records import length_of
 from worker.ledger.round_trips import is_of_batches
+from worker.ledger.slots import is_slot_by_slot
 from worker.ledger.tables import (
     accounts,
     entries,
@@ -50,7 +51,7 @@ def write(
     if written.changed:
         _change(connection, written)
     writes = [*_new_operations(written), *([] if plan.moves_nothing else _writes(plan, known, now)), *beside]
-    if is_of_batches(connection) and not _is_followed(plan, known):
+    if _may_end(connection) and not _is_followed(plan, known):
         return writes
     for write, count in zip(writes, write_all(connection, writes) if writes else (), strict=True):
         if count != length_of(write.columns):
@@ -58,6 +59,14 @@ def write(
     _date_imported(connection, plan, known, now)
     _drop_unopened(connection, plan, known)
     return ()
+
+
+def _may_end(connection: Connection) -> bool:
+    """Return True where the statement that writes a batch may be sent with the COMMIT.
+
+    Citus, which was not tried with it, gets them one by one.
+    """
+    return is_of_batches(connection) and not is_slot_by_slot(connection)
 
 
 def _is_followed(plan: Plan, known: Known) -> bool:
