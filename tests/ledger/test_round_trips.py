@@ -171,7 +171,7 @@ def test_transaction_is_one_from_its_first_statement_on(batches: Engine) -> None
         assert first == second != connection.scalar(text("SELECT pg_current_xact_id()::text"))
 
 
-def test_statement_that_fails_rolls_back_what_stands_before_it(batches: Engine) -> None:
+def test_failed_statement_rolls_back_its_transaction(batches: Engine) -> None:
     kept = add(batches)
     with pytest.raises(DBAPIError, match="division by zero"):
         add(batches, and_then="SELECT 1 / 0")
