@@ -17,8 +17,6 @@ from sqlalchemy import Connection, CursorResult
 
 #: Ends a text whose last statement is the transaction's last.
 COMMIT = "; COMMIT"
-
-
 #: Begins the text of a prepared statement's execution.
 _EXECUTE = "EXECUTE "
 
@@ -41,6 +39,11 @@ class BatchCursor(driver.cursor):
         if is_prepared:
             self.connection.rows = self._all_rows()
 
+    def executemany(self, query: Any, vars_list: Any) -> None:
+        if self.connection.must_begin:
+            super().execute("BEGIN")
+        super().executemany(query, vars_list)
+
     @property
     def description(self) -> Any:
         """Columns of the result; none where its rows are left with the connection."""
@@ -51,11 +54,6 @@ class BatchCursor(driver.cursor):
         if columns is None:
             return ()
         return list(map(_row_type(tuple(column.name for column in columns))._make, self.fetchall()))
-
-    def executemany(self, query: Any, vars_list: Any) -> None:
-        if self.connection.must_begin:
-            super().execute("BEGIN")
-        super().executemany(query, vars_list)
 
 
 class BatchConnection(driver.connection):
