@@ -238,6 +238,23 @@ def test_previous_batch_is_answered_while_the_next_is_in_flight() -> None:
     assert link.acknowledged == [delivery for batch in pipeline.batches for delivery in batch]
 
 
+def test_lone_message_is_answered_before_the_loop_reads_on() -> None:
+    steps: list[str] = []
+
+    class Noting(BatchRecorder):
+        def reply_and_acknowledge(self, link: Link, items: Sequence[Item]) -> None:
+            steps.append("reply")
+            super().reply_and_acknowledge(link, items)
+
+    class NotingLink(FakeLink):
+        def receive(self, *arguments: Any) -> list[Delivery]:
+            steps.append("receive")
+            return list(super().receive(*arguments))
+
+    consumer([NotingLink(*messages(1))], Noting(), FakeStop()).run(drain=True)
+    assert steps == ["receive", "reply", "receive"]
+
+
 def test_replies_are_sent_only_after_the_ledger_has_the_batch() -> None:
     class Orderly(BatchRecorder):
         def reply_and_acknowledge(self, link: Link, items: Sequence[Item]) -> None:

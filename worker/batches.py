@@ -22,6 +22,11 @@ class Batch:
     began: float = field(default_factory=monotonic)
     applying: LedgerCall[None] | None = None
 
+    @property
+    def is_lone(self) -> bool:
+        """True for a batch of one message: nobody else has come for a while."""
+        return len(self.items) == 1
+
 
 class Batches:
     """Runs batches through the pipeline: applied in the ledger's thread, replied to over the link."""

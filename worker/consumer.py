@@ -169,6 +169,9 @@ class Consumer:
                 batches.finish()
                 control.try_on_record(on_record)
                 control.attend()
+            elif batch.is_lone:
+                # To read on would take the processor from the ledger's thread, and hold up the reply.
+                batches.finish()
             self._lanes.raise_prefetch(link, self._pace.prefetch, factor=SHRINK if on_record else None)
             if drain and is_idle and not deliveries:
                 return True

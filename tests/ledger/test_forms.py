@@ -20,6 +20,7 @@ from tests.support.commands import bonus, deduct, importing, opening, payment, r
 from tests.support.forms import transacted
 from tests.support.model import Model, predicted
 from tests.support.partitioned_ledger import PARTITIONS, partitions_in
+from tests.support.query_plans import one_by_one
 from tests.support.strategies import LIMITS, SMALL_CATALOG
 from tests.support.waiting import eventually
 from worker.catalog import Catalog, load_catalog
@@ -155,13 +156,14 @@ class Touched:
         if not statement.startswith(("EXECUTE", "SELECT", "INSERT", "UPDATE", "DELETE", "WITH")):
             return
         driver: Any = connection.connection.driver_connection
-        with driver.cursor() as cursor:
-            cursor.execute(f"EXPLAIN (FORMAT JSON) {statement}", parameters or None)
-            (plan,) = cursor.fetchone()
-        partitions = partitions_in(plan)
-        self.statements += 1
-        if len(set().union(*partitions.values())) > 1:
-            self.of_several[statement] = partitions
+        for one, own in one_by_one(statement, parameters):
+            with driver.cursor() as cursor:
+                cursor.execute(f"EXPLAIN (FORMAT JSON) {one}", own or None)
+                (plan,) = cursor.fetchone()
+            partitions = partitions_in(plan)
+            self.statements += 1
+            if len(set().union(*partitions.values())) > 1:
+                self.of_several[one] = partitions
 
 
 def test_statement_without_the_slot_is_seen_to_touch_all_partitions(stand_in: Engine) -> None:

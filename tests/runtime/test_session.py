@@ -93,7 +93,9 @@ def test_broker_that_takes_not_all_is_asked_again(world: SessionWorld) -> None:
     assert world.outages == ["broker"]
 
 
-@pytest.mark.parametrize("error", [BrokerUnavailableError("gone"), ZeroDivisionError("a bug")])
+@pytest.mark.parametrize(
+    "error", [BrokerUnavailableError("gone"), ZeroDivisionError("a bug"), TimeoutError("the work's own")]
+)
 def test_lost_link_and_faults_are_raised_at_once(world: SessionWorld, error: Exception) -> None:
     session = world.session()
     for run in (session.in_ledger, session.with_broker):

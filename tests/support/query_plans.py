@@ -3,9 +3,12 @@
 import json
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 from sqlalchemy import Engine, event
+
+from worker.ledger.round_trips import COMMIT
 
 Statement = tuple[str, Any]
 
@@ -21,13 +24,24 @@ def recorded_statements(engine: Engine) -> Iterator[list[Statement]]:
     def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
         # EXPLAIN takes the execution of a prepared statement.
         if not statement.startswith("PREPARE") and "pg_attribute" not in statement:
-            statements.append((statement, parameters))
+            statements.extend(one_by_one(statement, parameters))
 
     event.listen(engine, "before_cursor_execute", note)
     try:
         yield statements
     finally:
         event.remove(engine, "before_cursor_execute", note)
+
+
+def one_by_one(text: str, parameters: Any) -> Iterator[Statement]:
+    """Yield the statements of one text that is sent in one round trip, without its COMMIT."""
+    parts = text.removesuffix(COMMIT).split("; ") if text.startswith("EXECUTE") else [text]
+    if len(parts) == 1:
+        yield parts[0], parameters
+        return
+    rest = iter(parameters)
+    for part in parts:
+        yield part, tuple(islice(rest, part.count("%s")))
 
 
 def scanned(engine: Engine, statements: Sequence[Statement], large: Collection[str]) -> list[tuple[str, str]]:

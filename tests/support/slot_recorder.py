@@ -21,7 +21,7 @@ _TABLE = re.compile(
 #: The judge of one database may do without: whose a reference is can't be asked with a slot.
 _JUDGE = re.compile(
     r"SELECT [^()]* FROM operations( AS t)? WHERE (t|operations)\.reference_id (=|IN) [^()]*\([^()]*\)"
-    r"( AND (NOT )?(t|operations)\.is_taken( = 0)?)?$"
+    r"( AND (NOT )?(t|operations)\.is_taken( = 0)?)?( ORDER BY \d+)?$"
 )
 #: Files of the worker that look at tables as a whole.
 _WHOLE = ("/worker/ledger/migrations/", "/worker/ledger/form.py")
@@ -50,9 +50,9 @@ class SlotRecorder:
 def is_without_slot(statement: str) -> bool:
     """Return True for a statement on the ledger that leaves out the slot of a table."""
     text = _PREPARED.sub("", " ".join(statement.split()), count=1)
-    if not text.startswith(_VERBS) or _JUDGE.match(text):
-        return False
-    return bool(list(_unnamed(text)))
+    return text.startswith(_VERBS) and any(
+        not _JUDGE.match(part) and list(_unnamed(part)) for part in text.split(" UNION ALL ")
+    )
 
 
 def _unnamed(text: str) -> Iterator[str]:

@@ -10,20 +10,23 @@ other thread: fewer are faster by more than what they cost themselves.
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, NamedTuple, assert_never
 
-from sqlalchemy import Column, Connection, CursorResult, Row, Select, Table, and_, bindparam, select, update
+from sqlalchemy import Column, Connection, Row, Select, Table, and_, bindparam, select, update
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.sql import ColumnElement, any_
 
-from worker.ledger.records import Columns, array, by_column, by_row, columns_of, parameters
+from worker.ledger.records import Columns, array, by_column, by_row, columns_of, length_of, parameters
+from worker.ledger.round_trips import COMMIT, rows_of
 from worker.ledger.row_sql import (
     Beside,
     IsKey,
     OnConflict,
     Slotted,
     built_sql,
+    checked_sql,
     execute_sql,
     insert_sql,
     joined_sql,
@@ -96,7 +99,7 @@ def select_rows(
         types = key_types(table, key, second, keys.slotted)
         parameters_ = keys.parameters if also is None else [*keys.parameters, array(also[1])]
         verb = "lock" if for_update else "select"
-        return _executed(connection, sql, f"{verb}_{table.name}", types, parameters_).all()
+        return _executed(connection, Prepared(sql, f"{verb}_{table.name}", types, parameters_))
     statement = select(*(table.c[name] for name in names)).where(_is_among(table.c[key], keys))
     if also is not None:
         statement = statement.where(table.c[also[0]].in_(also[1]))
@@ -117,7 +120,7 @@ def select_by(
     if connection.dialect.name == "postgresql":
         label = f"select_{build.__name__.strip('_')}"
         sql, types = built_sql(build, keys.slotted)
-        return _executed(connection, sql, label, types, keys.parameters).all()
+        return _executed(connection, Prepared(sql, label, types, keys.parameters))
     return connection.execute(build(lambda column: _is_among(column, keys))).all()
 
 
@@ -163,6 +166,29 @@ def write_all(connection: Connection, writes: Sequence[RowWrite]) -> list[int]:
     """
     if connection.dialect.name != "postgresql":
         return [_written_on_sqlite(connection, write) for write in writes]
+    parts, types, texts = _joined(connection, writes)
+    (row,) = _executed(connection, Prepared(joined_sql(*parts), _label_of(writes), types, texts))
+    return list(row)
+
+
+def write_all_and_commit(connection: Connection, writes: Sequence[RowWrite]) -> None:
+    """Carry out ``writes`` and commit, in one round trip; see ``commits_with_last``.
+
+    The statement itself looks how many rows each has written: where one has not written all of its rows, it
+    fails as contention, and nothing is committed.
+    """
+    parts, types, texts = _joined(connection, writes)
+    sql = checked_sql(*parts, expected=len(texts) + 1)
+    texts.append(array([length_of(write.columns) for write in writes]))
+    _executed(connection, Prepared(sql, _label_of(writes), [*types, "bigint[]"], texts), behind=COMMIT)
+
+
+def _label_of(writes: Sequence[RowWrite]) -> str:
+    return f"write_{writes[0].table.name if len(writes) == 1 else 'batch'}"
+
+
+def _joined(connection: Connection, writes: Sequence[RowWrite]) -> tuple[list[str], list[str], list[str]]:
+    """Return the text of each write, and the types and texts of the parameters of all."""
     slots = [slot for write in writes for slot in write.columns.get("slot", ())]
     of_slot = slotted(slots)
     texts, types = ([str(slots[0])], ["smallint"]) if of_slot == "one" else ([], [])
@@ -171,9 +197,7 @@ def write_all(connection: Connection, writes: Sequence[RowWrite]) -> list[int]:
         source = _add_source(connection, write, texts, types)
         # A table beside the ledger has no slots.
         parts.append(_write_sql(write, source, of_slot if "slot" in write.columns else "none"))
-    only = writes[0].table.name if len(writes) == 1 else "batch"
-    (row,) = _executed(connection, joined_sql(*parts), f"write_{only}", types, texts)
-    return list(row)
+    return parts, types, texts
 
 
 def insert_rows(
@@ -195,11 +219,10 @@ def insert(connection: Connection, new: RowInsert, returning: tuple[str, ...] = 
         types: list[str] = []
         source = _add_source(connection, new, texts, types)
         sql = insert_sql(new.table, tuple(new.columns), new.on_conflict, source, returning)
-        result = _executed(connection, sql, f"insert_{new.table.name}", types, texts)
-    else:
-        statement = _sqlite_insert(new.table, tuple(new.columns), new.on_conflict)
-        wanted = statement.returning(*(new.table.c[name] for name in returning)) if returning else statement
-        result = connection.execute(wanted, by_row(new.columns))
+        return _executed(connection, Prepared(sql, f"insert_{new.table.name}", types, texts))
+    statement = _sqlite_insert(new.table, tuple(new.columns), new.on_conflict)
+    wanted = statement.returning(*(new.table.c[name] for name in returning)) if returning else statement
+    result = connection.execute(wanted, by_row(new.columns))
     return result.all() if returning else []
 
 
@@ -210,20 +233,47 @@ def update_rows(
     return write_all(connection, [RowUpdate(table, by_column(rows), key)])[0] if rows else 0
 
 
-def _executed(
-    connection: Connection, sql: str, label: str, types: Sequence[str], texts: Sequence[str]
-) -> CursorResult[Any]:
-    """Execute ``sql`` with ``texts`` as parameters; the server parses it once a connection, plans it seldom.
+class Prepared(NamedTuple):
+    """Statement with its parameters, as texts, and their types.
 
-    Its name on the server begins with ``label``, which the server's activity view shows.
+    The server parses it once a connection and plans it seldom. Its name there begins with ``label``, which
+    the server's activity view shows.
     """
+
+    sql: str
+    label: str
+    types: Sequence[str]
+    texts: Sequence[str]
+
+
+def locking(table: Table, key: str, keys: Keys) -> Prepared:
+    """Return the statement that locks the rows that ``keys`` name by ``key``, in its order."""
+    sql = select_sql(table, (key,), key, order_by=(key,), slotted=keys.slotted, for_update=True)
+    return Prepared(sql, f"lock_{table.name}", key_types(table, key, None, keys.slotted), keys.parameters)
+
+
+def executed_together(connection: Connection, *statements: Prepared) -> Sequence[Any]:
+    """Execute statements in one round trip, on a connection of batches; return the rows of the last one."""
+    text = "; ".join([_execution(connection, statement) for statement in statements])
+    texts = tuple(chain.from_iterable(statement.texts for statement in statements))
+    return rows_of(connection, connection.exec_driver_sql(text, texts))
+
+
+def _executed(connection: Connection, statement: Prepared, *, behind: str = "") -> Sequence[Row[Any]]:
+    """Execute ``statement``; the text ``behind`` it is sent along."""
+    text = _execution(connection, statement) + behind
+    return rows_of(connection, connection.exec_driver_sql(text, tuple(statement.texts)))
+
+
+def _execution(connection: Connection, statement: Prepared) -> str:
+    """Return the text that executes ``statement``, which is prepared where this connection hasn't yet."""
     prepared: dict[str, str] = connection.info.setdefault("prepared", {})
-    name = prepared.get(sql)
+    name = prepared.get(statement.sql)
     if name is None:
-        name = f"{label}_{len(prepared)}"
-        connection.exec_driver_sql(prepare_sql(name, sql, types))
-        prepared[sql] = name
-    return connection.exec_driver_sql(execute_sql(name, len(texts)), tuple(texts))
+        name = f"{statement.label}_{len(prepared)}"
+        connection.exec_driver_sql(prepare_sql(name, statement.sql, statement.types))
+        prepared[statement.sql] = name
+    return execute_sql(name, len(statement.texts))
 
 
 def among(connection: Connection, column: Column[Any], values: Iterable[Any]) -> ColumnElement[bool]:

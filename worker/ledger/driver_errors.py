@@ -19,6 +19,8 @@ from worker.errors import (
 
 _CONTENTION = {"40001", "40P01", "55P03"}  # serialization failure, deadlock, lock time-out
 _UNIQUE_VIOLATION = "23505"
+# A write of a batch that has not written all of its rows, see ``row_sql.checked_sql``.
+_DIVISION_BY_ZERO = "22012"
 # A prepared statement that isn't there, or is there already; a row whose columns were others when the session
 # looked.
 _STALE = {"26000", "42P05", "22P02"}
@@ -44,6 +46,8 @@ def meaning_of(error: DBAPIError) -> BillingError | None:
     text = str(error.orig).strip().partition("\n")[0]
     if code in _CONTENTION or (code == _UNIQUE_VIOLATION and _is_written_operation(error)):
         return ContentionError(f"another transaction was in the way: {text}")
+    if code == _DIVISION_BY_ZERO and _name_of(error.statement).startswith("write_"):
+        return ContentionError("rows of this batch changed although they were locked")
     if _is_unsupported(error, code):
         return UnsupportedStatementError(
             f"the database does not support the statement {_name_of(error.statement)!r}: {text}; "

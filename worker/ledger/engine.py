@@ -16,6 +16,7 @@ from schemas import slot_of
 from worker.errors import ConfigurationError, LedgerUnavailableError
 from worker.ledger.driver_errors import is_of_session, meaning_of
 from worker.ledger.primary import DatabaseGuard, guard_engine
+from worker.ledger.round_trips import BatchConnection, BatchCursor
 from worker.ledger.session_settings import AS_ASKED, BY_KEY, as_local, as_options, needed, server_timeout_s
 
 #: Place of the settings of sessions: each connection asks for them, or its role has them.
@@ -60,6 +61,8 @@ def ledger_engine(
             timeout_s = statement_timeout_s if guard is None else server_timeout_s(guard.timeout_s, patience)
             settings = {**needed(timeout_s), **(BY_KEY if only_by_key else {})}
             options: dict[str, Any] = {"application_name": application_name}
+            if only_by_key:
+                options |= {"connection_factory": BatchConnection, "cursor_factory": BatchCursor}
             if settings_on == "connection":
                 options["options"] = as_options(settings)
             engine = _postgresql_engine(parsed, options if guard is None else options | _written(guard))

@@ -34,6 +34,7 @@ from worker.core.rules.credit import free_units_of
 from worker.core.superseded import Attempted, Superseded, owner_of
 from worker.ledger import rows
 from worker.ledger.bulk import Keys, among, insert_rows, select_by, select_rows
+from worker.ledger.first_reads import are_read_together, read_together
 from worker.ledger.payment_names import NamedPayments, look_up, slots_of
 from worker.ledger.row_sql import IsKey
 from worker.ledger.tables import (
@@ -78,13 +79,16 @@ def load(
         users = {user_id for user_id in users if slot_of(user_id) == slot}
     slots = slots_of(users) if slot is None else (slot,)
     just_opened = _make_missing_accounts(connection, named.opening, now, ids)
-    locked = _locked_accounts(connection, users, slots)
+    reads = None
+    if slot is None and are_read_together(connection, users, needs.references):
+        reads = read_together(connection, users, needs.references, list(slots))
+    locked = _locked_accounts(connection, users, slots) if reads is None else reads.accounts
     known = Known(accounts=locked, just_opened=just_opened, payment_names=named.names, waiting=named.waiting)
-    judged = judged_under(connection, needs.references, slot)
+    judged = judged_under(connection, needs.references, slot) if reads is None else _judged(reads.outcomes)
     known.outcomes = {**judged.outcomes, **others}
     known.superseded = superseded_by(connection, commands, judged)
     states = [state for user_id, state in known.accounts.items() if user_id not in just_opened]
-    known.lots = open_lots(connection, states, slots)
+    known.lots = open_lots(connection, states, slots) if reads is None else reads.lots
     known.holds = open_holds(connection, [state for state in states if state.held], slots)
     if needs.counting:
         counting = [state for state in states if state.user_id in needs.counting]
@@ -195,8 +199,12 @@ def judged_under(connection: Connection, references: Collection[str], slot: int 
     """Return the outcomes that are stored under ``references``: of one slot, or of the whole ledger."""
     in_order = sorted(references)
     keys = Keys(in_order, () if slot is None else [slot] * len(in_order))
+    return _judged(select_rows(connection, operations, rows.OPERATION, "reference_id", keys))
+
+
+def _judged(found: Iterable[Any]) -> Judged:
     judged = Judged({}, [])
-    for row in select_rows(connection, operations, rows.OPERATION, "reference_id", keys):
+    for row in found:
         outcome = rows.outcome(row)
         if row.is_taken:
             judged.taken.append(outcome)

@@ -15,6 +15,7 @@ import psycopg2.extensions
 from sqlalchemy import Engine, event
 from sqlalchemy.exc import DisconnectionError
 
+from worker.ledger.round_trips import BatchConnection, BatchCursor
 from worker.runtime.watchdog import Wait, Watchdog, shut_socket
 
 #: The system's identity and the timeline it writes on; no file name is known in recovery.
@@ -55,7 +56,7 @@ class DatabaseGuard:
 class _Cursor(psycopg2.extensions.cursor):
     """Cursor whose statements have a deadline."""
 
-    connection: "_Connection"
+    connection: Any
 
     def execute(self, query: Any, vars: Any = None) -> None:  # noqa: A002 - psycopg2's name
         with self.connection.statement:
@@ -79,6 +80,14 @@ class _Connection(psycopg2.extensions.connection):
     def rollback(self) -> None:
         with self.statement:
             super().rollback()
+
+
+class _BatchCursor(_Cursor, BatchCursor):
+    """Cursor of batches whose statements have a deadline."""
+
+
+class _BatchConnection(_Connection, BatchConnection):
+    """Connection of batches whose statements and commits have a deadline."""
 
 
 class _Deadline(Wait):
@@ -134,9 +143,10 @@ def guard_engine(engine: Engine, guard: DatabaseGuard, timeout_s: float) -> None
 
 
 def _connected(parameters: Mapping[str, Any], guard: DatabaseGuard, timeout_s: float) -> _Connection:
-    connection: _Connection = psycopg2.connect(
-        **parameters, connection_factory=_Connection, cursor_factory=_Cursor
-    )
+    is_for_batches = parameters.get("connection_factory") is BatchConnection
+    kinds = (_BatchConnection, _BatchCursor) if is_for_batches else (_Connection, _Cursor)
+    factories = dict(zip(("connection_factory", "cursor_factory"), kinds, strict=True))
+    connection: _Connection = psycopg2.connect(**{**parameters, **factories})
     connection.statement = _Deadline(connection, "a statement", timeout_s)
     connection.committing = _Deadline(connection, "a commit", timeout_s)
     guard.watchdog.watch(connection.statement)

@@ -7,7 +7,9 @@ columns of the table (such as the value that a guard expects) travels as an arra
 Rows are kept by column: a dict for each row would be built and taken apart again.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from pydantic_core import to_json
@@ -34,6 +36,8 @@ def parameters(table: Table, order: tuple[str, ...], columns: Columns, beside: B
     count = length_of(columns)
     if not count:
         return ["{}"] * (1 + len(beside))
+    if count == 1:
+        return [_only_record(table, order, columns), *(array(columns[name]) for name, _ in beside)]
     pieces: list[str] = []
     texts: list[Sequence[Any]] = []
     for name in order:
@@ -49,6 +53,33 @@ def parameters(table: Table, order: tuple[str, ...], columns: Columns, beside: B
     record = f'"({",".join(pieces)})"'
     records = [record % values for values in zip(*texts, strict=True)] if texts else [record % ()] * count
     return [f"{{{','.join(records)}}}", *(array(columns[name]) for name, _ in beside)]
+
+
+def _only_record(table: Table, order: tuple[str, ...], columns: Columns) -> str:
+    """Return the array of one row; written by the row it takes a third of the time of by column."""
+    pieces = []
+    for name, text_of in _writers(table, order):
+        values = columns.get(name)
+        pieces.append("" if values is None or values[0] is None else text_of(values[0]))
+    return f'{{"({",".join(pieces)})"}}'
+
+
+@lru_cache(maxsize=64)
+def _writers(table: Table, order: tuple[str, ...]) -> tuple[tuple[str, Callable[[Any], str]], ...]:
+    """Return the columns of ``table`` with what writes a value of each in the text of a record."""
+    return tuple((name, _writer(table.c[name].type)) for name in order)
+
+
+def _writer(kind: TypeEngine[Any]) -> Callable[[Any], str]:
+    if isinstance(kind, JSON):
+        return lambda value: _quoted(to_json(value).decode())
+    if isinstance(kind, UtcDateTime):
+        return datetime.isoformat
+    return _quoted if isinstance(kind, String) else str
+
+
+def _quoted(text: str) -> str:
+    return f'\\"{_escaped(text)}\\"'
 
 
 def _constant(kind: TypeEngine[Any], value: Any) -> str:

@@ -105,6 +105,49 @@ def _keyed(table: Table, key: str, slotted: Slotted) -> tuple[str, str]:
             return name, f"{column} = ANY($1)"
 
 
+@lru_cache(maxsize=8)
+def first_reads_sql(
+    accounts: Table,
+    of_account: tuple[str, ...],
+    lots: Table,
+    of_lot: tuple[str, ...],
+    operations: Table,
+    of_operation: tuple[str, ...],
+    slotted: Slotted,
+) -> str:
+    """Return a SELECT of accounts, of their open lots, and of operations, in rows that have all columns.
+
+    The columns of the other two are NULL; lots are in the order of their numbers. Parameters are those of
+    ``select_sql`` for the accounts' users, and the array of the references.
+    """
+    source, is_user = _keyed(accounts, "user_id", slotted)
+    # An array and no join: a plan for a join, made while there are few lots, would later read all of them.
+    last = len(_SLOT_TYPES[slotted])
+    ids = f"ARRAY(SELECT t.account_id FROM {source} WHERE {is_user})"  # noqa: S608 - names from the tables
+    own, is_own = _keyed(lots, "account_id", slotted)
+    judged, is_reference = _keyed(operations, "reference_id", "none")
+    columns = ((accounts, of_account), (lots, of_lot), (operations, of_operation))
+    parts = (
+        (accounts, source, is_user),
+        (lots, own, f"{is_own.replace(f'${last + 1}', ids)} AND t.is_open"),
+        (operations, judged, is_reference.replace("$1", f"${last + 2}")),
+    )
+    selects = []
+    for table, rows, which in parts:
+        listed = (_listed(names, "t.") if each is table else _nulls(each, names) for each, names in columns)
+        selects.append(f"SELECT {', '.join(listed)} FROM {rows} WHERE {which}")  # noqa: S608 - names from the tables
+    return f"{' UNION ALL '.join(selects)} ORDER BY {len(of_account) + 2}"
+
+
+def _nulls(table: Table, names: tuple[str, ...]) -> str:
+    return ", ".join(f"NULL::{kind_of(table, name)}" for name in names)
+
+
+def first_reads_types(accounts: Table, operations: Table, slotted: Slotted) -> tuple[str, ...]:
+    """Return the types of the parameters of ``first_reads_sql``."""
+    return *key_types(accounts, "user_id", None, slotted), f"{kind_of(operations, 'reference_id')}[]"
+
+
 _SLOT_TYPES: Mapping[Slotted, tuple[str, ...]] = {"one": (_SLOT,), "each": (f"{_SLOT}[]",), "none": ()}
 
 
@@ -207,8 +250,21 @@ def update_sql(
 def joined_sql(*writes: str) -> str:
     """Return one statement of several writes, whose row counts how many rows each has written."""
     writing = ", ".join(f"w{number} AS ({write} RETURNING 1)" for number, write in enumerate(writes))
-    counts = ", ".join(f"(SELECT count(*) FROM w{number})" for number in range(len(writes)))  # noqa: S608 - numbers
-    return f"WITH {writing} SELECT {counts}"
+    return f"WITH {writing} SELECT {_counts(writes)}"
+
+
+def _counts(writes: Sequence[str]) -> str:
+    return ", ".join(f"(SELECT count(*) FROM w{number})" for number in range(len(writes)))  # noqa: S608 - numbers
+
+
+@lru_cache(maxsize=512)
+def checked_sql(*writes: str, expected: int) -> str:
+    """Return one statement of several writes that divides by zero where they have not written so many rows.
+
+    The numbers of rows are the array that is the parameter ``expected``.
+    """
+    writing = ", ".join(f"w{number} AS ({write} RETURNING 1)" for number, write in enumerate(writes))
+    return f"WITH {writing} SELECT 1 / (ARRAY[{_counts(writes)}] = ${expected})::integer"
 
 
 # -- prepared statements ----------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from worker.core.outcomes import Outcome
 from worker.core.plan import Plan
 from worker.core.superseded import ABOUT_PAYMENTS, Owner, owner_of
 from worker.errors import ContentionError
-from worker.ledger.bulk import RowWrite
+from worker.ledger.bulk import RowWrite, write_all_and_commit
 from worker.ledger.engine import translated_errors
 from worker.ledger.form import LedgerForm
 from worker.ledger.ids import SHARED, Ids
@@ -126,6 +126,7 @@ class Ledger:
                         connection, known, now, ids, self._names(named, now), self._claiming
                     )
                     yield transaction
+                    transaction.write_last()
                 transaction.finish()
 
     def _names(self, named: NamedPayments, now: datetime) -> "WrittenNames":
@@ -196,6 +197,7 @@ class LedgerTransaction:
         self.known = known
         self._connection, self._now, self._ids, self._others = connection, now, ids, others
         self._names = names
+        self._last: Sequence[RowWrite] = ()
 
     def sender_ids(self, senders: Sequence[Sender]) -> list[int | None]:
         """Return the key of each sender, None for one without names; add new ones."""
@@ -204,14 +206,19 @@ class LedgerTransaction:
     def write(self, plan: Plan) -> None:
         """Write ``plan``, which was decided on ``known``; its outcomes have their transaction ids afterwards.
 
-        Raises ContentionError where another worker has an operation of a reference, or moved an account,
-        meanwhile.
+        The last statement may be sent with the COMMIT, at the end of the block. Raises ContentionError, here
+        or there, where another worker has an operation of a reference, or moved an account, meanwhile.
         """
         if self._others is not None:
             self._others.take(plan, self._now)
         beside = self._names.begin(plan)
-        write(self._connection, plan, self.known, self._now, self._ids.take, beside)
+        self._last = write(self._connection, plan, self.known, self._now, self._ids.take, beside)
         self._names.end(self._connection, plan)
+
+    def write_last(self) -> None:
+        """Write what ``write`` has left for the end, and commit it in the same round trip."""
+        if self._last:
+            write_all_and_commit(self._connection, self._last)
 
     def finish(self) -> None:
         """Write what follows the commit."""

@@ -15,6 +15,8 @@ from worker.errors import ContentionError
 from worker.ledger import rows
 from worker.ledger.bulk import RowInsert, RowUpdate, RowWrite, among, write_all
 from worker.ledger.records import length_of
+from worker.ledger.round_trips import is_of_batches
+from worker.ledger.slots import is_slot_by_slot
 from worker.ledger.tables import (
     accounts,
     entries,
@@ -38,21 +40,38 @@ def write(
     now: datetime,
     ids: Callable[[int], Iterator[int]],
     beside: Sequence[RowWrite] = (),
-) -> None:
+) -> Sequence[RowWrite]:
     """Write ``plan``, which was decided on ``known``; its outcomes have their transaction ids afterwards.
 
-    ``ids`` gives a number of ids to new operations, ``beside`` are writes beside the ledger. Raises
-    ContentionError where another worker has an operation of a reference, or moved an account, meanwhile.
+    ``ids`` gives a number of ids to new operations, ``beside`` are writes beside the ledger. Returns what may
+    be written together with the COMMIT, as a rule all of it. Raises ContentionError where another worker has
+    an operation of a reference, or moved an account, meanwhile.
     """
     written = _outcomes_of(plan, ids)
     if written.changed:
         _change(connection, written)
     writes = [*_new_operations(written), *([] if plan.moves_nothing else _writes(plan, known, now)), *beside]
+    if _may_end(connection) and not _is_followed(plan, known):
+        return writes
     for write, count in zip(writes, write_all(connection, writes) if writes else (), strict=True):
         if count != length_of(write.columns):
             raise ContentionError(f"{write.table.name} of this batch changed although they were locked")
     _date_imported(connection, plan, known, now)
     _drop_unopened(connection, plan, known)
+    return ()
+
+
+def _may_end(connection: Connection) -> bool:
+    """Return True where the statement that writes a batch may be sent with the COMMIT.
+
+    Citus, which was not tried with it, gets them one by one.
+    """
+    return is_of_batches(connection) and not is_slot_by_slot(connection)
+
+
+def _is_followed(plan: Plan, known: Known) -> bool:
+    """Return True where the transaction has statements behind the one that writes the batch."""
+    return bool(plan.imported or plan.taken_in or plan.stuck or known.just_opened - plan.opened)
 
 
 # -- operations -------------------------------------------------------------------------------------------

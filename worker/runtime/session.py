@@ -5,7 +5,8 @@ stop, or an outage that is about to outlast the broker's patience, gives it back
 """
 
 from collections.abc import Callable
-from concurrent.futures import Executor, Future, wait
+from concurrent.futures import Executor, Future
+from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
 from typing import Generic, Protocol, TypeVar
@@ -82,9 +83,12 @@ class Session:
     def _awaited(self, call: LedgerCall[T]) -> T:
         trying = call.under_way or self._thread.submit(call.work)
         call.under_way = None
-        while not wait([trying], timeout=_KEEP_ALIVE_EVERY_S).done:
+        while True:
+            with suppress(TimeoutError):
+                return trying.result(_KEEP_ALIVE_EVERY_S)
+            if trying.done():
+                return trying.result()  # raises the time-out of the work itself, or has ended just now
             self._link.keep_alive()
-        return trying.result()
 
     def _through(self, outage: Outage, attempt: Callable[[], T]) -> T:
         backoff, began = self._backoff(), self._seconds()

@@ -100,19 +100,27 @@ class ConsumingConnection(Consumes):
         return sum(channel.arrived_bytes for channel in self._channels.values())
 
     def _drain(self, timeout_s: float) -> None:
-        with suppress(TimeoutError):
-            self._connection.drain_events(timeout=timeout_s)
+        """Wait for one message, or an answer, and read it."""
+        with suppress(TimeoutError), self._connection.transport.having_timeout(timeout_s):
+            self._read_one()
         self._raise_if_cancelled()
 
     def _drain_arrived(self, most: int) -> None:
-        """Read what is in the socket already; the socket changes its mode once and not for every frame."""
+        """Read what is in the socket already."""
         with suppress(TimeoutError), self._connection.transport.having_timeout(0):
-            # Not drain_events, which does the same and looks after a time-out with every frame.
-            read, take = self._connection.transport.read_frame, self._connection.on_inbound_frame
             while self._waiting() < most and self._waiting_bytes() < _HELD_MAX_BYTES:
-                while not take(read()):
-                    pass
+                self._read_one()
         self._raise_if_cancelled()
+
+    def _read_one(self) -> None:
+        """Read frames until they complete a method.
+
+        Not drain_events, which does the same and changes the mode of the socket, and looks after a time-out,
+        with every frame.
+        """
+        read, take = self._connection.transport.read_frame, self._connection.on_inbound_frame
+        while not take(read()):
+            pass
 
     def _on_cancel(self, tag: str) -> None:
         self._cancelled = tag
@@ -137,7 +145,7 @@ class SplitConnection(Consumes):
         has_bulk = any(one.count for one in self._bulk.waiting().values())
         takes_bulk = has_bulk and (bulk is None or bulk.most > 0)
         self._others.fetch(most, 0 if takes_bulk else timeout_s)
-        if not takes_bulk:
+        if not takes_bulk and not any(one.count for one in self._others.waiting().values()):
             self._bulk.fetch(most, 0)  # what came meanwhile
         return batch_of({**self._others.waiting(), **self._bulk.waiting()}, most, bulk)
 
