@@ -10,8 +10,10 @@ import { BillingUnavailable } from "./errors.js";
 import type { Answer, Command, Notice, Query, Reply } from "./generated/contract.js";
 import type { Handler, Subscription } from "./listening.js";
 import { encode } from "./numbers.js";
-import { Billing, resultOf } from "./vocabulary.js";
-import type { NoticesOptions, Result } from "./vocabulary.js";
+import { resultOf } from "./outcomes.js";
+import type { Result } from "./outcomes.js";
+import { Billing } from "./vocabulary.js";
+import type { NoticesOptions } from "./vocabulary.js";
 
 /** Marks of the notices about balances, as the packaged catalog has them. */
 const MARKS = [

@@ -1,21 +1,10 @@
 export { BillingClient } from "./client.js";
 export type { ClientOptions } from "./client.js";
 export * from "./errors.js";
+export { FakeBillingClient } from "./fake.js";
+export { formatTokens } from "./formats.js";
 export type * from "./generated/contract.js";
 export type { Handler, ListenOptions, Subscription } from "./listening.js";
-export { Billing } from "./vocabulary.js";
-export type {
-  AffordOptions,
-  Applied,
-  CommandOptions,
-  Fields,
-  NoticesOptions,
-  Rejected,
-  RepliesOptions,
-  RequestOptions,
-  Result,
-  Usage,
-} from "./vocabulary.js";
-export { formatTokens } from "./formats.js";
+export type { Applied, Rejected, Result } from "./outcomes.js";
 export * from "./token-service.js";
-export { FakeBillingClient } from "./fake.js";
+export * from "./vocabulary.js";
