@@ -1,7 +1,8 @@
 export { BillingClient } from "./client.js";
 export type { ClientOptions } from "./client.js";
 export * from "./errors.js";
-export { FakeBillingClient } from "./fake.js";
+export type { Catalog, Package, Terms } from "./fake/catalog.js";
+export { FakeBillingClient } from "./fake/client.js";
 export { formatTokens } from "./formats.js";
 export type * from "./generated/contract.js";
 export type { Handler, ListenOptions, Subscription } from "./listening.js";
