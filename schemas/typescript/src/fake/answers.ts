@@ -5,10 +5,10 @@ import type { Answer, Query, QueryProblem, Totals } from "../generated/contract.
 import type { FakeAccount } from "./account.js";
 import { soldAt } from "./catalog.js";
 import { isZone } from "./days.js";
+import { LOOK, withDue } from "./due.js";
 import { VERSION } from "./ledger.js";
 import type { FakeLedger } from "./ledger.js";
 import { history, usage } from "./reports.js";
-import { priced } from "./usage.js";
 
 type Of<T> = Extract<Query, { type: T }>;
 
@@ -28,27 +28,26 @@ export function answerTo(query: Query, ledger: FakeLedger): Answer {
       return { ...head, type: "answer.operation", referenceId, isKnown: stored !== undefined, reply };
     }
   }
-  const { userId } = query;
-  const account = ledger.account(userId);
+  const { userId, minSequence } = query;
   const problem = (code: QueryProblem["code"], message: string, field?: string): QueryProblem => {
     return { ...head, type: "answer.problem", code, message, field, query: query.type, userId };
   };
-  if (account === undefined) return problem("account_not_found", `No token account for user ${userId}`);
-  const posted = ledger.accounts.get(userId)!;
+  if (query.type === "query.usage" && !isZone(query.timezone ?? "UTC"))
+    return problem("malformed", `The time zone '${query.timezone}' is not known.`, "timezone");
+  const posted = ledger.posted(userId, query.type === "query.afford");
+  if (posted === undefined) return problem("account_not_found", `No token account for user ${userId}`);
   const sequence = posted.entries.length;
-  if ((query.minSequence ?? 0) > sequence)
+  if ((minSequence ?? 0) > sequence)
     return problem("sequence_not_reached", "the account is not there yet", "minSequence");
   const ofAccount = { ...head, userId, sequence };
   switch (query.type) {
     case "query.balance":
-      return { ...ofAccount, type: "answer.balance", ...balance(account, posted, ledger) };
+      return { ...ofAccount, type: "answer.balance", ...balance(posted, ledger) };
     case "query.afford":
-      return { ...ofAccount, type: "answer.afford", ...afford(query, account, ledger) };
+      return { ...ofAccount, type: "answer.afford", ...afford(query, posted, ledger) };
     case "query.history":
       return { ...ofAccount, type: "answer.history", ...history(query, posted, ledger.outcomes) };
     case "query.usage":
-      if (!isZone(query.timezone ?? "UTC"))
-        return problem("malformed", `the time zone '${query.timezone}' is not known`, "timezone");
       return { ...ofAccount, type: "answer.usage", ...usage(query, posted, ledger.now()) };
   }
 }
@@ -83,7 +82,9 @@ const SUMS = "allocated purchased bonus refunded adjusted used expired reversed"
   " ",
 ) as (keyof Totals)[];
 
-function balance(account: FakeAccount, posted: FakeAccount, ledger: FakeLedger) {
+/** Return the state of an account with what is due by now. */
+function balance(posted: FakeAccount, ledger: FakeLedger) {
+  const account = withDue(posted);
   const { balance, held, available, debt, tier, totals, endsAt } = account;
   const sources = [...new Set(account.lots.filter(({ tokens }) => tokens !== 0).map(({ source }) => source))];
   const ofSource = (name: string) => account.lots.filter(({ source }) => source === name);
@@ -132,22 +133,27 @@ function nextCredit({ tier, next, calendar: { grantedUntil }, endsAt, lots }: Fa
   return { nextCreditAt: iso(first), nextCreditTokens: total(atOnce, ({ tokens }) => tokens) };
 }
 
-function afford({ tokens, meter, quantity }: Of<"query.afford">, account: FakeAccount, ledger: FakeLedger) {
-  const { available, frozenAt } = account;
-  const asked = meter == null ? {} : { meter, quantity: quantity ?? 0 };
-  if (frozenAt !== undefined)
-    return { affordable: false, code: "account_frozen", available, shortfall: 0, ...asked } as const;
-  const price = meter == null ? undefined : priced(ledger.catalog, meter, quantity ?? 0, account);
-  if (meter != null && price === undefined)
-    return { affordable: false, code: "unknown_meter", available, shortfall: 0, meter } as const;
-  const required = price?.tokens ?? tokens ?? 0;
-  const affordable = account.canPay(required);
-  const done = price === undefined ? "tokens_deducted" : "usage_recorded";
-  const code = affordable ? done : "insufficient_balance";
-  const { freeQuantity, chargedQuantity } = price ?? {};
-  const metered = price && { meter: meter!, quantity: quantity!, freeQuantity, chargedQuantity };
-  const shortfall = affordable ? 0 : required - available;
-  return { affordable, code, required, available, shortfall, ...metered } as const;
+/** Return the result that a usage would have now, as the rules give it. */
+function afford(
+  { userId, tokens, meter, quantity }: Of<"query.afford">,
+  posted: FakeAccount,
+  ledger: FakeLedger,
+) {
+  const account = withDue(posted);
+  const { available } = account;
+  const about = { referenceId: "query.afford", userId };
+  const decision = ledger.decide(
+    meter == null
+      ? { type: "usage.deduct", ...about, tokens: tokens ?? 0 }
+      : { type: "usage.record", ...about, meter, quantity: quantity ?? 0 },
+    account,
+    LOOK,
+  );
+  const { status, code, amount, shortfall = 0, freeQuantity, chargedQuantity } = decision;
+  const affordable = status === "applied";
+  const asked = { meter: meter ?? undefined, quantity: quantity ?? undefined };
+  const required = affordable ? amount : decision.required;
+  return { affordable, code, required, available, shortfall, ...asked, freeQuantity, chargedQuantity };
 }
 
 /** Fail loudly where the fake would answer otherwise than the worker does. */

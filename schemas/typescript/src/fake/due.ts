@@ -9,6 +9,11 @@ import type { Hold } from "./holds.js";
 import type { Lot, Operation } from "./lots.js";
 import { compareBalance } from "./notices.js";
 
+/** Operation of what is due, as a read posts it. */
+export const LOOK: Operation = {
+  ...{ transactionId: "0", referenceId: "look", type: "account.settle", code: "account_settled" },
+};
+
 /** Something that is due. Of several at one time the lower rank comes first, then the earlier place. */
 interface Due {
   readonly at: number;
@@ -18,6 +23,13 @@ interface Due {
 }
 
 const RANKS = { runsOut: 0, expires: 1, changes: 2, renews: 3, takesEffect: 4 };
+
+/** Return an account as a read counts it: what is due is posted, and not kept. */
+export function withDue(account: FakeAccount): FakeAccount {
+  const copy = account.branch();
+  postDue(copy, LOOK);
+  return copy;
+}
 
 /** Post all that is due by now. */
 export function postDue(account: FakeAccount, operation: Operation): void {

@@ -66,11 +66,17 @@ export class FakeLedger {
     return [...this.#outcomes.values()].flatMap((outcomes) => outcomes.slice(-1));
   }
 
-  /** Return the user's account as a read counts it: what is due is posted, and not kept. */
-  account(userId: string): FakeAccount | undefined {
-    const account = this.accounts.get(userId)?.branch();
-    if (account !== undefined) postDue(account, DUE);
-    return account;
+  /** Return the user's account; where a usage would open it and `isToUse`, as it would be then. */
+  posted(userId: string, isToUse: boolean): FakeAccount | undefined {
+    const { autoOpen } = this.catalog;
+    const tier = isToUse && autoOpen !== undefined ? this.tier(autoOpen) : undefined;
+    return this.accounts.get(userId) ?? (tier && this.#unopened(userId, tier));
+  }
+
+  /** Decide about a command of an account with what is due posted, which the decision changes. */
+  decide(command: Single, account: FakeAccount, operation: Operation): Decision {
+    const of = { ledger: this, account, operation, now: this.now() };
+    return tooLate(command, of.now) ?? frozenRefusal(command, account) ?? decided(command, of);
   }
 
   tier(id: string): CatalogTier | undefined {
@@ -181,8 +187,7 @@ export class FakeLedger {
     account.expiredNow = 0;
     postDue(account, operation);
     const balanceBefore = account.balance;
-    const of = { ledger: this, account, operation, now: this.now() };
-    const decision = tooLate(command, of.now) ?? frozenRefusal(command, account) ?? decided(command, of);
+    const decision = this.decide(command, account, operation);
     if (decision.status === "rejected" || movedNothing(command, decision)) {
       account.expiredNow = 0; // the command that posts what has expired says so, once
       const { userId } = account;
@@ -220,13 +225,13 @@ export class FakeLedger {
   /** Judge a command of a user without an account, which it may open; also where it is rejected then. */
   #judgedFirst(judging: Judging): Outcome {
     const { command } = judging;
-    const [userId, now] = [command.userId!, this.now()];
+    const userId = command.userId!;
     const named = "openTier" in command ? command.openTier : undefined;
     const id = named ?? (OPENING.has(command.type) ? this.catalog.autoOpen : undefined);
     if (id === undefined) return this.#stored(judging, rejected("account_not_found"), userId);
     const tier = this.tier(id);
     if (tier === undefined) return this.#stored(judging, rejected("unknown_tier", { tier: id }), userId);
-    const account = this.#account(userId, tier, new Calendar(now, now)); // its first period is due at once
+    const account = this.#unopened(userId, tier);
     this.accounts.set(userId, account);
     const outcome = this.#judgedWith(account, judging);
     return { ...outcome, reply: { ...outcome.reply, openedTier: id } };
@@ -277,6 +282,11 @@ export class FakeLedger {
     const told = { balanceBefore, balanceAfter, sequence: own.at(-1)!.sequence, ...bought };
     const decision = { ...told, ...applied("payment_imported", left) };
     return this.#stored({ command, attempt: 1, operation }, decision, command.userId);
+  }
+
+  /** Return an account that a usage opens: its first period is due at once. */
+  #unopened(userId: string, tier: CatalogTier): FakeAccount {
+    return this.#account(userId, tier, new Calendar(this.now(), this.now()));
   }
 
   #account(userId: string, tier: CatalogTier, calendar: Calendar, openedAt = this.now()): FakeAccount {
@@ -338,11 +348,6 @@ type About = Pick<Of<"usage.record">, "referenceId" | "description" | "metadata"
   readonly type: string;
   readonly meter?: string;
   readonly reason?: string;
-};
-
-/** Operation of what is due, as a read posts it. */
-const DUE: Operation = {
-  ...{ transactionId: "0", referenceId: "look", type: "account.settle", code: "account_settled" },
 };
 
 function decided(command: Single, of: Case): Decision {

@@ -28,12 +28,11 @@ export type Command =
   | UsageBatch;
 export type Identifier = string;
 export type Time = string;
-export type Metadata = { [key: string]: string | number | bigint | boolean | null };
+export type Metadata = {[key: string]: string | number | bigint | boolean | null};
 export type Text = string;
 export type Currency = string;
 export type Label = string;
-export type Query =
-  QueryBalance | QueryAfford | QueryHistory | QueryUsage | QueryStats | QueryOperation | QueryCatalog;
+export type Query = QueryBalance | QueryAfford | QueryHistory | QueryUsage | QueryStats | QueryOperation | QueryCatalog;
 export type GroupBy = string;
 export type Answer =
   | BalanceAnswer
@@ -121,12 +120,7 @@ export type Status = "applied" | "rejected" | "failed";
  * Stable reasons why a query has no answer.
  */
 export type ProblemCode =
-  | "account_not_found"
-  | "malformed"
-  | "not_allowed"
-  | "sequence_not_reached"
-  | "unavailable"
-  | "unprocessable";
+  "account_not_found" | "malformed" | "not_allowed" | "sequence_not_reached" | "unavailable" | "unprocessable";
 export type Notice = BalanceLow | BalanceDepleted | CreditExpiring | PaymentRejected;
 /**
  * Stable reasons why a message became a dead letter. Names are never reused or renamed.
@@ -968,7 +962,7 @@ export interface Transaction {
   source?: string | undefined;
   feature?: string | undefined;
   description?: string | undefined;
-  metadata?: { [key: string]: string | number | bigint | boolean | null } | undefined;
+  metadata?: {[key: string]: string | number | bigint | boolean | null} | undefined;
   dueAt?: string | undefined;
   occurredAt: string;
   recordedAt: string;
