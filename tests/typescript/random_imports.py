@@ -48,7 +48,7 @@ def _lots(chance: Random, as_of: datetime) -> list[Fields]:
 
 def _payment(chance: Random, as_of: datetime) -> Fields:
     bonus = chance.choice(({}, {"bonusTokens": 500}))
-    paid = {"referenceId": chance.choice(("p3", "p4")), "amountMinor": 1_000, "currency": "USD", **bonus}
+    paid = {"referenceId": chance.choice(("p1", "p2")), "amountMinor": 1_000, "currency": "USD", **bonus}
     return {**paid, "packageId": "old", "tokens": 20_000, "paidAt": _text(as_of - timedelta(days=3))}
 
 
@@ -72,7 +72,7 @@ def _totals(chance: Random, fields: Fields) -> Fields:
     for payment in fields["payments"]:
         sums["purchased"] += payment["tokens"]
         sums["bonus"] += payment.get("bonusTokens", 0)
-    sums["allocated"] += chance.choice((0, 5_000))
+    sums["allocated"] += chance.choice((0, 5_000, 5_000))
     expired, reversed_ = chance.choice((0, 30)), chance.choice((0, 20, -20))
     balance = sum(lot["tokens"] for lot in fields["lots"]) - fields.get("debt", 0)
     used = sum(sums.values()) - expired - reversed_ - balance
