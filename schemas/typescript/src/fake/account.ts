@@ -212,6 +212,14 @@ export class FakeAccount {
     return quota === "free_upload" ? this.tier.freeUploadBytes : (this.tier.freeUnits[quota] ?? 0);
   }
 
+  /** Return the names of quotas: free uploads, then every other that the tier has, or that was used. */
+  get quotaNames(): string[] {
+    const period = this.#ofPeriod("");
+    const used = [...this.quotas.keys()].filter((key) => key.endsWith(period));
+    const names = [...Object.keys(this.tier.freeUnits), ...used.map((key) => key.slice(0, -period.length))];
+    return ["free_upload", ...new Set(names.filter((name) => name !== "free_upload").sort())];
+  }
+
   used(quota: string): number {
     return this.quotas.get(this.#ofPeriod(quota)) ?? 0;
   }

@@ -6,6 +6,7 @@ import type { FakeAccount } from "./account.js";
 import { soldAt } from "./catalog.js";
 import { isZone } from "./days.js";
 import { LOOK, withDue } from "./due.js";
+import { decide } from "./judging.js";
 import { VERSION } from "./ledger.js";
 import type { FakeLedger } from "./ledger.js";
 import { history, usage } from "./reports.js";
@@ -34,7 +35,7 @@ export function answerTo(query: Query, ledger: FakeLedger): Answer {
   };
   if (query.type === "query.usage" && !isZone(query.timezone ?? "UTC"))
     return problem("malformed", `The time zone '${query.timezone}' is not known.`, "timezone");
-  const posted = ledger.posted(userId, query.type === "query.afford");
+  const posted = query.type === "query.afford" ? ledger.toUse(userId) : ledger.accounts.get(userId);
   if (posted === undefined) return problem("account_not_found", `No token account for user ${userId}`);
   const sequence = posted.entries.length;
   if ((minSequence ?? 0) > sequence)
@@ -71,7 +72,7 @@ function stats(ledger: FakeLedger) {
     ) as unknown as Totals,
     payments: sold.length,
     accountsByTier: counted(accounts.map((account) => account.tier.id)),
-    revenue: Object.entries(counted(sold.map((one) => one.currency))).map(([currency, payments]) => {
+    revenue: Object.entries(counted(sold.map((one) => one.currency).sort())).map(([currency, payments]) => {
       const ofCurrency = sold.filter((one) => one.currency === currency);
       return { currency, payments, amountMinor: total(ofCurrency, (one) => one.amountMinor) };
     }),
@@ -91,7 +92,6 @@ function balance(posted: FakeAccount, ledger: FakeLedger) {
   const lots = Object.fromEntries(
     sources.map((name) => [name, total(ofSource(name), ({ tokens }) => tokens)]),
   );
-  const quotaNames = ["free_upload", ...Object.keys(tier.freeUnits).sort()];
   return {
     ...{ balance, held, available, debt, lots, totals },
     pending: total(account.lots, (lot) => lot.pending),
@@ -108,7 +108,7 @@ function balance(posted: FakeAccount, ledger: FakeLedger) {
     },
     monthlyAllocation: tier.monthlyTokens,
     monthlyAllocationFormatted: formatTokens(tier.monthlyTokens),
-    quotas: quotaNames.map((name) => {
+    quotas: account.quotaNames.map((name) => {
       const unit = ledger.catalog.meters.find((meter) => meter.quota === name)?.unit ?? "byte";
       const [limit, used, remaining] = [account.limit(name), account.used(name), account.free(name)];
       return { name, unit, limit, used, remaining };
@@ -142,12 +142,11 @@ function afford(
   const account = withDue(posted);
   const { available } = account;
   const about = { referenceId: "query.afford", userId };
-  const decision = ledger.decide(
+  const decision = decide(
     meter == null
       ? { type: "usage.deduct", ...about, tokens: tokens ?? 0 }
       : { type: "usage.record", ...about, meter, quantity: quantity ?? 0 },
-    account,
-    LOOK,
+    { ledger, account, operation: LOOK, now: ledger.now() },
   );
   const { status, code, amount, shortfall = 0, freeQuantity, chargedQuantity } = decision;
   const affordable = status === "applied";

@@ -14,6 +14,7 @@ import { complete } from "./catalog.js";
 import type { Catalog } from "./catalog.js";
 import { FakeLedger, VERSION } from "./ledger.js";
 import type { News } from "./notices.js";
+import { apply } from "./references.js";
 
 /** Client of a ledger in memory, with the worker's rules. Time stands still until `setTime` or `advance`.
  *
@@ -89,7 +90,7 @@ export class FakeBillingClient extends Billing {
   async #applied(command: Command): Promise<Reply> {
     this.#check();
     encode(command); // the same numbers are refused
-    const { reply, notices } = this.#ledger.apply(command);
+    const { reply, notices } = apply(command, this.#ledger);
     for (const [place, news] of notices.entries()) await this.#notify(news, place, reply);
     return reply;
   }

@@ -80,7 +80,7 @@ export function importAccount(
   bringLots(account, command, operation, past);
   past.owe(operation, Date.parse(openedAt));
   const period = presentPeriod(command);
-  for (const { meter, used } of quotas) account.count(quotaOf(meter, catalog)!, used, period);
+  for (const { meter, used } of quotas) if (used > 0) account.count(quotaOf(meter, catalog)!, used, period);
   compareBalance(account); // an account that comes below a mark has not fallen to it
   const left = sum(ownLots(command).map(({ tokens }) => tokens));
   const [periodStart, periodEnd] = [iso(period.start), iso(period.end)];
@@ -161,9 +161,23 @@ function lifetime(command: Import): Sums {
   const { sums, unknown } = named(command);
   if (command.totals != null)
     return { ...Object.fromEntries(Object.keys(sums).map((name) => [name, 0])), ...command.totals } as Sums;
-  const balance = sum((command.lots ?? []).map(({ tokens }) => tokens)) - (command.debt ?? 0);
+  const balance = balanceOf(command);
   const came = unknown + sum(Object.values(sums));
   return { ...sums, adjusted: sums.adjusted + unknown, used: came - balance };
+}
+
+/** Return what is wrong with the sums of an import: they must come to its balance. */
+export function sumsOff(command: Import): string | undefined {
+  const { allocated, purchased, bonus, refunded, adjusted, used, expired, reversed } = lifetime(command);
+  const balance = balanceOf(command);
+  const came = allocated + purchased + bonus + refunded + adjusted - used - expired - reversed;
+  if (came === balance) return undefined;
+  const sums = `totals come to a balance of ${came}, but lots and debt to ${balance}`;
+  return `${sums}: the difference is ${came - balance}`;
+}
+
+function balanceOf({ lots = [], debt = 0 }: Import): number {
+  return sum(lots.map(({ tokens }) => tokens)) - debt;
 }
 
 /** Tokens that came and went before, by counter, as far as they are not posted yet. */
