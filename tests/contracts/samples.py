@@ -11,7 +11,7 @@ from sqlalchemy import Engine
 from schemas import QueryProblem
 from tests.support.fakes import FakeLink, delivery
 from worker.broker import BILLING, Delivery
-from worker.catalog import load_catalog
+from worker.catalog import Catalog, load_catalog
 from worker.ledger.store import Ledger
 from worker.messages.policy import Policy
 from worker.metrics import Metrics
@@ -43,10 +43,10 @@ def text_of(steps: Sequence[Step]) -> str:
     return json.dumps(steps, ensure_ascii=False, indent=2) + "\n"
 
 
-def with_replies(steps: Sequence[Step], engine: Engine) -> Iterator[Step]:
+def with_replies(steps: Sequence[Step], engine: Engine, catalog: Catalog | None = None) -> Iterator[Step]:
     """Return the steps with the replies and the answers of a worker on this empty ledger."""
     now = datetime.fromisoformat(START)
-    catalog = load_catalog()
+    catalog = load_catalog() if catalog is None else catalog
     pipeline = Pipeline(
         Ledger(engine),
         catalog,

@@ -9,14 +9,16 @@ import type { Answer, Command, Notice, Query, Reply } from "./generated/contract
 import { Listener } from "./listening.js";
 import type { Handler, ListenOptions, Subscription } from "./listening.js";
 import { decode, encode } from "./numbers.js";
+import { resultOf } from "./outcomes.js";
+import type { Result } from "./outcomes.js";
 import type { Outgoing } from "./requests.js";
-import { Billing, resultOf } from "./vocabulary.js";
-import type { CommandOptions, NoticesOptions, RepliesOptions, RequestOptions, Result } from "./vocabulary.js";
+import { Billing } from "./vocabulary.js";
+import type { CommandOptions, NoticesOptions, RepliesOptions, RequestOptions } from "./vocabulary.js";
 import { Wire } from "./wire.js";
+import type { End } from "./wire.js";
 
-const COMMAND_TIMEOUT_MS = 10_000;
-const QUERY_TIMEOUT_MS = 5_000;
-const PLACES = 1_000;
+const TIMEOUTS_MS: Record<End, number> = { reply: 10_000, confirm: 10_000, answer: 5_000 };
+const CLOSE_TIMEOUT_MS = 10_000;
 
 export interface ClientOptions {
   /** `amqp://user:password@host:5672/vhost`, or `amqps:`; `?heartbeat=` in seconds, default 15. */
@@ -40,7 +42,7 @@ export class BillingClient extends Billing {
   readonly #subscriptions = new Set<Subscription>();
   #isClosed = false;
 
-  constructor({ url, socket, appId = "billing-client", maxPending = PLACES, timeoutMs }: ClientOptions) {
+  constructor({ url, socket, appId = "billing-client", maxPending = 1_000, timeoutMs }: ClientOptions) {
     super();
     this.#address = addressOf(url, socket);
     this.#appId = appId;
@@ -48,33 +50,24 @@ export class BillingClient extends Billing {
     this.#wire = new Wire(this.#address, appId, maxPending);
   }
 
-  /** Throws BillingTimeout, BillingUnavailable, BillingRefused, BillingFailed and BillingConfiguration. */
   override async request(command: Command, options: CommandOptions = {}): Promise<Result> {
     if ((command.replies ?? "all") !== "all") {
       throw new BillingRefused("replies: request waits for the reply; use publish", "replies");
     }
-    const wire = this.#started({ consumes: true });
-    const timeoutMs = options.timeoutMs ?? this.#timeoutMs ?? COMMAND_TIMEOUT_MS;
-    return resultOf(decode<Reply>(await wire.asked.send(outgoing(command, options), timeoutMs)));
+    return resultOf(decode(await this.#send("reply", outgoing(command, options), options)));
   }
 
-  /** Throws BillingTimeout, BillingUnavailable and BillingConfiguration; the reply tells the rest. */
   override async publish(command: Command, options: CommandOptions = {}): Promise<void> {
-    const wire = this.#started({ consumes: false });
-    const timeoutMs = options.timeoutMs ?? this.#timeoutMs ?? COMMAND_TIMEOUT_MS;
-    await wire.published.send(outgoing(command, options), timeoutMs);
+    await this.#send("confirm", outgoing(command, options), options);
   }
 
   override async ask(query: Query, options: RequestOptions = {}): Promise<Answer> {
-    const wire = this.#started({ consumes: false });
-    const timeoutMs = options.timeoutMs ?? this.#timeoutMs ?? QUERY_TIMEOUT_MS;
     const message = { exchange: "billing", type: query.type, body: encode(query) };
-    return decode<Answer>(await wire.queries.send(message, timeoutMs));
+    return decode(await this.#send("answer", message, options));
   }
 
   override replies(handler: Handler<Reply>, options: RepliesOptions = {}): Promise<Subscription> {
-    const { queue = "billing.replies" } = options;
-    return this.#listen("replies", async () => queue, handler, options);
+    return this.#listen("replies", async () => options.queue ?? "billing.replies", handler, options);
   }
 
   override notices(handler: Handler<Notice>, options: NoticesOptions): Promise<Subscription> {
@@ -87,11 +80,16 @@ export class BillingClient extends Billing {
     return this.#listen("notices", prepare, handler, options);
   }
 
-  override async close({ timeoutMs = COMMAND_TIMEOUT_MS }: RequestOptions = {}): Promise<void> {
+  override async close({ timeoutMs = CLOSE_TIMEOUT_MS }: RequestOptions = {}): Promise<void> {
     if (this.#isClosed) return;
     this.#isClosed = true;
     const subscriptions = [...this.#subscriptions].map((subscription) => subscription.close({ timeoutMs }));
     await Promise.all([...subscriptions, this.#wire.close(timeoutMs)]);
+  }
+
+  #send(end: End, message: Outgoing, { timeoutMs }: RequestOptions): Promise<Buffer> {
+    this.#refuseClosed();
+    return this.#wire.send(end, message, timeoutMs ?? this.#timeoutMs ?? TIMEOUTS_MS[end]);
   }
 
   async #listen<T>(
@@ -103,18 +101,7 @@ export class BillingClient extends Billing {
     this.#refuseClosed();
     const listener = new Listener(`${this.#appId} ${what}`, this.#address, prepare, handler, options);
     this.#subscriptions.add(listener);
-    try {
-      return await listener.start();
-    } catch (error) {
-      this.#subscriptions.delete(listener);
-      throw error;
-    }
-  }
-
-  #started(needs: { consumes: boolean }): Wire {
-    this.#refuseClosed();
-    this.#wire.start(needs);
-    return this.#wire;
+    return listener.start();
   }
 
   #refuseClosed(): void {

@@ -1,7 +1,10 @@
-// One connection to the broker that comes back by itself: amqplib's recovery, and what it leaves to us.
+// One channel on a connection of its own. amqplib recovers the connection; a channel that ends takes its connection
+// with it, so that both are made anew.
+
+import { setTimeout as pause } from "node:timers/promises";
 
 import amqp from "amqplib";
-import type { Channel, ChannelModel, RecoveringChannelModel } from "amqplib";
+import type { ChannelModel, ConfirmChannel, RecoveringChannelModel } from "amqplib";
 
 import { BillingConfiguration } from "./errors.js";
 
@@ -24,27 +27,26 @@ export function addressOf(url: string, socket: object = {}): Address {
     throw new BillingConfiguration("the broker's URL can't be read: amqp://user:password@host:5672/vhost");
   }
   if (!parts.searchParams.has("heartbeat")) parts.searchParams.set("heartbeat", HEARTBEAT_S);
-  const [user, password] = [parts.username, parts.password].map(
-    (text) => decodeURIComponent(text) || "guest",
-  );
-  const credentials = amqp.credentials.plain(user!, password!); // amqplib's own reading of a URL breaks umlauts
-  return { url: parts.href, user: user!, socket: { ...socket, credentials } };
+  const named = (text: string): string => decodeURIComponent(text) || "guest";
+  const user = named(parts.username);
+  const credentials = amqp.credentials.plain(user, named(parts.password)); // amqplib's reading breaks umlauts
+  return { url: parts.href, user, socket: { ...socket, credentials } };
 }
 
-/** Callbacks of a connection. */
+/** Callbacks of a link. */
 export interface Events {
-  /** Open the channels of a new connection; called again after each loss. */
-  readonly open: (model: ChannelModel) => Promise<void>;
-  /** The channels are gone; others will come. */
-  readonly lost?: () => void;
+  /** Prepare a new channel; called again after each loss. */
+  readonly open: (channel: ConfirmChannel) => Promise<void>;
+  /** The channel is gone; another one will come. */
+  readonly lost: () => void;
   /** The broker refuses, so somebody must act. The connection is tried again all the same. */
   readonly refused: (error: BillingConfiguration) => void;
 }
 
-/** Connection that is made anew, with all its channels, whenever it or one of them is lost. */
-export class Connection {
+/** Channel with its connection, made anew whenever either of them is lost. */
+export class Link {
   #recovering: Promise<RecoveringChannelModel> | undefined;
-  #model: ChannelModel | undefined;
+  readonly #end = new AbortController();
 
   constructor(
     private readonly name: string,
@@ -53,74 +55,50 @@ export class Connection {
   ) {}
 
   /** Begin to connect, once. */
-  start(): void {
-    this.#recovering ??= this.#connect();
+  start(): Promise<RecoveringChannelModel> {
+    return (this.#recovering ??= this.#connect());
   }
 
   /** Close within two seconds, whether or not the broker answers. */
   async close(): Promise<void> {
     const recovering = await this.#recovering;
     await atMost(CLOSE_TIMEOUT_MS, recovering?.close());
-    destroySocket(this.#model);
+    this.#end.abort(); // a socket whose other side is silent would keep the process alive
   }
 
   async #connect(): Promise<RecoveringChannelModel> {
-    const setup = async (model: ChannelModel): Promise<void> => {
-      this.#model = model;
-      model.on("error", () => {}); // "close" follows
-      await this.events.open(model);
-    };
+    const socket: object = { ...this.address.socket, signal: this.#end.signal };
     const recovering = await amqp.connect(this.address.url, {
-      ...this.address.socket,
+      ...socket,
       noDelay: true, // without it a small message may wait 40 ms for an acknowledgement
       timeout: CONNECT_TIMEOUT_MS,
       clientProperties: { connection_name: this.name },
-      recovery: { ...RECOVERY, setup },
+      recovery: { ...RECOVERY, setup: (model: ChannelModel) => this.#open(model) },
     });
-    recovering.on("error", () => {}); // "disconnect" follows
-    recovering.on("disconnect", () => this.events.lost?.());
+    recovering.on("error", () => {}); // its model told it
     recovering.on("connect-failed", (error) => {
-      this.events.lost?.();
       const refusal = refusalIn(error);
       if (refusal !== undefined) this.events.refused(refusal);
     });
     return recovering;
   }
-}
 
-/** Wait for `work`, at most some milliseconds. No timer is left. */
-export async function atMost(milliseconds: number, work: Promise<unknown> | undefined): Promise<void> {
-  let timer: NodeJS.Timeout | undefined;
-  const late = new Promise((resolve) => (timer = setTimeout(resolve, milliseconds)));
-  await Promise.race([work, late]);
-  clearTimeout(timer);
-}
-
-/** End a socket whose other side is silent: it and its heartbeat would keep the process alive.
- *
- * amqplib waits for the other side to close; an error of the socket ends both. */
-function destroySocket(model: ChannelModel | undefined): void {
-  const connection = model?.connection as { stream?: { destroy?: (error: Error) => void } } | undefined;
-  connection?.stream?.destroy?.(new Error("the client is closed"));
-}
-
-/** Return `channel`, whose loss ends its connection too: recovery, which watches connections alone, makes
- * both anew. */
-export function tied<C extends Channel>(channel: C, model: ChannelModel, failed?: (error: Error) => void): C {
-  channel.on("error", (error: Error) => failed?.(error));
-  channel.on("close", () => setImmediate(() => model.close().catch(() => {}))); // closed before, mostly
-  return channel;
-}
-
-/** Call the channel; return false where it is closed, which its event is about to tell. */
-export function isOpen(call: () => void): boolean {
-  try {
-    call();
-  } catch (error) {
-    if (error instanceof Error && error.name === "IllegalOperationError") return false;
-    throw error;
+  async #open(model: ChannelModel): Promise<void> {
+    model.on("error", this.events.lost);
+    const channel = await model.createConfirmChannel();
+    channel.on("error", () => {}); // "close" follows
+    channel.on("cancel", () => channel.close().catch(() => {})); // its queue was deleted
+    channel.on("close", () => {
+      this.events.lost();
+      setImmediate(() => model.close().catch(() => {})); // closed before, mostly
+    });
+    await this.events.open(channel);
   }
-  return true;
+}
+
+/** Wait for `work`, at most some milliseconds. */
+export async function atMost(milliseconds: number, work: Promise<unknown> | undefined): Promise<void> {
+  await Promise.race([work, pause(milliseconds, undefined, { ref: false })]);
 }
 
 /** amqplib shows the refusal of a virtual host as a frame that it did not expect, without the broker's text. */

@@ -1,21 +1,11 @@
 export { BillingClient } from "./client.js";
 export type { ClientOptions } from "./client.js";
 export * from "./errors.js";
+export type { Catalog, Package, Terms } from "./fake/catalog.js";
+export { FakeBillingClient } from "./fake/client.js";
+export { formatTokens } from "./formats.js";
 export type * from "./generated/contract.js";
 export type { Handler, ListenOptions, Subscription } from "./listening.js";
-export { Billing } from "./vocabulary.js";
-export type {
-  AffordOptions,
-  Applied,
-  CommandOptions,
-  Fields,
-  NoticesOptions,
-  Rejected,
-  RepliesOptions,
-  RequestOptions,
-  Result,
-  Usage,
-} from "./vocabulary.js";
-export { formatTokens } from "./formats.js";
+export type { Applied, Rejected, Result } from "./outcomes.js";
 export * from "./token-service.js";
-export { FakeBillingClient } from "./fake.js";
+export * from "./vocabulary.js";

@@ -2,9 +2,9 @@
 
 import { setTimeout as pause } from "node:timers/promises";
 
-import type { Channel, ChannelModel, ConsumeMessage } from "amqplib";
+import type { Channel, ConfirmChannel, ConsumeMessage } from "amqplib";
 
-import { Connection, atMost, isOpen, tied } from "./connection.js";
+import { Link, atMost } from "./connection.js";
 import type { Address } from "./connection.js";
 import { BillingUnavailable } from "./errors.js";
 import { decode } from "./numbers.js";
@@ -32,12 +32,13 @@ const REMEMBERED = 10_000;
 
 /** Consumer of one queue on a connection of its own, so that a missing queue disturbs nothing else. */
 export class Listener<T> implements Subscription {
-  readonly #connection: Connection;
-  readonly #handled = new Set<unknown>();
-  readonly #running = new Map<unknown, Promise<boolean>>();
+  readonly #link: Link;
+  /** Runs of the handler by message id. One that succeeded stays: a copy ends with it. */
+  readonly #runs = new Map<unknown, Promise<boolean>>();
+  #channel: Channel | undefined;
+  #hasOpened = false;
   #isClosing = false;
-  #opened: (() => void) | undefined;
-  #refused: ((error: Error) => void) | undefined;
+  #refusal: Error | undefined;
 
   /** `prepare` declares what is missing and returns the name of the queue. */
   constructor(
@@ -47,64 +48,53 @@ export class Listener<T> implements Subscription {
     private readonly handler: Handler<T>,
     private readonly options: ListenOptions,
   ) {
-    this.#connection = new Connection(name, address, {
-      open: (model) => this.#open(model),
-      refused: (error) => (this.#refused ?? this.#report)(error),
+    this.#link = new Link(name, address, {
+      open: (channel) => this.#open(channel),
+      lost: () => (this.#channel = undefined),
+      refused: (error) => this.#refused(error),
     });
   }
 
   /** Begin, and return once messages are consumed. A refusal of the broker's ends it. */
   async start(): Promise<this> {
     try {
-      await new Promise<void>((resolve, reject) => {
-        [this.#opened, this.#refused] = [resolve, reject];
-        this.#connection.start();
-      });
+      await (await this.#link.start()).waitForConnect();
     } catch (error) {
-      await this.#connection.close();
-      throw error;
+      throw this.#refusal ?? new BillingUnavailable("the client is closed", { cause: error });
     }
-    this.#opened = this.#refused = undefined;
     return this;
   }
 
   /** Stop; what is not acknowledged by then goes back to the queue. */
   async close({ timeoutMs = CLOSE_TIMEOUT_MS }: { timeoutMs?: number } = {}): Promise<void> {
-    this.#refused?.(new BillingUnavailable("the client is closed"));
     this.#isClosing = true;
-    await atMost(timeoutMs, Promise.all(this.#running.values()));
-    await this.#connection.close();
+    await atMost(timeoutMs, Promise.all(this.#runs.values()));
+    this.#channel = undefined;
+    await this.#link.close();
   }
 
-  async #open(model: ChannelModel): Promise<void> {
-    const channel = tied(await model.createChannel(), model);
+  async #open(channel: ConfirmChannel): Promise<void> {
+    this.#channel = channel;
     await channel.prefetch(this.options.concurrency ?? 10);
     await channel.consume(await this.prepare(channel), (delivery) => {
-      if (delivery === null)
-        channel.close().catch(() => {}); // the queue was deleted
-      else void this.#take(channel, delivery);
+      if (delivery !== null && !this.#isClosing) void this.#take(channel, delivery);
     });
-    this.#opened?.();
+    this.#hasOpened = true;
   }
 
   /** Handle a delivery and acknowledge it; a copy that comes meanwhile waits for the same run. */
   async #take(channel: Channel, delivery: ConsumeMessage): Promise<void> {
-    if (this.#isClosing) return;
     const id: unknown = delivery.properties.messageId ?? Symbol("no id, so no copies");
-    const isDone = this.#handled.has(id) || (await (this.#running.get(id) ?? this.#run(id, delivery)));
-    if (!isDone) await pause(RETRY_DELAY_MS, undefined, { ref: false });
-    // Where the channel is lost, the broker delivers again by itself.
-    isOpen(() => (isDone ? channel.ack(delivery) : channel.nack(delivery)));
-  }
-
-  #run(id: unknown, delivery: ConsumeMessage): Promise<boolean> {
-    const run = this.#handle(delivery).then((isDone) => {
-      this.#running.delete(id);
-      if (isDone) this.#remember(id);
-      return isDone;
-    });
-    this.#running.set(id, run);
-    return run;
+    const run = this.#runs.get(id) ?? this.#handle(delivery);
+    this.#remember(id, run);
+    const isDone = await run;
+    if (!isDone) {
+      this.#runs.delete(id);
+      await pause(RETRY_DELAY_MS, undefined, { ref: false });
+    }
+    if (this.#channel !== channel) return; // the broker delivers again by itself
+    if (isDone) channel.ack(delivery);
+    else channel.nack(delivery);
   }
 
   async #handle(delivery: ConsumeMessage): Promise<boolean> {
@@ -117,14 +107,20 @@ export class Listener<T> implements Subscription {
     }
   }
 
-  readonly #report = (error: Error): void => {
+  #refused(error: Error): void {
+    if (this.#hasOpened) return this.#report(error);
+    this.#refusal = error;
+    void this.#link.close();
+  }
+
+  #report(error: Error): void {
     if (this.options.onError === undefined) process.emitWarning(error);
     else this.options.onError(error);
-  };
+  }
 
-  #remember(id: unknown): void {
-    this.#handled.add(id);
-    const [oldest] = this.#handled;
-    if (this.#handled.size > REMEMBERED) this.#handled.delete(oldest);
+  #remember(id: unknown, run: Promise<boolean>): void {
+    this.#runs.set(id, run);
+    const [oldest] = this.#runs.keys();
+    if (this.#runs.size > REMEMBERED) this.#runs.delete(oldest);
   }
 }

@@ -6,18 +6,12 @@ import { BillingNumberTooLarge, BillingRefused } from "./errors.js";
 
 /** Return the body of a message. A number that is no exact whole number is refused; a bigint is taken. */
 export function encode(message: object): Buffer {
-  refuseInexact(message, "");
-  return Buffer.from(stringify(message) ?? "");
-}
-
-function refuseInexact(value: unknown, path: string): void {
-  if (typeof value === "number" && !Number.isSafeInteger(value)) {
+  for (const [path, value] of leavesOf(message)) {
+    if (typeof value !== "number" || Number.isSafeInteger(value)) continue;
     const way = Number.isInteger(value) ? "above 2^53 − 1; give a bigint" : "no whole number";
     throw new BillingRefused(`${path}: ${value} is ${way}`, path, "invalid_field");
   }
-  if (typeof value === "object" && value !== null) {
-    for (const [name, inner] of Object.entries(value)) refuseInexact(inner, path ? `${path}.${name}` : name);
-  }
+  return Buffer.from(stringify(message) ?? "");
 }
 
 /** Return the object of a body. An amount above 2^53 − 1 throws BillingNumberTooLarge; inside of `metadata`,
@@ -26,8 +20,8 @@ export function decode<T>(body: Buffer): T {
   const text = body.toString("utf8");
   if (!SIXTEEN_DIGITS.test(text)) return JSON.parse(text) as T;
   const found = parse(text, undefined, exactNumber);
-  const path = pathOfBigint(found, "");
-  if (path !== undefined) {
+  for (const [path, value] of leavesOf(found)) {
+    if (typeof value !== "bigint" || IN_METADATA.test(path)) continue;
     throw new BillingNumberTooLarge(`${path} is above 2^53 − 1; the error's body has it as a bigint`, found);
   }
   return found as T;
@@ -35,19 +29,15 @@ export function decode<T>(body: Buffer): T {
 
 /** 2^53 has sixteen digits: a text without so many in a row has no larger number. */
 const SIXTEEN_DIGITS = /\d{16}/;
+const IN_METADATA = /(^|\.)metadata\./;
 
 function exactNumber(text: string): number | bigint {
   const value = Number(text);
   return Number.isInteger(value) && !Number.isSafeInteger(value) ? BigInt(text) : value;
 }
 
-function pathOfBigint(value: unknown, path: string): string | undefined {
-  if (typeof value === "bigint") return path;
-  if (typeof value !== "object" || value === null) return undefined;
-  for (const [name, inner] of Object.entries(value)) {
-    if (name === "metadata") continue;
-    const found = pathOfBigint(inner, path ? `${path}.${name}` : name);
-    if (found !== undefined) return found;
-  }
-  return undefined;
+/** Return the values of a message that hold no others, each with its path, such as `items.3.tokens`. */
+function* leavesOf(value: unknown, path = ""): Generator<[string, unknown]> {
+  if (typeof value !== "object" || value === null) return yield [path, value];
+  for (const [name, inner] of Object.entries(value)) yield* leavesOf(inner, path ? `${path}.${name}` : name);
 }

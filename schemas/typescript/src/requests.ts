@@ -46,35 +46,24 @@ export class Requests {
         if (outcome instanceof Error) reject(outcome);
         else resolve(outcome);
       };
-      const request: Request = {
-        ...message,
-        id: randomUUID(),
-        timeoutMs,
-        writes: 0,
-        isConfirmed: false,
-        end,
-      };
+      const request = { ...message, id: randomUUID(), timeoutMs, writes: 0, isConfirmed: false, end };
       const timer = setTimeout(() => end(expired(request, timeoutMs)), timeoutMs);
       this.#open.set(request.id, request);
       this.#line.add(request);
-      if (this.#refusal === undefined) this.pump();
+      if (this.#refusal === undefined) this.#pump();
       else end(this.#refusal);
     });
   }
 
-  /** Write what stands in line, in order, as far as there are places. */
-  pump(): void {
-    for (const request of this.#line) {
-      if (this.#open.size - this.#line.size >= this.places) return;
-      if (!this.write(request)) return;
-      request.writes += 1;
-      this.#line.delete(request);
-    }
+  /** End the request with this id; nothing is left of one that has ended before. */
+  end(id: unknown, outcome: Buffer | Error): void {
+    this.#open.get(id as string)?.end(outcome);
   }
 
-  /** Return the request of a reply, a return or a confirm; none where it has ended. */
-  get(id: unknown): Request | undefined {
-    return this.#open.get(id as string);
+  /** Write what stands in line: a channel is there. */
+  opened(): void {
+    this.#refusal = undefined;
+    this.#pump();
   }
 
   /** Put all back in line: what the broker has already is applied once, and answered again. */
@@ -82,14 +71,10 @@ export class Requests {
     this.#line = new Set(this.#open.values());
   }
 
-  /** End what was never written, and what comes, until `accept`. What was written may have been applied. */
+  /** End what was never written, and what comes, until `opened`. What was written may have been applied. */
   refuse(refusal: BillingConfiguration): void {
     this.#refusal = refusal;
     for (const request of [...this.#line]) if (request.writes === 0) request.end(refusal);
-  }
-
-  accept(): void {
-    this.#refusal = undefined;
   }
 
   /** End what the broker has refused together with its channel: what went to the exchange that it names. */
@@ -104,18 +89,25 @@ export class Requests {
   /** Return when all have ended; end them after `timeoutMs`. */
   async drained(timeoutMs: number): Promise<void> {
     if (this.#open.size === 0) return;
-    const timer = setTimeout(() => {
-      for (const request of [...this.#open.values()]) request.end(expired(request, timeoutMs));
-    }, timeoutMs);
+    const endAll = (): void => this.#open.forEach((request) => request.end(expired(request, timeoutMs)));
+    const timer = setTimeout(endAll, timeoutMs);
     await new Promise<void>((resolve) => (this.#whenEmpty = resolve));
     clearTimeout(timer);
+  }
+
+  #pump(): void {
+    for (const request of this.#line) {
+      if (this.#open.size - this.#line.size >= this.places || !this.write(request)) return;
+      request.writes += 1;
+      this.#line.delete(request);
+    }
   }
 
   #forget(request: Request): void {
     this.#open.delete(request.id);
     this.#line.delete(request);
     if (this.#open.size === 0) this.#whenEmpty?.();
-    else this.pump();
+    else this.#pump();
   }
 }
 

@@ -12,7 +12,8 @@ import type {
   Transaction,
   UsageAnswer,
 } from "./generated/contract.js";
-import type { AffordOptions, Applied, Billing, Rejected, Result } from "./vocabulary.js";
+import type { Applied, Rejected, Result } from "./outcomes.js";
+import type { AffordOptions, Billing } from "./vocabulary.js";
 
 /** An account as the old service knew it, with what it formatted. */
 export interface TokenBalance {

@@ -1,13 +1,10 @@
 // Everything that one can do with the ledger, whoever carries it: the broker's client or the fake.
 
-import { BillingConfiguration, BillingFailed, BillingRefused, BillingUnavailable } from "./errors.js";
+import { BillingUnavailable } from "./errors.js";
 import type * as contract from "./generated/contract.js";
 import type { Handler, ListenOptions, Subscription } from "./listening.js";
-
-/** Result of a command, a value either way. A rejected one moved nothing; `code` says why. */
-export type Result = Applied | Rejected;
-export type Applied = contract.Reply & { status: "applied" };
-export type Rejected = contract.Reply & { status: "rejected" };
+import { answered } from "./outcomes.js";
+import type { Result } from "./outcomes.js";
 
 export interface RequestOptions {
   /** Longest wait, in milliseconds; default 10,000 for commands and 5,000 for queries. */
@@ -171,27 +168,4 @@ for (const [name, type] of Object.entries(COMMANDS)) {
     return this.request({ type, ...fields } as contract.Command, options);
   };
   Object.defineProperty(Billing.prototype, name, { value, writable: true, configurable: true });
-}
-
-/** Return an answer; throw the error of a problem. */
-function answered(answer: contract.Answer): contract.Answer {
-  if (answer.type !== "answer.problem") return answer;
-  const text = `${answer.query ?? "query"}: ${answer.message}`;
-  switch (answer.code) {
-    case "malformed":
-    case "account_not_found":
-      throw new BillingRefused(text, answer.field, answer.code);
-    case "not_allowed":
-      throw new BillingConfiguration(text);
-    default: // a fault of the reader's passes, or its operators have it; nothing was changed
-      throw new BillingUnavailable(text);
-  }
-}
-
-/** Return the result of a reply; throw the error of a failed one. */
-export function resultOf(reply: contract.Reply): Result {
-  if (reply.status !== "failed") return reply as Result;
-  if (reply.code !== "malformed") throw new BillingFailed(reply);
-  if (reply.reason === "wrong_sender") throw new BillingConfiguration(reply.message);
-  throw new BillingRefused(reply.message, reply.field, reply.reason);
 }

@@ -2,28 +2,25 @@
 
 import { randomUUID } from "node:crypto";
 
-import type { Channel, ChannelModel, ConfirmChannel, ConsumeMessage, Message, Options } from "amqplib";
+import type { ConfirmChannel, Message, Options } from "amqplib";
 
-import { Connection, isOpen, refusalIn, tied } from "./connection.js";
+import { Link, refusalIn } from "./connection.js";
 import type { Address } from "./connection.js";
 import { BillingConfiguration, BillingUnavailable } from "./errors.js";
 import { AGAIN, Requests } from "./requests.js";
-import type { Request } from "./requests.js";
+import type { Outgoing, Request } from "./requests.js";
+
+/** What ends a message: the worker's reply, the broker's confirm, or a reader's answer. */
+export type End = "reply" | "confirm" | "answer";
 
 const DIRECT_REPLY_TO = "amq.rabbitmq.reply-to";
 
 /** Sender of commands and queries, on a connection of its own; replies come by another one. */
 export class Wire {
-  /** Commands that end with their reply. */
-  readonly asked: Requests;
-  /** Commands that end when the broker has them. */
-  readonly published: Requests;
-  readonly queries: Requests;
-
-  readonly #publisher: Connection;
-  readonly #consumer: Connection;
-  #commanding: ConfirmChannel | undefined;
-  #querying: Channel | undefined;
+  readonly #requests: Record<End, Requests>;
+  readonly #publisher: Link;
+  readonly #consumer: Link;
+  #channel: ConfirmChannel | undefined;
   #replyQueue: string | undefined;
 
   constructor(
@@ -31,143 +28,106 @@ export class Wire {
     private readonly appId: string,
     places: number,
   ) {
-    this.asked = new Requests(places, (request) => {
-      return this.#replyQueue !== undefined && this.#writeCommand(request, { replyTo: this.#replyQueue });
-    });
-    this.published = new Requests(places, (request) => this.#writeCommand(request));
-    this.queries = new Requests(places, (request) => this.#writeQuery(request));
-    this.#publisher = new Connection(`${appId} publisher`, address, {
-      open: (model) => this.#openPublisher(model),
+    const requests = (end: End) => new Requests(places, (request) => this.#write(request, end));
+    this.#requests = { reply: requests("reply"), confirm: requests("confirm"), answer: requests("answer") };
+    const all = Object.values(this.#requests);
+    this.#publisher = new Link(`${appId} publisher`, address, {
+      open: (channel) => this.#openPublisher(channel, all),
       lost: () => {
-        this.#commanding = this.#querying = undefined;
-        for (const requests of this.#all()) requests.lost();
+        this.#channel = undefined;
+        for (const one of all) one.lost();
       },
-      refused: (refusal) => this.#all().forEach((requests) => requests.refuse(refusal)),
+      refused: (refusal) => all.forEach((one) => one.refuse(refusal)),
     });
-    this.#consumer = new Connection(`${appId} replies`, address, {
-      open: (model) => this.#openConsumer(model),
+    this.#consumer = new Link(`${appId} replies`, address, {
+      open: (channel) => this.#openConsumer(channel),
       lost: () => {
         this.#replyQueue = undefined;
-        this.asked.lost(); // replies to the old queue are gone with it
+        this.#requests.reply.lost(); // replies to the old queue are gone with it
       },
-      refused: (refusal) => this.asked.refuse(refusal),
+      refused: (refusal) => this.#requests.reply.refuse(refusal),
     });
   }
 
-  /** Begin to connect; replies are consumed where they are awaited. */
-  start({ consumes }: { consumes: boolean }): void {
-    this.#publisher.start();
-    if (consumes) this.#consumer.start();
+  /** Send a message and return the body of what ends it; it connects where that is needed. */
+  send(end: End, message: Outgoing, timeoutMs: number): Promise<Buffer> {
+    void this.#publisher.start();
+    if (end === "reply") void this.#consumer.start();
+    return this.#requests[end].send(message, timeoutMs);
   }
 
   /** Wait for what is pending, at most `timeoutMs`, then close the connections. */
   async close(timeoutMs: number): Promise<void> {
-    await Promise.all(this.#all().map((requests) => requests.drained(timeoutMs)));
+    await Promise.all(Object.values(this.#requests).map((one) => one.drained(timeoutMs)));
     await Promise.all([this.#publisher.close(), this.#consumer.close()]);
   }
 
-  #all(): Requests[] {
-    return [this.asked, this.published, this.queries];
+  async #openPublisher(channel: ConfirmChannel, all: readonly Requests[]): Promise<void> {
+    channel.on("return", ({ fields: { exchange, routingKey }, properties }: Message) => {
+      const text = `no queue takes ${routingKey} from the exchange '${exchange}'`; // comes before its confirm
+      const error = new BillingConfiguration(`${text}: run \`billing-worker topology declare\``);
+      for (const one of all) one.end(properties.correlationId, error);
+    });
+    channel.on("error", (error: Error) => {
+      const refusal = refusalIn(error);
+      if (refusal !== undefined) all.forEach((one) => one.refuseWritten(refusal));
+    });
+    await this.#consume(channel, DIRECT_REPLY_TO, this.#requests.answer);
+    this.#channel = channel;
+    for (const one of all) one.opened();
   }
 
-  #find({ properties }: Message): Request | undefined {
-    return this.#all()
-      .map((requests) => requests.get(properties.correlationId))
-      .find((request) => request !== undefined);
-  }
-
-  // -- publishing ------------------------------------------------------------------------------------------
-
-  async #openPublisher(model: ChannelModel): Promise<void> {
-    const commanding = tied(await model.createConfirmChannel(), model, (error) => this.#failed(error));
-    const querying = tied(await model.createChannel(), model, (error) => this.#failed(error));
-    for (const channel of [commanding, querying])
-      channel.on("return", (returned) => this.#returned(returned));
-    await querying.consume(DIRECT_REPLY_TO, (answer) => this.#replied(answer), { noAck: true });
-    [this.#commanding, this.#querying] = [commanding, querying];
-    for (const requests of this.#all()) {
-      requests.accept();
-      requests.pump();
-    }
-  }
-
-  /** Give a command to the broker, whose confirm ends those that wait for no reply. */
-  #writeCommand(request: Request, more: Options.Publish = {}): boolean {
-    const confirmed = (error: Error | null): void => {
-      if (error?.message === NACKED && request.writes === 1) request.end(fullQueue(request));
-      if (error !== null) return; // a lost channel: all is written again
-      if (this.published.get(request.id) === request) request.end(NOTHING);
-      else request.isConfirmed = true;
-    };
-    const options = { ...this.#properties(request), persistent: true, ...more };
-    const { exchange, type, body } = request;
-    const channel = this.#commanding;
-    return channel !== undefined && isOpen(() => channel.publish(exchange, type, body, options, confirmed));
-  }
-
-  #writeQuery(request: Request): boolean {
-    const options: Options.Publish = {
-      ...this.#properties(request),
-      persistent: false,
-      replyTo: DIRECT_REPLY_TO,
-      expiration: request.timeoutMs, // nobody waits for the answer after that
-    };
-    const { exchange, type, body } = request;
-    const channel = this.#querying;
-    return channel !== undefined && isOpen(() => channel.publish(exchange, type, body, options));
-  }
-
-  #properties({ id, type }: Request): Options.Publish {
-    return {
-      contentType: "application/json",
-      correlationId: id,
-      messageId: id, // the same when it is sent again
-      type,
-      appId: this.appId,
-      userId: this.address.user,
-      mandatory: true,
-    };
-  }
-
-  /** A message that no queue takes comes back before its confirm. */
-  #returned(returned: Message): void {
-    const { exchange, routingKey } = returned.fields;
-    const text = `no queue takes ${routingKey} from the exchange '${exchange}'`;
-    this.#find(returned)?.end(new BillingConfiguration(`${text}: run \`billing-worker topology declare\``));
-  }
-
-  #failed(error: Error): void {
-    const refusal = refusalIn(error);
-    if (refusal !== undefined) this.#all().forEach((requests) => requests.refuseWritten(refusal));
-  }
-
-  // -- replies ---------------------------------------------------------------------------------------------
-
-  async #openConsumer(model: ChannelModel): Promise<void> {
-    const channel = tied(await model.createChannel(), model);
+  async #openConsumer(channel: ConfirmChannel): Promise<void> {
     // A new name each time: the queue of a connection that died unnoticed is still locked.
     const queue = `billing.replies.${this.address.user}.${randomUUID()}`;
     await channel.assertQueue(queue, { exclusive: true, autoDelete: true, durable: false });
-    const replied = (reply: ConsumeMessage | null): void => {
-      if (reply === null)
-        channel.close().catch(() => {}); // the queue was deleted
-      else this.#replied(reply);
-    };
-    await channel.consume(queue, replied, { noAck: true });
+    await this.#consume(channel, queue, this.#requests.reply);
     this.#replyQueue = queue;
-    this.asked.accept();
-    this.asked.pump();
+    this.#requests.reply.opened();
   }
 
-  #replied(reply: ConsumeMessage | null): void {
-    if (reply !== null) this.#find(reply)?.end(reply.content);
+  async #consume(channel: ConfirmChannel, queue: string, requests: Requests): Promise<void> {
+    const take = (reply: Message | null): void => {
+      if (reply !== null) requests.end(reply.properties.correlationId, reply.content);
+    };
+    await channel.consume(queue, take, { noAck: true });
+  }
+
+  /** Give a message to the broker; return false where it has no way there, or none back. */
+  #write(request: Request, end: End): boolean {
+    const { exchange, type, body } = request;
+    const way = this.#wayOf(request, end);
+    if (this.#channel === undefined || way === undefined) return false;
+    this.#channel.publish(exchange, type, body, { ...this.#properties(request), ...way }, (error) => {
+      if (error?.message === "message nacked" && request.writes === 1) request.end(fullQueue(request));
+      if (error !== null) return; // a lost channel: all is written again
+      request.isConfirmed = true;
+      if (end === "confirm") request.end(NOTHING);
+    });
+    return true;
+  }
+
+  /** Return the options by which a message and its end travel; none where there is no queue for replies. */
+  #wayOf({ timeoutMs }: Request, end: End): Options.Publish | undefined {
+    switch (end) {
+      case "reply":
+        return this.#replyQueue === undefined ? undefined : { persistent: true, replyTo: this.#replyQueue };
+      case "confirm":
+        return { persistent: true };
+      case "answer": // nobody waits for it after that
+        return { persistent: false, replyTo: DIRECT_REPLY_TO, expiration: timeoutMs };
+    }
+  }
+
+  #properties({ id, type }: Request): Options.Publish {
+    const ids = { correlationId: id, messageId: id }; // the same when it is sent again
+    const sender = { appId: this.appId, userId: this.address.user };
+    return { contentType: "application/json", type, mandatory: true, ...ids, ...sender };
   }
 }
 
-/** amqplib's text for a broker's refusal of one message. */
-const NACKED = "message nacked";
 const NOTHING = Buffer.alloc(0);
 
-function fullQueue({ type, referenceId }: Request): BillingUnavailable {
+function fullQueue({ type, referenceId = "" }: Request): BillingUnavailable {
   return new BillingUnavailable(`${type} ${referenceId}: the broker refuses it, its queue is full; ${AGAIN}`);
 }

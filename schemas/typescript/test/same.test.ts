@@ -11,7 +11,7 @@ import {
   TokenService,
   TokenServiceError,
 } from "@billing-worker/client";
-import type { Billing, Result } from "@billing-worker/client";
+import type { Billing, Notice, Result } from "@billing-worker/client";
 
 import { PATIENCE_MS, url } from "./support.js";
 
@@ -422,6 +422,41 @@ test("the fake's credit that began and ended unseen is expired at the first look
   await fake.bonus({ referenceId: "bonus", userId: "ada", tokens: 500, effectiveAt, expiresAt });
   fake.setTime(new Date("2026-01-04T00:00:00Z"));
   assert.equal((await fake.balance("ada"))?.balance, 10_000);
+});
+
+test("the fake refuses what it can't answer as the worker does", async () => {
+  const fake = new FakeBillingClient();
+  await fake.openAccount({ referenceId: "open", userId: "ada", tier: "free" });
+  await assert.rejects(fake.balance("ada", { at: "2026-01-01T00:00:00Z" }), /another time/);
+  const reason = "of nobody";
+  await assert.rejects(fake.freezeAccount({ referenceId: "freeze", reason }), /needs a userId/);
+  const time = "2025-01-01T00:00:00Z";
+  const times = { openedAt: time, anchor: time, asOf: time };
+  const lots = [{ source: "bonus" as const, tokens: 41 }];
+  const account = {
+    referenceId: "import",
+    userId: "eve",
+    tier: "free",
+    ...times,
+    lots,
+    totals: { bonus: 40 },
+  };
+  await assert.rejects(fake.importAccount(account), { name: "BillingRefused", message: /difference is -1/ });
+});
+
+test("the fake tells of credit that expires, on the terms that its catalog names", async () => {
+  const fake = new FakeBillingClient({ catalog: { notices: { expiringDays: 3 } } });
+  const told: unknown[] = [];
+  await fake.notices((notice) => void told.push(notice), { queue: "app", types: ["credit.expiring"] });
+  await fake.openAccount({ referenceId: "open", userId: "ada", tier: "free" });
+  await fake.bonus({ referenceId: "bonus", userId: "ada", tokens: 500, expiresAt: "2026-01-11T00:00:00Z" });
+  for (const day of [7, 8, 9]) {
+    fake.setTime(new Date(`2026-01-0${day}T00:00:00Z`));
+    await fake.deduct({ referenceId: `job-${day}`, userId: "ada", tokens: 100 });
+  }
+  const { tokens, expiresAt, recordedAt } = told[0] as Notice & { type: "credit.expiring" };
+  assert.equal(told.length, 1);
+  assert.deepEqual([tokens, expiresAt, recordedAt], [500, "2026-01-11T00:00:00Z", "2026-01-08T00:00:00Z"]);
 });
 
 test("the fake sells packages by currency, by quantity and for open amounts", async () => {

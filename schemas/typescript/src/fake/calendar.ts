@@ -1,7 +1,7 @@
 // Calendar of one account of the fake: months from its anchor, and a gateway's own period while that runs.
 // After a gateway's period months count from its start, where they meet its end, or else from its end.
 
-import { DAY_MS } from "./fake-decisions.js";
+import { DAY_MS } from "./decisions.js";
 
 /** Period from `start` until before `end`. */
 export interface Period {
@@ -16,14 +16,24 @@ const MONTH_AT_MOST_MS = 31 * DAY_MS;
 const GOES_ON_MS = 4 * DAY_MS;
 
 export class Calendar {
-  #anchor: number;
   /** Start of the last granted period where a gateway named it; undefined where it is the account's own. */
   #grantedFrom: number | undefined;
+  #anchor: number;
   #grantedUntil: number;
 
-  constructor(anchor: number) {
+  constructor(anchor: number, grantedUntil: number) {
     this.#anchor = anchor;
-    this.#grantedUntil = monthAt(anchor, anchor).end;
+    this.#grantedUntil = grantedUntil;
+  }
+
+  copy(): Calendar {
+    const copy = new Calendar(this.#anchor, this.#grantedUntil);
+    copy.#grantedFrom = this.#grantedFrom;
+    return copy;
+  }
+
+  get anchor(): number {
+    return this.#anchor;
   }
 
   get grantedUntil(): number {
@@ -108,7 +118,7 @@ export class Calendar {
 }
 
 /** Return the month from `anchor` that contains a moment. */
-function monthAt(anchor: number, moment: number): Period {
+export function monthAt(anchor: number, moment: number): Period {
   const months = monthsBetween(anchor, moment);
   const number = monthsAfter(anchor, months) > moment ? months - 1 : months;
   return { start: monthsAfter(anchor, number), end: monthsAfter(anchor, number + 1) };

@@ -1,13 +1,16 @@
 // Subscriptions of the fake: another tier, another period, the end. A period is granted once, and *ahead* while
 // its tokens wait for it to begin.
 
-import { AHEAD_MS } from "./fake-calendar.js";
-import type { Period } from "./fake-calendar.js";
-import { applied, rejected, timeOf } from "./fake-decisions.js";
-import type { Case, Decision, Of } from "./fake-decisions.js";
-import { nameTaken, recorded } from "./fake-payments.js";
-import { iso } from "./formats.js";
-import type { CatalogTier } from "./generated/contract.js";
+import type { FakeAccount } from "./account.js";
+import { AHEAD_MS } from "./calendar.js";
+import type { Period } from "./calendar.js";
+import { applied, rejected, timeOf } from "./decisions.js";
+import type { Case, Decision, Of } from "./decisions.js";
+import { allocation } from "./due.js";
+import type { Lot } from "./lots.js";
+import { nameTaken, recorded } from "./payments.js";
+import { iso } from "../formats.js";
+import type { CatalogTier } from "../generated/contract.js";
 
 type Change = Of<"subscription.change">;
 type Renewal = Of<"subscription.renew">;
@@ -23,7 +26,7 @@ export function change(command: Change, of: Case): Decision {
   if (refused !== undefined) return refused;
   if (command.effectiveAt === "period_end") {
     if (account.hasEnded) return rejected("subscription_not_active");
-    return changeLater(tier, account.paidUntil, of);
+    return changeLater(tier, paidUntil(of), of);
   }
   const period = gatewaysPeriod(command);
   if (period !== undefined && !isOpen(period, now)) return rejected("period_out_of_range", named(period));
@@ -44,7 +47,7 @@ function changeNow(command: Change, tier: CatalogTier, of: Case): Decision {
     account.periodGranted = 0; // it is paid once more
   }
   const [more, previousTier] = [moreOf(tier, of), account.tier.id];
-  account.setTier(tier);
+  setTier(account, tier);
   grant(more, { start: now, end: calendar.grantedUntil }, of);
   const periodEnd = iso(calendar.grantedUntil);
   return applied("subscription_changed", more, { tier: tier.id, previousTier, periodEnd });
@@ -68,7 +71,7 @@ function changeWithPeriod(tier: CatalogTier, period: Period, of: Case): Decision
   account.endsAt = Infinity;
   const starts = grantGateways(tier.monthlyTokens, period, of);
   if (starts > now) return { ...changeLater(tier, starts, of), amount: tier.monthlyTokens, ...named(period) };
-  account.setTier(tier);
+  setTier(account, tier);
   const detail = { tier: tier.id, previousTier, ...named(period) };
   return applied("subscription_changed", tier.monthlyTokens, detail);
 }
@@ -87,6 +90,16 @@ function moreOf(tier: CatalogTier, { account }: Case): number {
   const more = Math.max(tier.monthlyTokens - account.periodGranted, 0);
   account.periodGranted += more;
   return more;
+}
+
+/** Set the tier; neither another one nor an end is waited for. */
+function setTier(account: FakeAccount, tier: CatalogTier): void {
+  Object.assign(account, { tier, next: undefined, endsAt: Infinity });
+}
+
+/** Return the end of what is granted, or of the present period where nothing is. */
+function paidUntil({ account: { calendar }, now }: Case): number {
+  return now < calendar.grantedUntil ? calendar.grantedUntil : calendar.allocationPeriod(now).end;
 }
 
 // -- another period ----------------------------------------------------------------------------------------
@@ -149,7 +162,7 @@ function grantOwn(tokens: number, period: Period, of: Case): number {
   const starts = period.start === account.calendar.allocationPeriod(now).start ? now : period.start;
   account.calendar.beginOwn(period, now);
   account.periodGranted = tokens;
-  grant(tokens, { start: starts, end: period.end }, of);
+  grant(tokens, period, of, starts > now);
   return starts;
 }
 
@@ -163,15 +176,19 @@ function grantGateways(tokens: number, period: Period, of: Case): number {
   return starts;
 }
 
-/** Grant tokens that take effect when the period begins. */
-function grant(tokens: number, period: Period, { account, operation, now }: Case): void {
-  if (tokens > 0) account.allocate(operation, tokens, { ...period, start: Math.max(period.start, now) });
+/** Grant the tokens of a period, which take effect when it begins. */
+function grant(tokens: number, period: Period, of: Case, isAhead = period.start > of.now): void {
+  if (tokens === 0) return;
+  const { account, operation } = of;
+  if (isAhead) account.schedule(operation, allocation(tokens, period));
+  else account.credit(operation, allocation(tokens, period));
 }
 
 // -- the end -----------------------------------------------------------------------------------------------
 
 /** End the subscription: no more periods; what was bought or given otherwise stays. */
-export function cancel({ at }: Of<"subscription.cancel">, { account, operation, now }: Case): Decision {
+export function cancel({ at }: Of<"subscription.cancel">, of: Case): Decision {
+  const { account, now } = of;
   const isNow = at === "now";
   if (account.hasEnded || (account.endsAt !== Infinity && !isNow)) return rejected("subscription_not_active");
   const { calendar } = account;
@@ -181,16 +198,35 @@ export function cancel({ at }: Of<"subscription.cancel">, { account, operation, 
   if (!isNow) {
     account.endsAt = Math.max(calendar.grantedUntil, now);
   } else if (ahead > now) {
-    account.giveUpAhead(ahead);
+    giveUp(ahead, of);
+    calendar.giveUpAhead(ahead, now);
     account.endsAt = ahead;
+    const present = allocations(account).filter((lot) => lot.parent === undefined && lot.expiresAt === ahead);
+    account.periodGranted = present.reduce((sum, lot) => sum + lot.granted, 0);
   } else {
     account.endsAt = now;
-    lost = account.endAllocations(operation);
+    lost = giveUp(-Infinity, of);
     const isFree = account.tier.autoRenew;
     if (now < calendar.grantedUntil)
       account.periodGranted = isFree ? Math.max(account.periodGranted - lost, 0) : 0;
   }
   return applied("subscription_canceled", lost, { periodEnd: iso(account.endsAt) });
+}
+
+/** End the allocations from `since` on before their time; return the tokens that expire. */
+function giveUp(since: number, { account, operation, now }: Case): number {
+  const own = allocations(account).filter(({ effectiveAt }) => effectiveAt >= since);
+  return own.reduce((sum, lot) => {
+    const { free } = lot;
+    Object.assign(lot, { endedAt: now, pending: 0 });
+    account.post(operation, "expiry", -free, lot);
+    return sum + free;
+  }, 0);
+}
+
+/** Return the lots of allocations that haven't ended, also where they are used up. */
+function allocations(account: FakeAccount): Lot[] {
+  return account.lots.filter(({ source, endsAt }) => source === "allocation" && endsAt > account.clock());
 }
 
 // -- helpers of all ----------------------------------------------------------------------------------------

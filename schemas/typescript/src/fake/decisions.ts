@@ -1,8 +1,9 @@
 // Decisions of the fake's rules: what they are made of, and what they say.
 
-import type { FakeAccount, Operation } from "./fake-account.js";
-import type { FakeLedger } from "./fake-ledger.js";
-import type { Code, Command, Reply } from "./generated/contract.js";
+import type { Code, Command, Reply } from "../generated/contract.js";
+import type { FakeAccount } from "./account.js";
+import type { FakeLedger } from "./ledger.js";
+import type { Operation } from "./lots.js";
 
 export type Single = Exclude<Command, { type: "usage.batch" }>;
 export type Of<T> = Extract<Single, { type: T }>;
@@ -14,8 +15,6 @@ export interface Case {
   readonly account: FakeAccount;
   readonly operation: Operation;
   readonly now: number;
-  /** When the command says that it occurred. */
-  readonly occurredAt: number | undefined;
 }
 
 export const DAY_MS = 86_400_000;
