@@ -22,7 +22,7 @@ from worker.ledger.revisions import current_revision, newest_revision
 from worker.ledger.session_settings import SessionSettings, needed, server_timeout_s
 from worker.ledger.slots import slot_by_slot
 from worker.runtime.identity import process_name, runner_name
-from worker.settings import Settings, broker_user, config_digest
+from worker.settings import Settings, broker_user, config_digest, own_users
 
 if TYPE_CHECKING:
     from pydantic import SecretStr
@@ -347,6 +347,8 @@ class Application:
             reply_queue=settings.reply_queue,
             reply_to_prefixes=settings.reply_to_prefixes,
             senders=settings.senders,
+            user=broker_user(settings.broker_url),
+            worker_users=own_users(settings),
         )
 
     def service(self) -> DeadLetters:
@@ -363,7 +365,8 @@ class Application:
             catalog=self.catalog,
             receive=lambda delivery, now: message_in(delivery, policy, now),
             clock=self.clock,
-            sent_as=broker_user(self.settings.broker_url),
+            sent_as=policy.user,
+            worker_users=policy.worker_users,
         )
 
     def replayer(self, name: str | None = None) -> ReplayRunner:

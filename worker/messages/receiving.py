@@ -14,9 +14,10 @@ from schemas import (
     decode,
     type_of,
 )
-from schemas.dead_letter import REPLAY_DEAD_LETTER_HEADER
+from schemas.dead_letter import SENDER_HEADER
 from worker.broker import Delivery
 from worker.messages.dead_letters import Failure
+from worker.messages.origin import Origin, is_key_of, is_replay, origin_of, wrong_way
 from worker.messages.policy import Policy
 
 
@@ -30,11 +31,13 @@ def message_in(delivery: Delivery, policy: Policy, now: datetime) -> Message | F
     decoded = decode(delivery.body, now=now, limits=policy.limits)
     if isinstance(decoded, Malformed):
         return Failure.of_malformed(decoded)
-    message = without_deadline(decoded) if _is_replayed(delivery) else decoded
+    origin = origin_of(delivery, policy.worker_users)
+    message = without_deadline(decoded) if is_replay(delivery, origin) else decoded
     return (
         _refused_lane(delivery, message, policy)
+        or _refused_way(delivery, message, origin, policy)
         or _refused_route(delivery, message, policy)
-        or _refused_sender(delivery, message, policy)
+        or _refused_sender(message, origin, policy)
         or message
     )
 
@@ -64,11 +67,6 @@ def deadline_of(message: Message) -> datetime | None:
         if isinstance(command, UsageWithDeadline) and command.valid_until is not None
     ]
     return min(times, default=None)
-
-
-def _is_replayed(delivery: Delivery) -> bool:
-    """Return True for the replay of a dead letter. Who forges it gives up its own deadline, nothing else."""
-    return REPLAY_DEAD_LETTER_HEADER in delivery.headers
 
 
 def poison_failure(
@@ -101,9 +99,22 @@ def _refused_lane(delivery: Delivery, message: Message, policy: Policy) -> Failu
     )
 
 
+def _refused_way(delivery: Delivery, message: Message, origin: Origin, policy: Policy) -> Failure | None:
+    """Refuse what walked past the exchanges on which rights are granted, unless we published it again."""
+    way = wrong_way(delivery, origin, policy.topology)
+    if way is None:
+        return None
+    return Failure.of(
+        message,
+        DeadLetterReason.WRONG_EXCHANGE,
+        f"A {message.type} came {way}; publish it to the exchange {policy.topology.exchange!r}.",
+    )
+
+
 def _refused_route(delivery: Delivery, message: Message, policy: Policy) -> Failure | None:
     """Refuse another type than the routing key says, by which rights to publish are granted."""
-    if delivery.exchange not in policy.topology.command_exchanges or delivery.routing_key == message.type:
+    is_command = delivery.exchange in policy.topology.command_exchanges
+    if not is_command or is_key_of(delivery.routing_key, message.type):
         return None
     return Failure.of(
         message,
@@ -113,15 +124,22 @@ def _refused_route(delivery: Delivery, message: Message, policy: Policy) -> Fail
     )
 
 
-def _refused_sender(delivery: Delivery, message: Message, policy: Policy) -> Failure | None:
-    """Return the failure where the sender may not send ``message``; each item of a batch counts alone.
+def _refused_sender(message: Message, origin: Origin, policy: Policy) -> Failure | None:
+    """Return the failure where a user of ``origin`` may not send ``message``."""
+    if origin.is_forged:
+        return _forged_sender(message, origin)
+    if not policy.senders:
+        return None
+    refusals = (_refused_user(message, user, policy) for user in origin.users)
+    return next((refusal for refusal in refusals if refusal is not None), None)
+
+
+def _refused_user(message: Message, sender: str | None, policy: Policy) -> Failure | None:
+    """Return the failure where ``sender`` may not send ``message``; each item of a batch counts alone.
 
     The reference of a batch itself follows the rule of its type like any other: the ledger claims it for
     nothing, but readers of a shared reply queue tell replies by it.
     """
-    if not policy.senders:
-        return None
-    sender = delivery.text("user_id")
     commands = [(-1, message)]
     if isinstance(message, UsageBatch):
         commands += zip(message.places, message.items, strict=True)
@@ -140,6 +158,14 @@ def _refused_sender(delivery: Delivery, message: Message, policy: Policy) -> Fai
 
 
 _OPEN = type_of(OpenAccount)
+
+
+def _forged_sender(message: Message, origin: Origin) -> Failure:
+    text = (
+        f"{_named(origin.publisher)} is no worker user, so its header {SENDER_HEADER} is not believed: leave "
+        "the header out, or name the user in BILLING_WORKER_USERS."
+    )
+    return Failure.of(message, DeadLetterReason.WRONG_SENDER, text)
 
 
 def _wrong_opener(message: Message, sender: str | None, place: str) -> Failure:
