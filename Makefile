@@ -54,6 +54,7 @@ chaos: $(DEV) ## inject every fault at once under load; SEED=… MINUTES=… (3)
 soak: $(DEV) ## run every long test
 	@$(BIN)/python -m tests.support.provision
 	@$(BIN)/python -m pytest -m slow
+	@BILLING_TEST_EXAMPLES=5 $(BIN)/python -m pytest -m hypothesis
 
 constraints: $(BENCH) ## write the installed versions to constraints.txt
 	@$(BIN)/python -m pip freeze --exclude-editable >$(PINNED).new

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from time import monotonic, sleep
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 from uuid import uuid4
 
 import pika
@@ -410,11 +410,26 @@ class _Processes:
         return "\n".join(self._log.read_text(errors="replace").splitlines()[-_LOG_LINES:])
 
 
+def start(
+    arguments: Sequence[str], environment: Mapping[str, str], output: IO[bytes]
+) -> subprocess.Popen[bytes]:
+    """Start a process that ends with this one, in a session of its own: the benchmark gets a Ctrl-C."""
+    setpriv = shutil.which("setpriv")
+    prefix = [setpriv, "--pdeathsig", "TERM"] if setpriv else []
+    return subprocess.Popen(
+        [*prefix, *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+
+
 @contextmanager
 def _running(name: str, commands: Sequence[ProcessCommand]) -> Iterator[_Processes]:
     """The processes, their output in a file; none outlives the block, nor this process."""
-    setpriv = shutil.which("setpriv")
-    prefix = [setpriv, "--pdeathsig", "TERM"] if setpriv else []
     with tempfile.TemporaryDirectory(prefix="billing-bench-") as folder:
         log = Path(folder) / "output.log"
         started: list[subprocess.Popen[bytes]] = []
@@ -422,18 +437,7 @@ def _running(name: str, commands: Sequence[ProcessCommand]) -> Iterator[_Process
         try:
             with log.open("wb") as output:
                 for arguments, environment in commands:
-                    started.append(
-                        subprocess.Popen(
-                            [*prefix, *arguments],
-                            cwd=ROOT,
-                            env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
-                            stdin=subprocess.DEVNULL,
-                            stdout=output,
-                            stderr=subprocess.STDOUT,
-                            # A Ctrl-C on the terminal is for the benchmark, which stops them in order.
-                            start_new_session=True,
-                        )
-                    )
+                    started.append(start(arguments, environment, output))
             yield processes
         finally:
             processes.stop()

@@ -4,17 +4,20 @@ No claim about time. The tests count its causes instead: the statements of a bat
 it, and the memory of a worker, which must not grow with its backlog.
 """
 
+import os
+import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 from sqlalchemy import Engine, update
 
 from schemas import DeductUsage, OpenAccount
-from tests.benchmarks import conditions, peers, report
+from tests.benchmarks import conditions, peers, report, sandbox
 from tests.benchmarks.contenders import ECHO, Contender
 from tests.benchmarks.loads import deductions, hot, outgoing
 from tests.benchmarks.phases import STEPS
@@ -24,6 +27,7 @@ from tests.benchmarks.results import Benchmark, BenchmarkContext
 from tests.benchmarks.sandbox import BenchmarkError, IncorrectLedgerError, Measured, Servers, new_sandbox
 from tests.benchmarks.statements import counted
 from tests.support.apply_commands import applied
+from tests.support.forked_python import ForkedPython
 from tests.support.provision import PostgresServer, RabbitMQServer
 from worker.catalog import Catalog
 from worker.ledger.tables import accounts
@@ -33,7 +37,30 @@ _ELSEWHERE = {"peers", "large"}
 _SHORT = [benchmark for benchmark in BENCHMARKS if benchmark.name not in _ELSEWHERE]
 #: These compare with plain deductions, which really run once: for the budget.
 _WITH_PLAIN_ONES = {"first-speed", "batch", "mixed", "echo", "skew"}
+START = sandbox.start
 _GROWTH_MAX, _MEMORY_MAX_MB = 1.5, 300
+
+
+@pytest.fixture(autouse=True)
+def _processes_are_forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start our programs without their imports: no claim about time is made here."""
+    monkeypatch.setattr(sandbox, "start", _forked)
+
+
+def _forked(
+    arguments: Sequence[str], environment: Mapping[str, str], output: IO[bytes]
+) -> subprocess.Popen[bytes]:
+    if arguments[:2] != [sys.executable, "-m"]:
+        return START(arguments, environment, output)
+    return ForkedPython(
+        *arguments[2:],
+        in_session=True,
+        cwd=sandbox.ROOT,
+        env={**os.environ, "PYTHONPATH": str(sandbox.ROOT), **environment},
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+    )
 
 
 @pytest.fixture

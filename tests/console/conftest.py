@@ -3,7 +3,6 @@
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +13,7 @@ from flask import Flask
 
 from tests.console import sample_data
 from tests.console.visitor import Visitor
+from tests.support.forked_python import ForkedPython
 from tests.support.processes import ROOT, worker_environment
 from worker.bootstrap import Application
 from worker.cli.statement import as_csv
@@ -99,8 +99,8 @@ def open_console(application: Application) -> Iterator[Callable[..., str]]:
     started: list[subprocess.Popen[bytes]] = []
 
     def start(*arguments: str) -> str:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "worker", "console", "--listen", "127.0.0.1:0", *arguments],
+        process = ForkedPython(
+            *("worker", "console", "--listen", "127.0.0.1:0", *arguments),
             env={**worker_environment(application.settings), "PYTHONUNBUFFERED": "1"},
             stdout=subprocess.PIPE,
             cwd=os.fspath(ROOT),

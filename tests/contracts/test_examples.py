@@ -7,7 +7,7 @@ from jsonschema import Draft202012Validator, FormatChecker
 
 from tests.contracts.examples import EXAMPLES, contents, examples
 from tests.contracts.samples import Step
-from tests.support.node import run_script
+from tests.support.node import ask_script
 from worker.contract.bundle import KINDS, bundle
 
 Check = tuple[str, Any]
@@ -55,7 +55,7 @@ def test_example_is_valid_in_python() -> None:
 
 def test_example_is_valid_in_node() -> None:
     given = [[f"#/$defs/{name}", value] for name, value in checks()]
-    found = run_script("validate.mjs", {"schema": bundle(), "formats": True, "checks": given})
+    found = ask_script("validate.mjs", {"schema": bundle(), "formats": True, "checks": given})
     assert [one for one in zip(given, found, strict=True) if one[1] is not None] == []
 
 
@@ -63,6 +63,6 @@ def test_reply_of_a_later_version_is_valid() -> None:
     (first, *_) = examples()["usage.deduct"]
     later = {**first["reply"], "code": "tokens_borrowed", "schemaVersion": 3, "lender": {"name": "bank"}}
     given = [["#/$defs/Reply", later], ["#/$defs/Reply", {**later, "status": "postponed"}]]
-    taken, closed = run_script("validate.mjs", {"schema": bundle(), "formats": True, "checks": given})
+    taken, closed = ask_script("validate.mjs", {"schema": bundle(), "formats": True, "checks": given})
     assert taken is None
     assert closed is not None, "the status is one of three for a major version"

@@ -13,7 +13,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from pydantic import StringConstraints, TypeAdapter
 
-from tests.support.node import run_script
+from tests.support.node import ask_script, run_script
 from worker.contract.bundle import bundle
 from worker.contract.characters import REFUSED
 from worker.contract.patterns import translated
@@ -112,7 +112,7 @@ def test_worker_and_both_validators_take_the_same_texts() -> None:
     schema = bundle()
     cases = [(name, type_, text) for name, type_ in TEXT_TYPES.items() for text in TEXTS]
     checks = [[f"#/$defs/{name}", text] for name, _, text in cases]
-    answers = run_script("validate.mjs", {"schema": schema, "formats": False, "checks": checks})
+    answers = ask_script("validate.mjs", {"schema": schema, "formats": False, "checks": checks})
     for (name, type_, text), error in zip(cases, answers, strict=True):
         here = Draft202012Validator({**schema["$defs"][name]}).is_valid(text)
         assert here == (error is None) == is_taken(type_, text), (name, ascii(text))

@@ -15,7 +15,7 @@ from schemas import MESSAGE_TYPES, QUERY_TYPES, Limits, Malformed, decode, decod
 from schemas.base import BaseMessage
 from schemas.fields import INT64_MAX
 from tests.contracts.samples import files, steps_of
-from tests.support.node import run_script
+from tests.support.node import ask_script
 from worker.contract.bundle import KINDS, bundle, message_schema
 from worker.contract.files import FOLDER, contents
 from worker.contract.rules import DESCRIBED, EXPRESSED, OF_VALUES
@@ -181,7 +181,7 @@ def validities(type_: str, bodies: Sequence[Body]) -> tuple[list[bool], list[boo
     ref = f"#/$defs/{DEFINITIONS[type_]}"
     here = Draft202012Validator({"$ref": ref, "$defs": schema["$defs"]})
     checks = [[ref, body] for body in bodies]
-    there = run_script("validate.mjs", {"schema": schema, "formats": False, "checks": checks})
+    there = ask_script("validate.mjs", {"schema": schema, "formats": False, "checks": checks})
     return [here.is_valid(body) for body in bodies], [error is None for error in there]
 
 

@@ -59,14 +59,44 @@ def run_script(name: str, given: Any, folder: Path = FOLDER) -> Any:
     return json.loads(_run([str(node().program), name], folder, json.dumps(given), _RUN_TIMEOUT_S))
 
 
-def _run(command: Sequence[str], folder: Path, given: str, timeout_s: float) -> str:
-    path = (
-        f"{node().program.parent}{os.pathsep}{os.environ['PATH']}"  # scripts of packages look for Node there
+def ask_script(name: str, given: Any) -> Any:
+    """Return the JSON line that a script writes for one; the script runs as long as the tests do."""
+    script = _running(name)
+    assert script.stdin is not None
+    assert script.stdout is not None
+    script.stdin.write(json.dumps(given) + "\n")
+    script.stdin.flush()
+    line = script.stdout.readline()
+    if not line:
+        raise ServerError(f"{name} ended with {script.wait()}; its errors are above")
+    return json.loads(line)
+
+
+@cache
+def _running(name: str) -> subprocess.Popen[str]:
+    """Start a script of the tests once; it ends with its input, at the end of the tests."""
+    install(FOLDER)
+    return subprocess.Popen(
+        [str(node().program), name],
+        cwd=FOLDER,
+        env=_environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
     )
+
+
+def _environment() -> dict[str, str]:
+    """Return the environment of Node; scripts of packages look for it on the path."""
+    return {**os.environ, "PATH": f"{node().program.parent}{os.pathsep}{os.environ['PATH']}"}
+
+
+def _run(command: Sequence[str], folder: Path, given: str, timeout_s: float) -> str:
     result = subprocess.run(
         command,
         cwd=folder,
-        env={**os.environ, "PATH": path},
+        env=_environment(),
         input=given,
         capture_output=True,
         text=True,

@@ -2,20 +2,17 @@
 
 import os
 import re
-import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.support.forked_python import ForkedPython
 from tests.support.processes import STOP_S, worker_environment
 from tests.support.waiting import eventually
 from worker.settings import Settings
 
-#: The kernel ends it with the process that started it, even one that is killed itself.
-_WITH_PARENT = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
 _LEVEL = re.compile(r"^\S+ \S+ (WARNING|ERROR|CRITICAL) ", re.MULTILINE)
 
 
@@ -27,8 +24,8 @@ class Member:
         self.was_ended = False  #: True once the test has ended it, or has noted that it ended by itself
         self._path = path
         with path.open("wb") as log, path.with_suffix(".out").open("wb") as out:
-            self.process = subprocess.Popen(
-                [*_WITH_PARENT, sys.executable, "-m", "worker", *arguments],
+            self.process = ForkedPython(
+                *("worker", *arguments),
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=out,

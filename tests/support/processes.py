@@ -2,14 +2,13 @@
 
 import os
 import subprocess
-import sys
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.support.forked_python import ROOT as ROOT
+from tests.support.forked_python import ForkedPython, run_python
 from worker.settings import Settings, environment_of
 
-ROOT = Path(__file__).parents[2]
 STOP_S = 30.0
 
 
@@ -22,14 +21,7 @@ def run_cli(
     settings: Settings, *arguments: str, stdin: bytes | None = None
 ) -> subprocess.CompletedProcess[bytes]:
     """Run the command line to its end, for at most a minute."""
-    return subprocess.run(
-        [sys.executable, "-m", "worker", *arguments],
-        env=worker_environment(settings),
-        input=stdin,
-        capture_output=True,
-        timeout=60,
-        check=False,
-    )
+    return run_python("worker", *arguments, stdin=stdin, env=worker_environment(settings))
 
 
 class WorkerProcesses:
@@ -58,8 +50,10 @@ class WorkerProcesses:
         self, *arguments: str, module: str = "worker", command: str = "run", **variables: str
     ) -> subprocess.Popen[bytes]:
         """Start ``python -m worker run`` (or another command, or module); its log is piped."""
-        process = subprocess.Popen(
-            [sys.executable, "-m", module, *((command,) if module == "worker" else ()), *arguments],
+        process = ForkedPython(
+            module,
+            *((command,) if module == "worker" else ()),
+            *arguments,
             env={**worker_environment(self._settings), **variables},
             stderr=subprocess.PIPE,
         )

@@ -3,12 +3,12 @@
 import http.client
 import json
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from tests.support.forked_python import ForkedPython
 from tests.support.processes import ROOT, worker_environment
 from tests.support.waiting import PATIENCE_S
 from worker.settings import load_settings
@@ -20,8 +20,8 @@ class ServeProcess:
     def __init__(self, database_url: str, tokens_file: Path, secret: str, **settings: Any) -> None:
         found = load_settings(database_url=database_url, http_tokens=tokens_file, **settings)
         self.headers = {"Authorization": f"Bearer {secret}"}
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "worker", "serve", "--listen", "127.0.0.1:0"],
+        self.process = ForkedPython(
+            *("worker", "serve", "--listen", "127.0.0.1:0"),
             env={**worker_environment(found), "PYTHONUNBUFFERED": "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
