@@ -44,7 +44,7 @@ def catalog_of(seed: int) -> Catalog:
     return packaged.model_copy(update=terms | {"packages": (starter, *packaged.packages[1:])})
 
 
-def told(catalog: Catalog) -> dict[str, Any]:
+def fake_catalog(catalog: Catalog) -> dict[str, Any]:
     """Return a catalog as the fake of the TypeScript client takes it."""
     terms = ("payments", "refunds", "notices", "priorities")
     packages = [

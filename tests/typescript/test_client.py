@@ -25,8 +25,13 @@ def test_types_are_those_of_the_contract() -> None:
 
 
 def test_sources_type_check_strictly() -> None:
-    assert json.loads((FOLDER / "tsconfig.json").read_text())["compilerOptions"]["strict"] is True
-    run("tsc", "--noEmit")
+    every, tests = (
+        json.loads((FOLDER / name).read_text()) for name in ("tsconfig.json", "tsconfig.test.json")
+    )
+    assert every["compilerOptions"]["strict"] is True
+    assert every["include"] == ["src", "test", "examples", "benchmark"]
+    assert tests["extends"] == "./tsconfig.json"  # `compiled` has checked all of it: tsc fails on an error
+    assert tests.keys() == {"extends", "compilerOptions"}
 
 
 def test_sources_are_formatted() -> None:

@@ -12,7 +12,7 @@ from sqlalchemy import Engine
 from tests.contracts.samples import Step, text_of, with_replies
 from tests.typescript.chosen_conversations import chosen
 from tests.typescript.npm_package import FOLDER, run
-from tests.typescript.random_catalogs import catalog_of, told
+from tests.typescript.random_catalogs import catalog_of, fake_catalog
 from tests.typescript.random_conversations import conversation
 from worker.catalog import Catalog
 from worker.ledger.engine import ledger_engine
@@ -26,7 +26,7 @@ MANY_SEEDS = range(1_000, 1_400)
 
 @pytest.mark.timeout(240)
 def test_fake_replies_as_the_worker_in_chosen_and_random_conversations(tmp_path: Path) -> None:
-    _compare(chosen() | _random(SEEDS), tmp_path)
+    _compare({**chosen(), **_random(SEEDS)}, tmp_path)
 
 
 @pytest.mark.slow
@@ -47,7 +47,7 @@ def _compare(conversations: Mapping[str, tuple[Catalog, list[Step]]], folder: Pa
         _database(engine).backup(empty)
         for name, (catalog, steps) in conversations.items():
             empty.backup(_database(engine))  # to make its tables takes longer than a conversation
-            replied = [{"catalog": told(catalog)}, *with_replies(steps, engine, catalog)]
+            replied = [{"catalog": fake_catalog(catalog)}, *with_replies(steps, engine, catalog)]
             (folder / f"{name}.json").write_text(text_of(replied), encoding="utf-8")
     engine.dispose()
     test = FOLDER / "build" / "test" / "conversations.test.js"
