@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from worker.addresses import of_primary, with_certificates
 from worker.catalog import Catalog, load_catalog
 from worker.errors import ConfigurationError
 from worker.ledger.engine import ledger_engine
@@ -83,6 +84,18 @@ class Application:
         return random.Random()  # noqa: S311 - jitter, no secrets
 
     @cached_property
+    def broker_url(self) -> str:
+        """The broker's URL, with the files of its certificates."""
+        return with_certificates(self.settings.broker_url.get_secret_value(), self.settings.certificates)
+
+    def _database_url(self, replica: SecretStr | None) -> str:
+        """Return the URL of the database, or of its replica, with the files of its certificates."""
+        url = (replica or self.settings.database_url).get_secret_value()
+        if replica is None:
+            url = of_primary(url)
+        return with_certificates(url, self.settings.certificates)
+
+    @cached_property
     def catalog(self) -> Catalog:
         """Tiers, packages and pricing rules for sale."""
         return load_catalog(self.settings.catalog)
@@ -125,7 +138,7 @@ class Application:
         patience: int = 1,
     ) -> Engine:
         engine = ledger_engine(
-            (url or self.settings.database_url).get_secret_value(),
+            self._database_url(url),
             application_name=name or self._name,
             statement_timeout_s=statement_timeout_s,
             only_by_key=only_by_key,
@@ -159,7 +172,8 @@ class Application:
         """The management API of the broker."""
         from worker.broker.management import Management
 
-        return Management(self.settings.broker_url.get_secret_value(), self.settings.management_url)
+        url = self.settings.management_url
+        return Management(self.broker_url, None if url is None else url.get_secret_value())
 
     @property
     def _hold_most_s(self) -> float:
@@ -179,7 +193,7 @@ class Application:
         from worker.broker import open_link
 
         return open_link(
-            self.settings.broker_url.get_secret_value(),
+            self.broker_url,
             consume=consume,
             prefetch=self.settings.prefetch if prefetch is None else prefetch,
             bulk=bulk,
@@ -236,7 +250,7 @@ class Application:
         settings = self.settings
         name = "billing-scheduler"
         return Scheduler(
-            lambda: open_link(settings.broker_url.get_secret_value(), name=name),
+            lambda: open_link(self.broker_url, name=name),
             self._engine(name, guard=self.guard, patience=_PATIENCE),
             interval_s=settings.scheduler_interval_s,
             rate=settings.scheduler_rate,

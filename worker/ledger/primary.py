@@ -5,6 +5,7 @@ is tried first. A promotion begins a new timeline: a server on a lower one than 
 old primary that came back, and is refused. Fencing it for all others stays the task of whoever promotes.
 """
 
+import logging
 import threading
 import weakref
 from collections.abc import Iterator, Mapping
@@ -16,6 +17,8 @@ from sqlalchemy import Engine, event
 from sqlalchemy.exc import DisconnectionError
 
 from worker.runtime.watchdog import Wait, Watchdog, shut_socket
+
+log = logging.getLogger(__name__)
 
 #: The system's identity and the timeline it writes on; no file name is known in recovery.
 _IDENTITY = (
@@ -36,11 +39,19 @@ class DatabaseGuard:
         self.timeout_s = timeout_s
         self.watchdog = Watchdog()
         self._highest: dict[str, int] = {}
+        self._used: str | None = None
         self._lock = threading.Lock()
 
     def hurry(self, most_s: float) -> None:
         """Bound every wait by ``most_s`` seconds from now on, because the process is to end."""
         self.watchdog.hurry(most_s)
+
+    def note_used(self, server: str) -> None:
+        """Log a change of the server that is used."""
+        with self._lock:
+            before, self._used = self._used, server
+        if before != server:
+            log.info("the database's server %s is used", server)
 
     def is_replaced(self, place: Place | None) -> bool:
         """Return True for a place on a timeline lower than one seen before; remember a higher one."""
@@ -120,6 +131,8 @@ def guard_engine(engine: Engine, guard: DatabaseGuard, timeout_s: float) -> None
                 continue
             if not guard.is_replaced(place):
                 last_good[:] = [address]
+                if address:
+                    guard.note_used(_shown(address))
                 record.info["place"] = place
                 return connection
             connection.close()
