@@ -159,6 +159,7 @@ def _connected(parameters: Mapping[str, Any], guard: DatabaseGuard, timeout_s: f
 
 def _place_of(connection: _Connection) -> Place | None:
     """Return the system and the timeline behind ``connection``; None where the server doesn't say."""
+    connection.autocommit = True  # one way to the server and back
     try:
         with connection.cursor() as cursor:
             cursor.execute(_IDENTITY)
@@ -169,7 +170,7 @@ def _place_of(connection: _Connection) -> Place | None:
         return None
     finally:
         if not connection.closed:
-            connection.rollback()
+            connection.autocommit = False
     return None if system is None or file_name is None else (system, int(file_name[:8], 16))
 
 
