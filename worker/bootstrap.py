@@ -10,10 +10,17 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
-from worker.addresses import of_primary, with_certificates
+from worker.addresses import (
+    BrokerAddress,
+    DatabaseAddress,
+    is_amqp,
+    is_postgresql,
+    of_primary,
+    with_certificates,
+)
 from worker.catalog import Catalog, load_catalog
 from worker.errors import ConfigurationError
 from worker.ledger.engine import ledger_engine
@@ -94,6 +101,49 @@ class Application:
         if replica is None:
             url = of_primary(url)
         return with_certificates(url, self.settings.certificates)
+
+    @property
+    def unsafe_way_to_the_broker(self) -> str | None:
+        """Sentence about what is unsafe on the way to the broker; None where nothing is."""
+        return BrokerAddress.parse(self.broker_url).warning() if is_amqp(self.broker_url) else None
+
+    @property
+    def unsafe_way_to_the_database(self) -> str | None:
+        """Sentence about what is unsafe on the way to the database; None where nothing is."""
+        url = self._database_url(None)
+        return DatabaseAddress.parse(url).warning() if is_postgresql(url) else None
+
+    def broker_nodes(self) -> dict[str, Callable[[], str]]:
+        """Questions to each node of the broker, by its name; each raises BillingError where it is away."""
+        from worker.broker import open_link
+
+        def ask(url: str) -> str:
+            open_link(url, name=self._name).close()
+            return "answers"
+
+        if not is_amqp(self.broker_url):
+            return {}
+        address = BrokerAddress.parse(self.broker_url)
+        return {str(node): partial(ask, address.url_of(node)) for node in address.nodes}
+
+    def database_servers(self) -> dict[str, Callable[[], str]]:
+        """Questions to each server of the database, by name; each raises BillingError where it is away."""
+        from worker.ledger.replica import part_of
+
+        def ask(url: str) -> str:
+            engine = ledger_engine(
+                url, application_name=self._name, settings_on=self.settings.session_settings
+            )
+            try:
+                return part_of(engine)
+            finally:
+                engine.dispose()
+
+        url = self._database_url(None)
+        if not is_postgresql(url):
+            return {}
+        address = DatabaseAddress.parse(url)
+        return {str(server): partial(ask, address.url_of(server)) for server in address.servers}
 
     @cached_property
     def catalog(self) -> Catalog:

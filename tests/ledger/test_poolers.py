@@ -121,9 +121,11 @@ def test_full_pool_of_sessions_is_none_of_transactions(
     postgres: PostgresServer, postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sessions, "_SECOND_S", 0.3)
-    with PgBouncer.start(postgres.address, "session", size=1) as pooler:
-        with session(through(pooler, postgres_url)) as connection:
-            assert asked(connection, "SELECT 1") == 1
+    with (
+        PgBouncer.start(postgres.address, "session", size=1) as pooler,
+        session(through(pooler, postgres_url)) as connection,
+    ):
+        assert asked(connection, "SELECT 1") == 1
 
 
 @pytest.mark.parametrize(

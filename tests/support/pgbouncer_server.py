@@ -59,7 +59,9 @@ class PgBouncer(PrivateServer):
         "immediate": signal.SIGTERM,
     }
 
-    def __init__(self, folder: Path, binary: Path, server: PostgresAddress, mode: PoolMode, size: int) -> None:
+    def __init__(
+        self, folder: Path, binary: Path, server: PostgresAddress, mode: PoolMode, size: int
+    ) -> None:
         super().__init__(folder)
         self._binary, self._server, self._mode, self._size = binary, server, mode, size
         self._owner = ServerOwner.unprivileged()

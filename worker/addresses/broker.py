@@ -125,7 +125,7 @@ class BrokerAddress:
     def url_of(self, node: Server) -> str:
         """Return the URL of one node, with our options."""
         login = f"{quote(self.user, safe='')}:{quote(self.password, safe='')}"
-        options = f"?{urlencode(self.options, quote_via=quote)}" if self.options else ""
+        options = f"?{urlencode(self.options, quote_via=quote, safe='/')}" if self.options else ""
         return f"{self.scheme}://{login}@{node}/{quote(self.vhost, safe='')}{options}"
 
     def warning(self) -> str | None:

@@ -21,13 +21,15 @@ _POSTGRESQL_PORT = 5432
 #: Options that libpq knows, up to version 18: https://www.postgresql.org/docs/current/libpq-connect.html
 _LIBPQ_OPTIONS = frozenset(
     """
-    application_name channel_binding client_encoding connect_timeout dbname fallback_application_name
-    gssdelegation gssencmode gsslib host hostaddr keepalives keepalives_count keepalives_idle
-    keepalives_interval krbsrvname load_balance_hosts max_protocol_version min_protocol_version
-    oauth_client_id oauth_client_secret oauth_issuer oauth_scope options passfile password port replication require_auth
-    requirepeer requiressl scram_client_key scram_server_key service servicefile ssl_max_protocol_version
-    ssl_min_protocol_version sslcert sslcertmode sslcompression sslcrl sslcrldir sslkey sslkeylogfile sslmode
-    sslnegotiation sslpassword sslrootcert sslsni target_session_attrs tcp_user_timeout user
+    application_name channel_binding client_encoding connect_timeout dbname
+    fallback_application_name gssdelegation gssencmode gsslib host hostaddr keepalives
+    keepalives_count keepalives_idle keepalives_interval krbsrvname load_balance_hosts
+    max_protocol_version min_protocol_version oauth_client_id oauth_client_secret oauth_issuer
+    oauth_scope options passfile password port replication require_auth requirepeer requiressl
+    scram_client_key scram_server_key service servicefile ssl_max_protocol_version
+    ssl_min_protocol_version sslcert sslcertmode sslcompression sslcrl sslcrldir sslkey
+    sslkeylogfile sslmode sslnegotiation sslpassword sslrootcert sslsni target_session_attrs
+    tcp_user_timeout user
     """.split()  # noqa: SIM905 - readable so
 )
 _SSLMODE = "say sslmode=verify-full and sslrootcert=/path/of/the/ca.pem"

@@ -102,7 +102,7 @@ class Url:
     def at(self, hosts: str, query: Sequence[tuple[str, str]]) -> str:
         """Return the URL with other hosts and another query."""
         login = "" if self.login is None else f"{self.login}@"
-        options = f"?{urlencode(query, quote_via=quote)}" if query else ""
+        options = f"?{urlencode(query, quote_via=quote, safe='/')}" if query else ""
         return f"{self.scheme}://{login}{hosts}{self.path}{options}"
 
     def options(self) -> list[tuple[str, str]]:
@@ -216,7 +216,7 @@ def with_options(url: str, options: Mapping[str, str | None]) -> str:
     if not given:
         return url
     last = split_urls(url)[-1]
-    return f"{url}{'&' if '?' in last else '?'}{urlencode(given, quote_via=quote)}"
+    return f"{url}{'&' if '?' in last else '?'}{urlencode(given, quote_via=quote, safe='/')}"
 
 
 def is_amqp(text: str) -> bool:

@@ -38,7 +38,9 @@ def prepare_sessions(engine: Engine, settings: SessionSettings, application_name
     """
     trusted = threading.Event()
 
-    @event.listens_for(engine, "connect", insert=True)  # before SQLAlchemy begins a transaction to look around
+    @event.listens_for(
+        engine, "connect", insert=True
+    )  # before SQLAlchemy begins a transaction to look around
     def _prepare(connection: Session, _record: Any) -> None:
         try:
             connection.autocommit = True  # one statement is one way to the server and back
