@@ -1,8 +1,7 @@
 """Addresses of the database: the usual forms of one server and of several, and what is refused."""
 
 import pytest
-from sqlalchemy import make_url
-from sqlalchemy.dialects.postgresql.psycopg2 import PGDialect_psycopg2
+from sqlalchemy import create_engine
 
 from worker.addresses import DatabaseAddress, of_primary, shown
 
@@ -11,7 +10,8 @@ SECRET = "s3cr3t"
 
 def arguments(url: str) -> dict[str, str]:
     """Return what the driver is called with."""
-    _, found = PGDialect_psycopg2().create_connect_args(make_url(DatabaseAddress.parse(url).url))
+    engine = create_engine(DatabaseAddress.parse(url).url)
+    _, found = engine.dialect.create_connect_args(engine.url)
     return {name: str(value) for name, value in found.items()}
 
 
