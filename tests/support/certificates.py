@@ -88,9 +88,8 @@ def secure_postgres(authority: Authority, role: str) -> Iterator[Postgres]:
     """Start a PostgreSQL whose ``role`` gets in by TLS with a certificate of its own name alone."""
     files = authority.issue(HOST, "database")
     rights = authority.folder / "pg_hba.conf"
-    rights.write_text(
-        f"hostssl all {role} all md5 clientcert=verify-full\nhost all {role} all reject\nhost all all all md5\n"
-    )
+    own = f"hostssl all {role} all md5 clientcert=verify-full\nhost all {role} all reject\n"
+    rights.write_text(f"{own}host all all all md5\n")
     rights.chmod(0o644)
     assert files.key is not None
     ServerOwner.unprivileged().own(Path(files.key))
