@@ -13,12 +13,16 @@ from tests.cli.console import Cli
 from tests.support.commands import deduct
 from tests.support.pgbouncer_server import PgBouncer
 from tests.support.provision import PostgresServer
+from tests.support.rabbit_client import RabbitClient
+from tests.support.worker_thread import running
+from worker.bootstrap import Application
 from worker.errors import ConfigurationError
 from worker.ledger import sessions
 from worker.ledger.engine import SettingsPlace, ledger_engine
 from worker.ledger.primary import DatabaseGuard
 from worker.ledger.session_settings import missing_settings, needed
 from worker.ledger.store import Ledger
+from worker.settings import load_settings
 
 
 @pytest.fixture(scope="module")
@@ -148,3 +152,14 @@ def in_turn(numbers: list[int]) -> Callable[[], int]:
     """Return the numbers one by one, then the last one again."""
     left = list(numbers)
     return lambda: left.pop(0) if len(left) > 1 else left[0]
+
+
+def test_worker_answers_behind_a_pool_of_sessions(
+    session_pool: PgBouncer, postgres_url: str, broker_url: str, rabbit: RabbitClient
+) -> None:
+    url = through(session_pool, postgres_url)
+    application = Application(load_settings(broker_url=broker_url, database_url=url, readers=0))
+    with running(application):
+        reply = rabbit.request({"type": "account.open", "referenceId": "o", "userId": "u", "tier": "free"})
+    application.engine.dispose()
+    assert reply["code"] == "account_opened"
