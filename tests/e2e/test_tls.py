@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 
 import pytest
 from sqlalchemy import create_engine
@@ -11,12 +12,15 @@ from sqlalchemy import create_engine
 from schemas import OpenAccount
 from tests.cli.console import Cli
 from tests.support.certificates import HOST, Authority, SecureRabbitMQ, secure_postgres, secure_rabbitmq
+from tests.support.pages import page, section
 from tests.support.postgres_server import Postgres
+from tests.support.tcp_proxy import Proxy
 from tests.support.worker_thread import running
 from worker.addresses import Certificates, with_certificates
 from worker.bootstrap import Application
 from worker.broker import BILLING, open_link
 from worker.broker.management import Management
+from worker.broker.rabbitmq.link import AmqpLink
 from worker.client import BillingClient
 from worker.errors import BillingError, BrokerUnavailableError, ConfigurationError, LedgerUnavailableError
 from worker.ledger.engine import ledger_engine
@@ -100,6 +104,32 @@ def test_worker_settles_over_tls_on_both_sides(secured: Secured, monkeypatch: py
     assert reply.code == "account_opened"
     assert row[0] is True
     assert row[1].endswith(f"CN={ROLE}")
+
+
+def test_manual_names_the_variables_of_this_worker(secured: Secured) -> None:
+    text = section(page("worker/OPERATING.md"), "TLS")
+    assert {name for name in secured.variables if f"{name}=" not in text} == set()
+    for option in ("server_name_indication=", "auth_mechanism=external", "clientcert=verify-full"):
+        assert option in text
+
+
+def test_time_out_of_a_node_that_is_gone_is_not_that_of_calls(secured: Secured) -> None:
+    url = with_certificates(secured.broker_url, secured.client)
+    link = open_link(f"{url}&connection_timeout=900")
+    assert isinstance(link, AmqpLink)
+    assert link._publisher().connection.transport.sock.gettimeout() == 15
+    link.close()
+
+
+def test_node_that_says_nothing_in_the_handshake_is_left_within_seconds(secured: Secured) -> None:
+    port = secured.rabbitmq.port
+    with Proxy(port) as silent:
+        silent.hang()
+        hosts = f"{HOST}:{silent.port},{HOST}:{port}"
+        url = with_certificates(secured.broker_url.replace(f"{HOST}:{port}", hosts), secured.client)
+        began = monotonic()
+        open_link(url).close()
+        assert monotonic() - began < 5
 
 
 def test_certificate_is_the_login_with_external(secured: Secured) -> None:
