@@ -30,8 +30,7 @@ class ClusterNode(RabbitMQ):
         node = cls(Path(tempfile.mkdtemp(prefix="billing-rabbitmq-", dir=memory_folder())), script, None)
         node._first, node._cookie = first, first._cookie if first else secrets.token_hex(10)
         if first is not None:
-            login = {"user": first.address.user, "password": first.address.password}
-            node.address = replace(node.address, **login)
+            node.address = replace(node.address, user=first.address.user, password=first.address.password)
             node.management = ManagementClient(node.address)
             node._epmd_port = first._epmd_port
             node._settings = _joining(first)
