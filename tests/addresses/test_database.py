@@ -1,16 +1,16 @@
 """Addresses of the database: the usual forms of one server and of several, and what is refused."""
 
 import pytest
-from sqlalchemy import create_engine
 
 from worker.addresses import DatabaseAddress, of_primary, shown
+from worker.ledger.engine import ledger_engine
 
 SECRET = "s3cr3t"
 
 
 def arguments(url: str) -> dict[str, str]:
     """Return what the driver is called with."""
-    engine = create_engine(DatabaseAddress.parse(url).url)
+    engine = ledger_engine(url)
     _, found = engine.dialect.create_connect_args(engine.url)
     return {name: str(value) for name, value in found.items()}
 
