@@ -154,6 +154,18 @@ def test_check_is_well_over_tls_also_with_the_management_api(
     assert admin.password not in ended.all
 
 
+def test_bridge_and_topology_speak_tls_as_well(
+    secured: Secured, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    config = tmp_path / "bridge.toml"
+    config.write_text('[stripe]\n[stripe.packages]\nprice_1 = "starter"\n', encoding="utf-8")
+    secrets = {"BILLING_BRIDGE_STRIPE_SECRETS": "whsec_1"}
+    cli = Cli(monkeypatch, {**secured.variables, **secrets})
+    ended = cli("bridge", "--config", str(config), "--check")
+    assert (ended.code, ended.out) == (0, "ok: stripe, broker\n")
+    assert cli("topology", "verify").code == 0
+
+
 # -- who is not trusted -----------------------------------------------------------------------------------
 
 
