@@ -276,7 +276,7 @@ def test_user_of_the_broker_url_is_always_a_worker_user(
         Settings,
         _env_file=st.none(),
         broker_url=st.sampled_from(["amqp://u:p%40@h:1/v", "sqla+sqlite:///a b.db"]),
-        database_url=st.sampled_from(["postgresql://u:p@h/d?x=y", "sqlite:///x.db"]),
+        database_url=st.sampled_from(["postgresql://u:p@h/d?connect_timeout=3", "sqlite:///x.db"]),
         catalog=st.none() | st.just(Path("/etc/billing/catalog.toml")),
         workers=st.integers(1, 64),
         max_quantity=st.integers(1, 2**63 - 1),

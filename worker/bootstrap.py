@@ -10,9 +10,17 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
+from worker.addresses import (
+    BrokerAddress,
+    DatabaseAddress,
+    is_amqp,
+    is_postgresql,
+    of_primary,
+    with_certificates,
+)
 from worker.catalog import Catalog, load_catalog
 from worker.errors import ConfigurationError
 from worker.ledger.engine import ledger_engine
@@ -83,6 +91,61 @@ class Application:
         return random.Random()  # noqa: S311 - jitter, no secrets
 
     @cached_property
+    def broker_url(self) -> str:
+        """The broker's URL, with the files of its certificates."""
+        return with_certificates(self.settings.broker_url.get_secret_value(), self.settings.certificates)
+
+    def _database_url(self, replica: SecretStr | None) -> str:
+        """Return the URL of the database, or of its replica, with the files of its certificates."""
+        url = (replica or self.settings.database_url).get_secret_value()
+        if replica is None:
+            url = of_primary(url)
+        return with_certificates(url, self.settings.certificates)
+
+    @property
+    def unsafe_way_to_the_broker(self) -> str | None:
+        """Sentence about what is unsafe on the way to the broker; None where nothing is."""
+        return BrokerAddress.parse(self.broker_url).warning() if is_amqp(self.broker_url) else None
+
+    @property
+    def unsafe_way_to_the_database(self) -> str | None:
+        """Sentence about what is unsafe on the way to the database; None where nothing is."""
+        url = self._database_url(None)
+        return DatabaseAddress.parse(url).warning() if is_postgresql(url) else None
+
+    def broker_nodes(self) -> dict[str, Callable[[], str]]:
+        """Questions to each node of the broker, by its name; each raises BillingError where it is away."""
+        from worker.broker import open_link
+
+        def ask(url: str) -> str:
+            open_link(url, name=self._name).close()
+            return "answers"
+
+        if not is_amqp(self.broker_url):
+            return {}
+        address = BrokerAddress.parse(self.broker_url)
+        return {str(node): partial(ask, address.url_of(node)) for node in address.nodes}
+
+    def database_servers(self) -> dict[str, Callable[[], str]]:
+        """Questions to each server of the database, by name; each raises BillingError where it is away."""
+        from worker.ledger.replica import part_of
+
+        def ask(url: str) -> str:
+            engine = ledger_engine(
+                url, application_name=self._name, settings_on=self.settings.session_settings
+            )
+            try:
+                return part_of(engine)
+            finally:
+                engine.dispose()
+
+        url = self._database_url(None)
+        if not is_postgresql(url):
+            return {}
+        address = DatabaseAddress.parse(url)
+        return {str(server): partial(ask, address.url_of(server)) for server in address.servers}
+
+    @cached_property
     def catalog(self) -> Catalog:
         """Tiers, packages and pricing rules for sale."""
         return load_catalog(self.settings.catalog)
@@ -125,7 +188,7 @@ class Application:
         patience: int = 1,
     ) -> Engine:
         engine = ledger_engine(
-            (url or self.settings.database_url).get_secret_value(),
+            self._database_url(url),
             application_name=name or self._name,
             statement_timeout_s=statement_timeout_s,
             only_by_key=only_by_key,
@@ -159,7 +222,8 @@ class Application:
         """The management API of the broker."""
         from worker.broker.management import Management
 
-        return Management(self.settings.broker_url.get_secret_value(), self.settings.management_url)
+        url = self.settings.management_url
+        return Management(self.broker_url, None if url is None else url.get_secret_value())
 
     @property
     def _hold_most_s(self) -> float:
@@ -179,7 +243,7 @@ class Application:
         from worker.broker import open_link
 
         return open_link(
-            self.settings.broker_url.get_secret_value(),
+            self.broker_url,
             consume=consume,
             prefetch=self.settings.prefetch if prefetch is None else prefetch,
             bulk=bulk,
@@ -236,7 +300,7 @@ class Application:
         settings = self.settings
         name = "billing-scheduler"
         return Scheduler(
-            lambda: open_link(settings.broker_url.get_secret_value(), name=name),
+            lambda: open_link(self.broker_url, name=name),
             self._engine(name, guard=self.guard, patience=_PATIENCE),
             interval_s=settings.scheduler_interval_s,
             rate=settings.scheduler_rate,

@@ -1,6 +1,6 @@
 """Health checks of an installation: what `billing-worker check` prints and the console shows."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 
@@ -78,8 +78,22 @@ def _catalog(application: Application) -> CheckResult:
 
 
 def _database(application: Application) -> CheckResult:
+    """Check that the database answers, each of its servers, and that nobody listens on the way."""
     current_revision(application.engine)
-    return _ok("answers")
+    return each_server(application.database_servers(), application.unsafe_way_to_the_database)
+
+
+def each_server(servers: Mapping[str, Callable[[], str]], warning: str | None) -> CheckResult:
+    """Return which of several servers answer; one that doesn't will be missed when another one fails."""
+    found, silent = [], False
+    for name, ask in servers.items() if len(servers) > 1 else ():
+        try:
+            found.append(f"{name} {ask()}")
+        except (TransientError, ConfigurationError) as error:
+            silent = True
+            found.append(f"{name} does not answer: {error}")
+    text = "; ".join([*(found or ["answers"]), *([warning] if warning else [])])
+    return CheckResult(HealthState.NOTE if silent or warning else HealthState.OK, text)
 
 
 def _schema(application: Application) -> CheckResult:
@@ -150,8 +164,9 @@ def _replica(application: Application) -> CheckResult:
 
 
 def _broker(application: Application) -> CheckResult:
+    """Check that the broker answers, each of its nodes, and that nobody listens on the way."""
     application.link().close()
-    return _ok("answers")
+    return each_server(application.broker_nodes(), application.unsafe_way_to_the_broker)
 
 
 def _topology(application: Application) -> CheckResult:
@@ -169,7 +184,7 @@ def _delivery_limits(application: Application) -> CheckResult:
     least = BILLING.least_delivery_limits()
     try:
         limits = application.management.delivery_limits(*least)
-    except TransientError as error:
+    except (ConfigurationError, TransientError) as error:
         return _unknown(error)
     low = {queue: limit for queue, limit in limits.items() if limit is not None and limit < least[queue]}
     found = ", ".join(f"{queue} {limit} (at least {least[queue]})" for queue, limit in low.items())

@@ -7,9 +7,11 @@ the worker.
 """
 
 from contextlib import suppress
+from dataclasses import replace
 from time import monotonic
 from types import TracebackType
 from typing import Any, Final, Literal, Self
+from urllib.parse import urlencode
 from uuid import uuid4
 
 import pika
@@ -25,6 +27,7 @@ from pydantic import ValidationError
 
 from schemas import Message, Query, QueryAnswer, Reply, answer_in
 from schemas.queries import BaseQuery
+from worker.addresses import BrokerAddress, Server
 from worker.broker.topology import BILLING
 from worker.errors import (
     BillingError,
@@ -32,9 +35,20 @@ from worker.errors import (
     ConfigurationError,
     NoReplyError,
 )
+from worker.runtime.tls import tls_context
 
 _HEARTBEAT_S: Final = 30
 _TIMEOUT_S: Final = 10.0
+_TIMEOUT_OF_SEVERAL_S: Final = 2.0
+#: Options of pika's URLs that mean nothing to the worker.
+_OPTIONS_OF_PIKA: Final = (
+    "blocked_connection_timeout",
+    "channel_max",
+    "connection_attempts",
+    "frame_max",
+    "locale",
+    "retry_delay",
+)
 _NOT_FOUND: Final = 404
 #: pika waits for ever by default where the broker is in an alarm (pika#653).
 _BLOCKED_S: Final = 60.0
@@ -57,6 +71,8 @@ def _again(message: Message | Query) -> str:
 class BillingClient:
     """A producer's connection to the broker; a context manager.
 
+    ``url`` is the worker's: of one node or of several, which are tried in turn, with the options of TLS.
+
     Replies to ``send`` go to ``reply_queue``, which must exist and be this user's own
     (``billing.replies.<user>``, or that with a dot and more); without one, to the default response queue. For
     one thread: pika's connections can't be shared (pika#892). It has no thread of its own either: an idle
@@ -67,8 +83,7 @@ class BillingClient:
     """
 
     def __init__(self, url: str, reply_queue: str | None = None) -> None:
-        self._parameters = _parameters(url)
-        self._user: str = self._parameters.credentials.username
+        self._user, self._nodes = _user_and_nodes(url)
         self._reply_queue = reply_queue
         self._connection: Any = None
         self._channel: Any = None
@@ -226,14 +241,28 @@ class BillingClient:
     def _connect(self) -> None:
         self._drop()
         try:
-            self._connection = pika.BlockingConnection(self._parameters)
-            self._channel = self._connection.channel()
-            self._channel.confirm_delivery()
+            self._connect_to_one()
         except (ProbableAuthenticationError, ProbableAccessDeniedError) as error:
             raise ConfigurationError("the broker refuses the user, the password or the vhost") from error
         except (AMQPError, OSError) as error:
-            where = f"{self._parameters.host}:{self._parameters.port}"
+            where = ", ".join(f"{node.host}:{node.port}" for node in self._nodes)
             raise BrokerUnavailableError(f"the broker at {where} does not answer") from error
+
+    def _connect_to_one(self) -> None:
+        """Connect to the first node that answers, and begin with it from then on."""
+        for node in list(self._nodes):
+            try:
+                self._connection = pika.BlockingConnection(node)
+                self._channel = self._connection.channel()
+                self._channel.confirm_delivery()
+            except (AMQPError, OSError):
+                self._drop()
+                if node is self._nodes[-1]:
+                    raise
+            else:
+                self._nodes.remove(node)
+                self._nodes.insert(0, node)
+                return
 
     def _drop(self) -> None:
         connection, self._connection, self._channel, self._own_queue = self._connection, None, None, None
@@ -260,20 +289,40 @@ def require_reply(message: Message) -> None:
         raise ValueError(f"replies={message.replies!r}: a request waits for its reply; leave `replies` out")
 
 
-def _parameters(url: str) -> Any:
-    unreadable = ConfigurationError("the broker URL can't be read: amqp://user:password@host:5672/vhost")
-    if not url.startswith(("amqp://", "amqps://")):  # pika replaces other text by defaults
-        raise unreadable
+def _user_and_nodes(url: str) -> tuple[str, list[Any]]:
+    """Return the user of ``url``, and pika's parameters for each node that it names."""
     try:
-        parameters = pika.URLParameters(url)
-    except Exception:  # noqa: BLE001 - any error text may hold the password
-        raise unreadable from None
-    parameters.heartbeat = _HEARTBEAT_S if parameters.heartbeat is None else parameters.heartbeat
+        address = BrokerAddress.parse(url, allowed=_OPTIONS_OF_PIKA)
+        return address.user, [_parameters_for(address, node) for node in address.nodes]
+    except ValueError as error:
+        raise ConfigurationError(
+            f"the broker URL can't be read, amqp://user:password@host:5672/vhost: it {error}"
+        ) from None
+
+
+def _parameters_for(address: BrokerAddress, node: Server) -> Any:
+    parameters = _with_own_options(address, node)
+    if address.is_secure:
+        parameters.ssl_options = pika.SSLOptions(tls_context(address.files), address.name_of(node))
+    if address.is_external:
+        parameters.credentials = pika.credentials.ExternalCredentials()
+    parameters.heartbeat = address.heartbeat_s or _HEARTBEAT_S
     if parameters.blocked_connection_timeout is None:
         parameters.blocked_connection_timeout = _BLOCKED_S
-    parameters.socket_timeout = parameters.stack_timeout = _TIMEOUT_S
+    usual = _TIMEOUT_S if len(address.nodes) == 1 else _TIMEOUT_OF_SEVERAL_S
+    parameters.socket_timeout = parameters.stack_timeout = address.connect_timeout_s or usual
     parameters.client_properties = {"connection_name": "billing-client"}
     return parameters
+
+
+def _with_own_options(address: BrokerAddress, node: Server) -> Any:
+    """Return parameters of one node, with the options that are pika's own."""
+    options = f"?{urlencode(address.others)}" if address.others else ""
+    plain = replace(address, options={})
+    try:
+        return pika.URLParameters(plain.url_of(node) + options)
+    except Exception:  # noqa: BLE001 - any error text may hold the password
+        raise ValueError(f"has a wrong value of {' or '.join(address.others) or 'something'}") from None
 
 
 def _reply_in(body: bytes) -> Reply:

@@ -2,10 +2,8 @@
 
 import hashlib
 import json
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import unquote, urlsplit
 
 from pydantic import (
     AliasChoices,
@@ -15,11 +13,22 @@ from pydantic import (
     SecretStr,
     Tag,
     ValidationError,
+    ValidationInfo,
     field_validator,
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from worker import __version__
+from worker.addresses import (
+    BrokerAddress,
+    Certificates,
+    DatabaseAddress,
+    is_amqp,
+    is_postgresql,
+    require_management,
+    require_unambiguous,
+    shown,
+)
 from worker.catalog import Catalog
 from worker.errors import ConfigurationError
 from worker.ledger.form import LedgerForm
@@ -67,13 +76,17 @@ class Settings(BaseSettings):
     )
 
     broker_url: SecretStr = SecretStr("amqp://guest:guest@127.0.0.1:5672/")
-    #: RabbitMQ's management API, for `check`; where None, the broker's host with port 15672.
-    management_url: str | None = None
+    #: RabbitMQ's management API, for `check`; where None, each node's host with port 15672.
+    management_url: SecretStr | None = None
     database_url: SecretStr = SecretStr("postgresql://billing@127.0.0.1:5432/billing")
     #: Place of the settings of database sessions: each connection asks for them, or its role has them.
     session_settings: Literal["connection", "role"] = "connection"
     #: Slots that a transaction may have, and what judges the references: see OPERATING.
     ledger_form: LedgerForm = LedgerForm.WHOLE
+    #: The CA, certificate and key for servers with TLS whose URLs name none: PEM files.
+    tls_ca: Path | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
     catalog: Path | None = None
 
     workers: Annotated[int, Field(ge=1, le=64)] = 1
@@ -128,16 +141,20 @@ class Settings(BaseSettings):
     log_format: Literal["text", "json"] = "text"
     metrics_port: Annotated[int, Field(ge=0, le=65535)] = 0  # 0: none
 
-    @field_validator("broker_url", "database_url", "read_database_url")
+    @field_validator("broker_url", "database_url", "read_database_url", "management_url")
     @classmethod
-    def _readable(cls, url: SecretStr | None) -> SecretStr | None:
-        """Refuse a URL that two libraries read in two ways: a piece of its password would get into errors."""
-        if url is not None and not _is_unambiguous(url.get_secret_value()):
-            raise ValueError(
-                "is no URL, scheme://user:password@host; in a user name or password write @ : / ? # and % "
-                "percent-encoded (@ is %40)"
-            )
+    def _usable(cls, url: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        """Refuse a URL that two libraries read in two ways, and options that nobody knows."""
+        if url is not None:
+            _require_usable(url.get_secret_value(), is_management=info.field_name == "management_url")
         return url
+
+    @property
+    def certificates(self) -> Certificates:
+        """Files for servers with TLS whose URLs name none."""
+        return Certificates(
+            *(None if path is None else str(path) for path in (self.tls_ca, self.tls_cert, self.tls_key))
+        )
 
     @field_validator("senders", mode="before")
     @classmethod
@@ -243,21 +260,14 @@ def config_digest(settings: Settings, catalog: Catalog) -> str:
 
 
 def redacted(url: SecretStr | str) -> str:
-    """Return ``url`` without password and query, fit for logs; where in doubt only the scheme."""
-    text = url.get_secret_value() if isinstance(url, SecretStr) else url
-    if not _is_unambiguous(text):
-        scheme, separator, _ = text.partition("://")
-        return f"{scheme}://***" if separator and _SCHEME.fullmatch(scheme) else "***"
-    parts = urlsplit(text)
-    login, at, host = parts.netloc.rpartition("@")
-    user, colon, _ = login.partition(":")
-    return f"{parts.scheme}://{user}{':***' if colon else ''}{at}{host}{parts.path}"
+    """Return ``url`` without passwords and query, fit for logs; where in doubt only the scheme."""
+    return shown(url.get_secret_value() if isinstance(url, SecretStr) else url)
 
 
 def broker_user(url: SecretStr) -> str | None:
     """Return the user that the broker vouches for on ``url``; None where it vouches for nobody."""
-    parts = urlsplit(url.get_secret_value())
-    return unquote(parts.username or "guest") if parts.scheme in {"amqp", "amqps", "pyamqp"} else None
+    text = url.get_secret_value()
+    return BrokerAddress.parse(text).user if is_amqp(text) else None
 
 
 def own_users(settings: Settings) -> frozenset[str | None]:
@@ -269,19 +279,12 @@ def own_users(settings: Settings) -> frozenset[str | None]:
     return frozenset({*settings.worker_users, broker_user(settings.broker_url)})
 
 
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
-
-
-def _is_unambiguous(url: str) -> bool:
-    """Return True where every library finds the same login in ``url``: before the host, and nowhere else."""
-    scheme, separator, _ = url.partition("://")
-    if not separator or not _SCHEME.fullmatch(scheme):
-        return False
-    try:
-        parts = urlsplit(url)
-        _ = parts.port  # raises where a password was taken for it
-    except ValueError:
-        return False
-    if "@" in parts.query or "@" in parts.fragment:
-        return False
-    return not parts.netloc or (parts.netloc.count("@") <= 1 and "@" not in parts.path)
+def _require_usable(url: str, *, is_management: bool) -> None:
+    if is_management:
+        require_management(url)
+    elif is_amqp(url):
+        BrokerAddress.parse(url)
+    elif is_postgresql(url):
+        DatabaseAddress.parse(url).require_options()
+    else:
+        require_unambiguous(url)

@@ -1,5 +1,6 @@
 """Connections of the loops: to the primary alone, with a deadline for each wait."""
 
+import logging
 from collections.abc import Iterator
 
 import pytest
@@ -87,6 +88,20 @@ def test_address_that_takes_writes_is_found(
     engine = ledger_engine(several(postgres_url, *addresses), guard=guard)
     Ledger(engine).probe()
     engine.dispose()
+
+
+def test_server_of_a_list_that_is_used_is_named_in_the_log_once(
+    postgres_url: str, guard: DatabaseGuard, caplog: pytest.LogCaptureFixture
+) -> None:
+    parsed = make_url(postgres_url)
+    here = f"{parsed.host}:{parsed.port}"
+    url = postgres_url.replace(here, f"{NOBODY},{here}")
+    with caplog.at_level(logging.INFO):
+        for _ in range(2):
+            engine = ledger_engine(url, guard=guard)
+            Ledger(engine).probe()
+            engine.dispose()
+    assert caplog.messages == [f"the database's server {here} is used"]
 
 
 def test_addresses_of_which_none_answers_are_all_named(postgres_url: str, guard: DatabaseGuard) -> None:

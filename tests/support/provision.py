@@ -1,4 +1,4 @@
-"""Choice and installation of the PostgreSQL, the RabbitMQ and the browser that a test run uses.
+"""Choice and installation of the PostgreSQL, RabbitMQ, PgBouncer and the browser that a test run uses.
 
 Run as ``python -m tests.support.provision`` it makes sure that all can be had: those named by
 environment variables, else installed binaries, else an installation with apt where that is allowed.
@@ -21,6 +21,7 @@ from typing import Protocol
 from sqlalchemy.exc import ArgumentError, OperationalError
 
 from tests.support import node
+from tests.support.pgbouncer_server import pgbouncer_binary
 from tests.support.postgres_server import Databases, Postgres, PostgresAddress, postgres_binaries
 from tests.support.private_server import ServerError
 from tests.support.rabbitmq_management import ManagementClient, ManagementError, RabbitMQAddress
@@ -235,6 +236,14 @@ _SERVICES = (
             f"{MANAGEMENT_URL}=http://127.0.0.1:15672",
         ),
         docker_run="docker run -d -p 127.0.0.1:5672:5672 -p 127.0.0.1:15672:15672 rabbitmq:3.13-management",
+    ),
+    _Service(
+        name="PgBouncer",
+        packages=("pgbouncer",),
+        given=lambda _environment: None,
+        binaries=pgbouncer_binary,
+        exports=(),
+        docker_run=None,
     ),
     _CHROMIUM,
 )

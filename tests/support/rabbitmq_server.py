@@ -79,9 +79,17 @@ class RabbitMQ(PrivateServer):
         "immediate": signal.SIGKILL,
     }
 
-    def __init__(self, folder: Path, script: Path, consumer_timeout_s: int | None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        script: Path,
+        consumer_timeout_s: int | None,
+        settings: Sequence[str] = (),
+        plugins: Sequence[str] = (),
+    ) -> None:
         super().__init__(folder)
         self._script, self._consumer_timeout_s = script, consumer_timeout_s
+        self._settings, self._plugins = settings, ("rabbitmq_management", *plugins)
         self._epmd: subprocess.Popen[bytes] | None = None
         self._distribution_port = free_port()
         self._epmd_port = free_port()
@@ -96,8 +104,15 @@ class RabbitMQ(PrivateServer):
         self.management = ManagementClient(self.address)
 
     @classmethod
-    def start(cls, folder: Path | None = None, *, consumer_timeout_s: int | None = None) -> Self:
-        """A new, empty broker, with management on.
+    def start(
+        cls,
+        folder: Path | None = None,
+        *,
+        consumer_timeout_s: int | None = None,
+        settings: Sequence[str] = (),
+        plugins: Sequence[str] = (),
+    ) -> Self:
+        """A new, empty broker, with management on, and ``settings`` as lines of its configuration.
 
         Its own folder is made inside ``folder`` (default: the system's temporary folder). A consumer that
         holds a delivery longer than ``consumer_timeout_s`` (default: 1,800) loses its channel within a
@@ -107,7 +122,7 @@ class RabbitMQ(PrivateServer):
         if script is None:
             raise ServerError("RabbitMQ is not installed: run python -m tests.support.provision")
         own = Path(tempfile.mkdtemp(prefix="billing-rabbitmq-", dir=folder))
-        server = cls(own, script, consumer_timeout_s)
+        server = cls(own, script, consumer_timeout_s, settings, plugins)
         return started(server, server._configure)
 
     def _configure(self) -> None:
@@ -119,10 +134,11 @@ class RabbitMQ(PrivateServer):
         )
         if self._consumer_timeout_s is not None:
             settings += f"consumer_timeout = {self._consumer_timeout_s * 1000}\n"
+        settings += "".join(f"{line}\n" for line in self._settings)
         (self.folder / "rabbitmq.conf").write_text(settings)
         (self.folder / "advanced.config").write_text("[].\n")
         (self.folder / "environment.conf").write_text("")
-        (self.folder / "enabled_plugins").write_text("[rabbitmq_management].\n")
+        (self.folder / "enabled_plugins").write_text(f"[{','.join(self._plugins)}].\n")
 
     def _launch(self) -> subprocess.Popen[bytes]:
         # Ours is there before the node looks for one: the node would leave a daemon behind.

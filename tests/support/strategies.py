@@ -75,7 +75,7 @@ settings.register_profile(
 
 
 def examples(count: int) -> settings:
-    """Return the settings of a property: this run's share of ``count`` examples, the same on every machine."""
+    """Return the settings of a property: the run's share of ``count`` examples, the same on every machine."""
     return settings(settings.get_profile("ci"), max_examples=_taken(count))
 
 

@@ -1,7 +1,6 @@
 """Opening of a link to the broker that a URL names."""
 
 from collections.abc import Mapping, Sequence
-from urllib.parse import urlsplit
 
 from worker.broker.protocols import Link
 from worker.errors import ConfigurationError
@@ -9,7 +8,11 @@ from worker.errors import ConfigurationError
 
 def broker_is_embedded(url: str) -> bool:
     """Return True where ``url`` names kombu's embedded transport (a SQLite file) and not a broker."""
-    return urlsplit(url).scheme == "sqla+sqlite"
+    return _scheme(url) == "sqla+sqlite"
+
+
+def _scheme(url: str) -> str:
+    return url.strip().partition("://")[0]
 
 
 def open_link(
@@ -22,6 +25,8 @@ def open_link(
 ) -> Link:
     """Connect to ``amqp://…``, ``amqps://…`` or ``sqla+sqlite:///file`` and consume the queues named.
 
+    Of several nodes the first that is well is used, see ``BrokerAddress``.
+
     ``prefetch`` counts messages a queue; at 0 the queue waits until ``hold_at_most`` says more. The queue
     ``bulk`` may be missing: the others are consumed, and it is consumed once it is there. Raises
     BrokerUnavailableError, or ConfigurationError where the broker refuses the credentials or the URL can't be
@@ -29,7 +34,7 @@ def open_link(
     """
     held = dict.fromkeys(consume, prefetch) if isinstance(prefetch, int) else dict(prefetch)
     # The transports are imported when they are used: the embedded one brings an ORM along.
-    match urlsplit(url).scheme:
+    match _scheme(url):
         case "amqp" | "amqps" | "pyamqp":
             from worker.broker.rabbitmq.link import AmqpLink
 

@@ -6,33 +6,33 @@ import json
 from collections.abc import Mapping
 from contextlib import closing
 from typing import Any
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote
 
-from worker.errors import BrokerUnavailableError
+from worker.addresses import BrokerAddress, ManagementAddress, management_addresses
+from worker.errors import BrokerUnavailableError, ConfigurationError
+from worker.runtime.tls import tls_context
 
 _TIMEOUT_S = 5.0
-_PORTS = {"http": 15672, "https": 15671}
 #: Default limit from this version on, without a policy.
 _DEFAULT_LIMIT_SINCE, _DEFAULT_LIMIT = 4, 20
 
 
 class Management:
-    """The management API of the broker behind ``broker_url``, as the same user.
+    """The management API of the broker behind ``broker_url``, as the same user, with its certificates.
 
-    ``url`` is the API's own address, such as ``http://broker:15672``; where None, the broker's host with the
-    usual port. Every method raises BrokerUnavailableError where the API does not answer or refuses.
+    ``url`` is the API's own address, such as ``http://broker:15672``, or several by commas, with or without a
+    login of their own; where None, each node's host with the usual port. They are tried in turn. Every method
+    raises BrokerUnavailableError where none answers or one refuses.
     """
 
     def __init__(self, broker_url: str, url: str | None = None) -> None:
-        broker = urlsplit(broker_url)
-        secure = broker.scheme == "amqps"
-        scheme = "https" if secure else "http"
-        address = urlsplit(url or f"{scheme}://{broker.hostname}:{_PORTS[scheme]}")
-        kind = http.client.HTTPSConnection if address.scheme == "https" else http.client.HTTPConnection
-        self._address, self._kind = address, kind
-        self._vhost = quote(unquote(broker.path[1:]) or "/", safe="")
-        login = f"{unquote(broker.username or 'guest')}:{unquote(broker.password or 'guest')}"
-        self._headers = {"Authorization": f"Basic {base64.b64encode(login.encode()).decode()}"}
+        try:
+            broker = BrokerAddress.parse(broker_url)
+            self._addresses = list(management_addresses(broker, url))
+        except ValueError as error:
+            raise ConfigurationError(f"the URL of the broker or of its management API {error}") from None
+        self._files = broker.files
+        self._vhost = quote(broker.vhost, safe="")
 
     def delivery_limits(self, *queues: str) -> dict[str, int | None]:
         """Return each queue's delivery limit, above which it drops or dead-letters; None: no limit."""
@@ -59,28 +59,56 @@ class Management:
         return min(limited) if limited else None
 
     def _get(self, path: str) -> dict[str, Any]:
+        content = self._request("GET", path)
+        where = _where(self._addresses[0])
         try:
-            found = json.loads(self._request("GET", path))
+            found = json.loads(content)
         except ValueError as error:
-            raise BrokerUnavailableError(f"{self._where} answers with no JSON") from error
+            raise BrokerUnavailableError(f"{where} answers with no JSON") from error
         if not isinstance(found, dict):
-            raise BrokerUnavailableError(f"{self._where} answers with no object")
+            raise BrokerUnavailableError(f"{where} answers with no object")
         return found
 
-    @property
-    def _where(self) -> str:
-        return f"the management API at {self._address.netloc.rpartition('@')[2]}"
-
     def _request(self, method: str, path: str, body: str | None = None) -> bytes:
-        try:
-            connection = self._kind(self._address.hostname or "", self._address.port, timeout=_TIMEOUT_S)
-            with closing(connection):
-                where_to = f"{self._address.path.rstrip('/')}/api/{path}"
-                connection.request(method, where_to, body, self._headers)
-                response = connection.getresponse()
-                content = response.read()
-        except (OSError, http.client.HTTPException) as error:
-            raise BrokerUnavailableError(f"{self._where} does not answer: {error}") from error
-        if response.status >= http.HTTPStatus.BAD_REQUEST:
-            raise BrokerUnavailableError(f"{self._where} answers {response.status} {response.reason}")
-        return content
+        """Return the answer of the first place that answers, which the next request begins with."""
+        failures = []
+        for address in list(self._addresses):
+            try:
+                status, content = self._request_to(address, method, path, body)
+            except (OSError, http.client.HTTPException) as error:
+                failures.append(f"{_where(address)} does not answer: {error}")
+                continue
+            self._addresses.remove(address)
+            self._addresses.insert(0, address)
+            if status >= http.HTTPStatus.BAD_REQUEST:
+                raise BrokerUnavailableError(f"{_where(address)} answers {status} {_phrase(status)}")
+            return content
+        raise BrokerUnavailableError("; ".join(failures))
+
+    def _request_to(
+        self, address: ManagementAddress, method: str, path: str, body: str | None
+    ) -> tuple[int, bytes]:
+        login = base64.b64encode(f"{address.user}:{address.password}".encode()).decode()
+        with closing(self._connection_to(address)) as connection:
+            headers = {"Authorization": f"Basic {login}"}
+            connection.request(method, f"{address.path}/api/{path}", body, headers)
+            response = connection.getresponse()
+            return response.status, response.read()
+
+    def _connection_to(self, address: ManagementAddress) -> http.client.HTTPConnection:
+        host, port = address.server.host, address.server.port
+        if not address.is_secure:
+            return http.client.HTTPConnection(host, port, timeout=_TIMEOUT_S)
+        context = tls_context(self._files)
+        return http.client.HTTPSConnection(host, port, timeout=_TIMEOUT_S, context=context)
+
+
+def _where(address: ManagementAddress) -> str:
+    return f"the management API at {address.server}"
+
+
+def _phrase(status: int) -> str:
+    try:
+        return http.HTTPStatus(status).phrase
+    except ValueError:
+        return "without a reason"

@@ -14,10 +14,13 @@ from worker.settings import broker_user, load_settings
 
 _FLAGS: dict[str, Decorator] = {
     "broker_url": click.option(
-        "--broker-url", help="amqp://user:password@host:5672/vhost  [BILLING_BROKER_URL]"
+        "--broker-url",
+        help="amqp://user:password@host:5672/vhost, or several hosts by commas  [BILLING_BROKER_URL]",
     ),
     "database_url": click.option(
-        "--database-url", help="postgresql://user:password@host/db or sqlite:///file  [BILLING_DATABASE_URL]"
+        "--database-url",
+        help="postgresql://user:password@host/db, or several hosts by commas, or sqlite:///file"
+        "  [BILLING_DATABASE_URL]",
     ),
     "catalog": click.option(
         "--catalog",

@@ -168,7 +168,7 @@ def _publisher(application: Application) -> "CommandPublisher":
     from worker.broker import open_link
     from worker.gateways.publishing import CommandPublisher
 
-    url = application.settings.broker_url.get_secret_value()
+    url = application.broker_url
     return CommandPublisher(lambda: open_link(url, name="billing-bridge"), sent_as=sender_of(application))
 
 

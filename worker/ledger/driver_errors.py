@@ -59,11 +59,20 @@ def meaning_of(error: DBAPIError) -> BillingError | None:
         return LedgerUnavailableError(f"the ledger's database is not available: {text}")
     if isinstance(error, ProgrammingError) and not code and error.orig is not None and "dsn" in text:
         return ConfigurationError(f"the database URL can't be used: {text}")
+    if not code and isinstance(error, OperationalError) and _OF_CERTIFICATES.search(text):
+        return ConfigurationError(f"the database's certificates can't be used: {text}")
     if type(error.orig) in {sqlite3.OperationalError, sqlite3.DatabaseError}:  # locked, full, not a database
         return LedgerUnavailableError(f"the ledger's database is not available: {text}")
     if not code and (isinstance(error, OperationalError | InterfaceError) or type(error) is DatabaseError):
         return LedgerUnavailableError(f"the ledger's database is not available: {text}")
     return None
+
+
+# What libpq says of files on this side; what it says of the server's certificate is an outage of that server.
+_OF_CERTIFICATES = re.compile(
+    "(root certificate|certificate|private key|certificate revocation list) file|weak sslmode"
+    "|certificate present, but not private key"
+)
 
 
 # -- another worker was faster ----------------------------------------------------------------------------

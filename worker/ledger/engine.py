@@ -13,13 +13,15 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from schemas import slot_of
+from worker.addresses import DatabaseAddress, is_postgresql
 from worker.errors import ConfigurationError, LedgerUnavailableError
 from worker.ledger.driver_errors import is_of_session, meaning_of
 from worker.ledger.primary import DatabaseGuard, guard_engine
 from worker.ledger.round_trips import BatchConnection, BatchCursor
-from worker.ledger.session_settings import AS_ASKED, BY_KEY, as_local, as_options, needed, server_timeout_s
+from worker.ledger.session_settings import AS_ASKED, BY_KEY, as_local, needed, server_timeout_s
+from worker.ledger.sessions import prepare_sessions
 
-#: Place of the settings of sessions: each connection asks for them, or its role has them.
+#: Place of the settings of sessions: each connection sets them, or its role has them.
 SettingsPlace = Literal["connection", "role"]
 
 # A partition of the network would otherwise hang a statement for minutes (psycopg2 #561, #1017): the
@@ -52,10 +54,7 @@ def ledger_engine(
     of sessions are on the role, connections ask for none. READ COMMITTED there; one writer at a time on
     SQLite. Raises ConfigurationError for other URLs.
     """
-    try:
-        parsed = make_url(url)
-    except Exception as error:
-        raise ConfigurationError("the database URL cannot be read; see --database-url") from error
+    parsed = _parsed(url)
     match parsed.get_backend_name():
         case "postgresql":
             timeout_s = statement_timeout_s if guard is None else server_timeout_s(guard.timeout_s, patience)
@@ -63,9 +62,9 @@ def ledger_engine(
             options: dict[str, Any] = {"application_name": application_name}
             if only_by_key:
                 options |= {"connection_factory": BatchConnection, "cursor_factory": BatchCursor}
-            if settings_on == "connection":
-                options["options"] = as_options(settings)
             engine = _postgresql_engine(parsed, options if guard is None else options | _written(guard))
+            prepare_sessions(engine, settings if settings_on == "connection" else {}, application_name)
+            event.listen(engine, "connect", _read_in_utc)
             if guard is not None:
                 guard_engine(engine, guard, guard.timeout_s * patience)
             if only_by_key:
@@ -77,6 +76,16 @@ def ledger_engine(
             return _sqlite_engine(parsed)
         case other:
             raise ConfigurationError(f"the database is {other!r}; PostgreSQL and SQLite are supported")
+
+
+def _parsed(url: str) -> URL:
+    """Return the URL as SQLAlchemy reads it; it has another form for several servers."""
+    try:
+        return make_url(DatabaseAddress.parse(url).url if is_postgresql(url) else url)
+    except ValueError as error:
+        raise ConfigurationError(f"the database URL {error}") from None
+    except Exception as error:
+        raise ConfigurationError("the database URL cannot be read; see --database-url") from error
 
 
 def _written(guard: DatabaseGuard) -> dict[str, Any]:
@@ -94,8 +103,6 @@ def _postgresql_engine(url: URL, session: Mapping[str, Any]) -> Engine:
         pool_recycle=1800,
         hide_parameters=True,  # they are what producers sent; errors end in logs
     )
-
-    event.listen(engine, "connect", _read_in_utc)
 
     @event.listens_for(engine, "handle_error")
     def _leave_useless_session(context: ExceptionContext) -> None:

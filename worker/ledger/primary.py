@@ -5,6 +5,7 @@ is tried first. A promotion begins a new timeline: a server on a lower one than 
 old primary that came back, and is refused. Fencing it for all others stays the task of whoever promotes.
 """
 
+import logging
 import threading
 import weakref
 from collections.abc import Iterator, Mapping
@@ -17,6 +18,8 @@ from sqlalchemy.exc import DisconnectionError
 
 from worker.ledger.round_trips import BatchConnection, BatchCursor
 from worker.runtime.watchdog import Wait, Watchdog, shut_socket
+
+log = logging.getLogger(__name__)
 
 #: The system's identity and the timeline it writes on; no file name is known in recovery.
 _IDENTITY = (
@@ -37,11 +40,19 @@ class DatabaseGuard:
         self.timeout_s = timeout_s
         self.watchdog = Watchdog()
         self._highest: dict[str, int] = {}
+        self._used: str | None = None
         self._lock = threading.Lock()
 
     def hurry(self, most_s: float) -> None:
         """Bound every wait by ``most_s`` seconds from now on, because the process is to end."""
         self.watchdog.hurry(most_s)
+
+    def note_used(self, server: str) -> None:
+        """Log a change of the server that is used."""
+        with self._lock:
+            before, self._used = self._used, server
+        if before != server:
+            log.info("the database's server %s is used", server)
 
     def is_replaced(self, place: Place | None) -> bool:
         """Return True for a place on a timeline lower than one seen before; remember a higher one."""
@@ -129,6 +140,8 @@ def guard_engine(engine: Engine, guard: DatabaseGuard, timeout_s: float) -> None
                 continue
             if not guard.is_replaced(place):
                 last_good[:] = [address]
+                if address:
+                    guard.note_used(_shown(address))
                 record.info["place"] = place
                 return connection
             connection.close()
@@ -156,6 +169,7 @@ def _connected(parameters: Mapping[str, Any], guard: DatabaseGuard, timeout_s: f
 
 def _place_of(connection: _Connection) -> Place | None:
     """Return the system and the timeline behind ``connection``; None where the server doesn't say."""
+    connection.autocommit = True  # one way to the server and back
     try:
         with connection.cursor() as cursor:
             cursor.execute(_IDENTITY)
@@ -166,7 +180,7 @@ def _place_of(connection: _Connection) -> Place | None:
         return None
     finally:
         if not connection.closed:
-            connection.rollback()
+            connection.autocommit = False
     return None if system is None or file_name is None else (system, int(file_name[:8], 16))
 
 

@@ -53,6 +53,13 @@ def replica_age(
         sleep(_ASK_EVERY_S)
 
 
+def part_of(server: Engine) -> str:
+    """Return the part that a server of PostgreSQL plays. Raises LedgerUnavailableError."""
+    with snapshot(server) as connection:
+        is_standby = connection.execute(text("SELECT pg_is_in_recovery()")).scalar_one()
+    return "answers as a standby" if is_standby else "answers as the primary"
+
+
 def _require_replica(found: Row[Any], primary: Row[Any]) -> None:
     if not found.is_replica:
         raise ConfigurationError("BILLING_READ_DATABASE_URL names a primary, not a replica; unset it")

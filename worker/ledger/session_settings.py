@@ -1,6 +1,6 @@
-"""Settings of a session of the ledger's database: each connection asks for them, or its role has them.
+"""Settings of a session of the ledger's database: each connection sets them, or its role has them.
 
-Nothing else lists them: the options of a connection, the statements for a role and the comparison that
+Nothing else lists them: what a connection sets, the statements for a role and the comparison that
 `billing-worker check` makes all come from here. Nothing in the ledger is wrong where one is missing, but
 waits may last longer and plans may be slower.
 """
@@ -53,11 +53,6 @@ def needed(statement_timeout_s: float) -> SessionSettings:
         "lock_timeout": f"{lock_timeout_s * 1000:.0f}",  # contention is no outage
         "statement_timeout": f"{statement_timeout_s * 1000:.0f}",
     }
-
-
-def as_options(settings: SessionSettings) -> str:
-    """Return the options with which a connection asks for ``settings``."""
-    return " ".join(f"-c {name}={value}" for name, value in settings.items())
 
 
 def as_local(settings: SessionSettings) -> str:

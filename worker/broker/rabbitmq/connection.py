@@ -9,14 +9,27 @@ from typing import Any, TypeVar
 
 import kombu
 from amqp import spec
-from amqp.exceptions import AccessRefused, AMQPError, NotAllowed, NotFound, PreconditionFailed
+from amqp.exceptions import (
+    AccessRefused,
+    AMQPError,
+    ChannelError,
+    NotAllowed,
+    NotFound,
+    PreconditionFailed,
+)
 from kombu.transport import pyamqp
 
+from worker.addresses import BrokerAddress, Server
 from worker.broker.rabbitmq.frames import tolerant_frame_handler
+from worker.broker.rabbitmq.nodes import nodes_of
 from worker.broker.rabbitmq.wire import transport_for
-from worker.errors import BrokerUnavailableError, ConfigurationError
+from worker.errors import BillingError, BrokerUnavailableError, ConfigurationError
+from worker.runtime.tls import tls_context
 
 HEARTBEAT_S = 15
+_CONNECT_TIMEOUT_S = 5.0
+#: The same where another node can be tried: an answer is due within seconds of a node's end.
+_CONNECT_TIMEOUT_OF_SEVERAL_S = 2.0
 _CLOSE_TIMEOUT_S = 3.0
 
 P = TypeVar("P")
@@ -35,31 +48,66 @@ _SOCKET = {
 
 
 def opened(url: str, name: str, build: Callable[[Any], P]) -> P:
-    """Return the result of ``build`` on a new connection, which is closed where it fails."""
-    connection = _connect(url, name)
+    """Return the result of ``build`` on a connection to the first node that is well.
+
+    The connection is closed where that fails. Raises BillingError where no node takes one; what a node says
+    about a channel passes as it is: the others would say the same.
+    """
+    nodes = nodes_of(url)
+    failures: list[tuple[Server, BillingError]] = []
+    for node in nodes.in_turn():
+        try:
+            part = _built(nodes.address, node, name, build)
+        except BillingError as error:
+            nodes.leave(node)
+            failures.append((node, error))
+        else:
+            nodes.keep(node)
+            return part
+    raise _failure_of_all(failures)
+
+
+def _built(address: BrokerAddress, node: Server, name: str, build: Callable[[Any], P]) -> P:
+    with broker_errors():
+        connection = _connect(address, node, name)
     try:
         return build(connection)
-    except BaseException:
+    except BaseException as error:
         close_connection(connection)
-        raise
+        if isinstance(error, ChannelError):
+            raise
+        with broker_errors():
+            raise
 
 
-def _connect(url: str, name: str) -> Any:
-    try:
-        connection = _configured(url, name)
-    except (ValueError, TypeError, KeyError) as error:
-        raise ConfigurationError(f"the broker URL can't be used: {error}") from None
+def _failure_of_all(failures: list[tuple[Server, BillingError]]) -> BillingError:
+    if len(failures) == 1:
+        return failures[0][1]
+    text = "; ".join(f"{node}: {str(error).removeprefix(_NOT_AVAILABLE)}" for node, error in failures)
+    if all(isinstance(error, ConfigurationError) for _, error in failures):
+        return ConfigurationError(text)
+    return BrokerUnavailableError(f"{_NOT_AVAILABLE}{text}")
+
+
+def _connect(address: BrokerAddress, node: Server, name: str) -> Any:
+    connection = _configured(address, node, name)
     connection.transport.Connection = WorkerConnection
     return connection.transport.establish_connection()
 
 
-def _configured(url: str, name: str) -> Any:
+def _configured(address: BrokerAddress, node: Server, name: str) -> Any:
+    usual = _CONNECT_TIMEOUT_S if len(address.nodes) == 1 else _CONNECT_TIMEOUT_OF_SEVERAL_S
     return kombu.Connection(
-        url,
-        # py-amqp compares the certificate with the host's name only where one is given; None is filled in.
-        ssl={"server_hostname": None, "cert_reqs": ssl.CERT_REQUIRED} if url.startswith("amqps:") else False,
-        heartbeat=HEARTBEAT_S,
-        connect_timeout=5,
+        node.host,
+        userid=address.user,
+        password=address.password,
+        virtual_host=address.vhost,
+        port=node.port,
+        transport="pyamqp",
+        login_method="EXTERNAL" if address.is_external else "PLAIN",
+        ssl=_tls_options(address, node) if address.is_secure else False,
+        heartbeat=address.heartbeat_s or HEARTBEAT_S,
+        connect_timeout=address.connect_timeout_s or usual,
         transport_options={
             "socket_settings": _SOCKET,
             "read_timeout": 15,  # of calls that wait for an answer; deliveries have a time-out of their own
@@ -68,6 +116,19 @@ def _configured(url: str, name: str) -> Any:
             "frame_handler": tolerant_frame_handler,
         },
     )
+
+
+def _tls_options(address: BrokerAddress, node: Server) -> dict[str, Any]:
+    files = address.files
+    tls_context(files)  # a file that can't be used is no outage
+    given = {"ca_certs": files.ca, "certfile": files.certificate, "keyfile": files.key}
+    return {
+        # py-amqp compares the certificate with the host's name only where one is given. kombu would give
+        # 127.0.0.1 for localhost, which is in nobody's certificate.
+        "server_hostname": address.name_of(node),
+        "cert_reqs": ssl.CERT_REQUIRED,
+        **{name: path for name, path in given.items() if path is not None},
+    }
 
 
 def close_connection(connection: Any) -> None:
@@ -107,9 +168,15 @@ def broker_errors(*, passing: bool = False) -> Iterator[None]:
         raise BrokerUnavailableError(f"{error.reply_text}: run `billing-worker topology declare`") from error
     except NotAllowed as error:
         raise ConfigurationError(f"the broker refuses: {error.reply_text}") from error
+    except ssl.SSLCertVerificationError as error:
+        raise BrokerUnavailableError(f"{_NOT_AVAILABLE}{error.verify_message}: {_WAY_TO_TRUST}") from error
     except (TimeoutError, AMQPError, OSError) as error:
         text = str(error) or type(error).__name__
-        raise BrokerUnavailableError(f"the broker is not available: {text}") from error
+        raise BrokerUnavailableError(f"{_NOT_AVAILABLE}{text}") from error
+
+
+_NOT_AVAILABLE = "the broker is not available: "
+_WAY_TO_TRUST = "name its CA with cacertfile, and the server as its certificate does"
 
 
 class Heartbeat:

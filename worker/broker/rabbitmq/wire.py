@@ -85,7 +85,12 @@ class _TcpTransport(_WholesaleReads, TCPTransport):  # type: ignore[misc]  # amq
 
 
 class _TlsTransport(_WholesaleReads, SSLTransport):  # type: ignore[misc]
-    pass
+    read_timeout: float
+
+    def _setup_transport(self) -> None:
+        super()._setup_transport()
+        # py-amqp leaves the one of the handshake, which is for a node that is gone: a busy one takes longer.
+        self.sock.settimeout(self.read_timeout)
 
 
 def publishing(messages: Iterable[Outgoing], channel: int, frame_max: int) -> Iterator[bytes]:
