@@ -1,5 +1,6 @@
 """``history``: pages, and texts of producers on a terminal and in a pipe."""
 
+import json
 import shlex
 
 import pytest
@@ -57,9 +58,8 @@ def test_producers_text_neither_steers_the_terminal_nor_breaks_the_lines(
             text("SELECT name FROM sqlite_master WHERE type = 'trigger'")
         ).all():
             connection.execute(text(f'DROP TRIGGER "{name}"'))
-        connection.execute(
-            text("UPDATE entries SET feature = :evil"), {"evil": "\x1b[2Jx\ty\nz\x9b[red]\u2028\u202e"}
-        )
+        evil = json.dumps({"feature": "\x1b[2Jx\ty\nz\x9b[red]\u2028\u202e"})
+        connection.execute(text("UPDATE operations SET content = :evil WHERE type < 20"), {"evil": evil})
     shown = ledger_cli("history", "ann", terminal=terminal)
     assert r"\x1b[2Jx\ty\nz\x9b[red]\u2028\u202e" in shown.out.replace("\n", "")
     if not terminal:
