@@ -266,7 +266,7 @@ class Sandbox:
         """Keep the processes running during the block."""
         with _running(name, commands) as processes:
             yield
-            processes.require_alive(since=0)
+            processes.require_running()
 
     def check(self, *, used: int | None = None) -> None:
         """Check the audit and the number of used tokens. Raises IncorrectLedgerError."""
@@ -379,11 +379,15 @@ class _Processes:
         """Process ids of those that were started; they may have children."""
         return [process.pid for process in self._started]
 
-    def require_alive(self, since: int) -> None:
-        """Raise BenchmarkError where a process has ended, or the count of replies stands still."""
+    def require_running(self) -> None:
+        """Raise BenchmarkError where a process has ended."""
         ended = next((process for process in self._started if process.poll() is not None), None)
         if ended is not None:
             raise BenchmarkError(f"{self._name} ended with {ended.returncode}\n{self._said()}")
+
+    def require_alive(self, since: int) -> None:
+        """Raise BenchmarkError where a process has ended, or the count of replies stands still."""
+        self.require_running()
         if since != self._last:
             self._last, self._changed = since, monotonic()
         if monotonic() - self._changed > _STILL_S:

@@ -99,7 +99,7 @@ def select_rows(
         types = key_types(table, key, second, keys.slotted)
         parameters_ = keys.parameters if also is None else [*keys.parameters, array(also[1])]
         verb = "lock" if for_update else "select"
-        return _executed(connection, Prepared(sql, f"{verb}_{table.name}", types, parameters_))
+        return _executed(connection, PreparedStatement(sql, f"{verb}_{table.name}", types, parameters_))
     statement = select(*(table.c[name] for name in names)).where(_is_among(table.c[key], keys))
     if also is not None:
         statement = statement.where(table.c[also[0]].in_(also[1]))
@@ -120,7 +120,7 @@ def select_by(
     if connection.dialect.name == "postgresql":
         label = f"select_{build.__name__.strip('_')}"
         sql, types = built_sql(build, keys.slotted)
-        return _executed(connection, Prepared(sql, label, types, keys.parameters))
+        return _executed(connection, PreparedStatement(sql, label, types, keys.parameters))
     return connection.execute(build(lambda column: _is_among(column, keys))).all()
 
 
@@ -167,7 +167,7 @@ def write_all(connection: Connection, writes: Sequence[RowWrite]) -> list[int]:
     if connection.dialect.name != "postgresql":
         return [_written_on_sqlite(connection, write) for write in writes]
     parts, types, texts = _joined(connection, writes)
-    (row,) = _executed(connection, Prepared(joined_sql(*parts), _label_of(writes), types, texts))
+    (row,) = _executed(connection, PreparedStatement(joined_sql(*parts), _label_of(writes), types, texts))
     return list(row)
 
 
@@ -180,7 +180,9 @@ def write_all_and_commit(connection: Connection, writes: Sequence[RowWrite]) -> 
     parts, types, texts = _joined(connection, writes)
     sql = checked_sql(*parts, expected=len(texts) + 1)
     texts.append(array([length_of(write.columns) for write in writes]))
-    _executed(connection, Prepared(sql, _label_of(writes), [*types, "bigint[]"], texts), behind=COMMIT)
+    _executed(
+        connection, PreparedStatement(sql, _label_of(writes), [*types, "bigint[]"], texts), behind=COMMIT
+    )
 
 
 def _label_of(writes: Sequence[RowWrite]) -> str:
@@ -219,7 +221,7 @@ def insert(connection: Connection, new: RowInsert, returning: tuple[str, ...] = 
         types: list[str] = []
         source = _add_source(connection, new, texts, types)
         sql = insert_sql(new.table, tuple(new.columns), new.on_conflict, source, returning)
-        return _executed(connection, Prepared(sql, f"insert_{new.table.name}", types, texts))
+        return _executed(connection, PreparedStatement(sql, f"insert_{new.table.name}", types, texts))
     statement = _sqlite_insert(new.table, tuple(new.columns), new.on_conflict)
     wanted = statement.returning(*(new.table.c[name] for name in returning)) if returning else statement
     result = connection.execute(wanted, by_row(new.columns))
@@ -233,7 +235,7 @@ def update_rows(
     return write_all(connection, [RowUpdate(table, by_column(rows), key)])[0] if rows else 0
 
 
-class Prepared(NamedTuple):
+class PreparedStatement(NamedTuple):
     """Statement with its parameters, as texts, and their types.
 
     The server parses it once a connection and plans it seldom. Its name there begins with ``label``, which
@@ -246,26 +248,30 @@ class Prepared(NamedTuple):
     texts: Sequence[str]
 
 
-def locking(table: Table, key: str, keys: Keys) -> Prepared:
+def locking(table: Table, key: str, keys: Keys) -> PreparedStatement:
     """Return the statement that locks the rows that ``keys`` name by ``key``, in its order."""
     sql = select_sql(table, (key,), key, order_by=(key,), slotted=keys.slotted, for_update=True)
-    return Prepared(sql, f"lock_{table.name}", key_types(table, key, None, keys.slotted), keys.parameters)
+    return PreparedStatement(
+        sql, f"lock_{table.name}", key_types(table, key, None, keys.slotted), keys.parameters
+    )
 
 
-def executed_together(connection: Connection, *statements: Prepared) -> Sequence[Any]:
+def executed_together(connection: Connection, *statements: PreparedStatement) -> Sequence[Any]:
     """Execute statements in one round trip, on a connection of batches; return the rows of the last one."""
     text = "; ".join([_execution(connection, statement) for statement in statements])
     texts = tuple(chain.from_iterable(statement.texts for statement in statements))
     return rows_of(connection, connection.exec_driver_sql(text, texts))
 
 
-def _executed(connection: Connection, statement: Prepared, *, behind: str = "") -> Sequence[Row[Any]]:
+def _executed(
+    connection: Connection, statement: PreparedStatement, *, behind: str = ""
+) -> Sequence[Row[Any]]:
     """Execute ``statement``; the text ``behind`` it is sent along."""
     text = _execution(connection, statement) + behind
     return rows_of(connection, connection.exec_driver_sql(text, tuple(statement.texts)))
 
 
-def _execution(connection: Connection, statement: Prepared) -> str:
+def _execution(connection: Connection, statement: PreparedStatement) -> str:
     """Return the text that executes ``statement``, which is prepared where this connection hasn't yet."""
     prepared: dict[str, str] = connection.info.setdefault("prepared", {})
     name = prepared.get(statement.sql)

@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 
 from worker.core.known import AccountState, Lot
 from worker.ledger import rows
-from worker.ledger.bulk import Keys, Prepared, executed_together, locking
+from worker.ledger.bulk import Keys, PreparedStatement, executed_together, locking
 from worker.ledger.records import array
 from worker.ledger.round_trips import is_of_batches
 from worker.ledger.row_sql import first_reads_sql, first_reads_types
@@ -45,7 +45,7 @@ def read_together(
     These are references of the whole ledger.
     """
     keys = Keys(sorted(users), slots)
-    read = Prepared(
+    read = PreparedStatement(
         first_reads_sql(accounts, rows.ACCOUNT, lots, rows.LOT, operations, rows.OPERATION, keys.slotted),
         "read_accounts",
         first_reads_types(accounts, operations, keys.slotted),
