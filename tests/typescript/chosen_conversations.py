@@ -94,6 +94,7 @@ _STEPS: Mapping[str, Sequence[Fields | int]] = {
         *(_reserve(2_000, 500_000), 48, _capture(400), _deduct(10)),
     ),
     "capture_of_two_lots": (_OPENED, _bonus(500, priority=5), _reserve(2_000, 3_600), _capture(700)),
+    "empty_key": (_OPENED, {**_deduct(10), "metadata": {"project": ""}}, _deduct(5)),
     "freeze": (
         *(_OPENED, _freezing("unfreeze", 10), _freezing("freeze", 20), _deduct(1)),
         *(_freezing("freeze", 10), _deduct(1), _freezing("freeze", 30), _freezing("unfreeze", 5), _deduct(1)),
@@ -123,6 +124,7 @@ def _steps_of(given: Sequence[Fields | int]) -> list[Step]:
             now += timedelta(hours=one)
         else:
             steps.append({"at": text_of_time(now), "message": {"referenceId": f"r{number}", **one}})
-    questions = ("query.balance", "query.history", "query.stats")
-    asked = ({"type": type_} | ({} if type_ == "query.stats" else _ADA) for type_ in questions)
-    return steps + [{"at": text_of_time(now), "query": query} for query in asked]
+    used = {"type": "query.usage", **_ADA, "groupBy": "metadata.project"}
+    asked = [{"type": f"query.{name}", **_ADA} for name in ("balance", "history")]
+    queries = [*asked, used, {"type": "query.stats"}]
+    return steps + [{"at": text_of_time(now), "query": query} for query in queries]

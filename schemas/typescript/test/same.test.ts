@@ -15,13 +15,16 @@ import type { Billing, Notice, Result } from "@billing-worker/client";
 
 import { PATIENCE_MS, url } from "./support.js";
 
+/** Each test has a user of its own, and most of it waits. */
+const TOGETHER = { concurrency: true };
+
 const MAKERS: Record<string, () => Billing> = {
   "the worker": () => new BillingClient({ url: url("WORKER"), timeoutMs: PATIENCE_MS }),
   "the fake": () => new FakeBillingClient({ now: new Date() }),
 };
 
 for (const [name, make] of Object.entries(MAKERS)) {
-  describe(`with ${name}`, () => {
+  describe(`with ${name}`, TOGETHER, () => {
     let billing: Billing;
     let service: TokenService;
     before(() => {
@@ -36,7 +39,7 @@ for (const [name, make] of Object.entries(MAKERS)) {
       return userId;
     }
 
-    describe("TokenService", () => {
+    describe("TokenService", TOGETHER, () => {
       test("getBalance has the account, its subscription and formatted amounts", async () => {
         const userId = await user("basic");
         const { subscription, ...balance } = await service.getBalance(userId);

@@ -136,7 +136,7 @@ def _group_column(group: str) -> ColumnElement[Any]:
             return operations.c.type
         case "metadata", _, name:
             value: ColumnElement[Any] = operations.c.metadata[name].as_string()
-            return value
+            return func.nullif(value, "")  # an empty value names no group: one group has no key
     raise AssertionError(f"{group!r} is no group of usage")
 
 
