@@ -27,9 +27,7 @@ class BrokerUsers:
         self._passwords = {user.role.name: uuid4().hex for user in self.users}
 
     def __enter__(self) -> Self:
-        hashes = {
-            user.name: password_hash(self._passwords[user.role.name], b"salt") for user in self.users
-        }
+        hashes = {user.name: password_hash(self._passwords[user.role.name], b"salt") for user in self.users}
         made = definitions(BILLING, self.users, vhost=self.vhost, hashes=hashes)
         self._rabbitmq.management.import_definitions(made)
         return self

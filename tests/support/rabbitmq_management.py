@@ -117,9 +117,7 @@ class ManagementClient:
     def take(self, vhost: str, queue: str) -> Any:
         """Take a message of ``queue`` through the API."""
         path = f"queues/{_segment(vhost)}/{_segment(queue)}/get"
-        return self._request(
-            "POST", path, {"count": 1, "ackmode": "ack_requeue_true", "encoding": "auto"}
-        )
+        return self._request("POST", path, {"count": 1, "ackmode": "ack_requeue_true", "encoding": "auto"})
 
     def delete_queue(self, vhost: str, queue: str) -> None:
         """Delete ``queue`` through the API."""
