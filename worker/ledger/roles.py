@@ -331,7 +331,7 @@ def _execute(
         server.require_apart(wanted.names)
         for statement in list(statements(server, wanted)):
             try:
-                connection.exec_driver_sql(statement.sql)
+                connection.exec_driver_sql(statement.sql.replace("%", "%%"))
             except DBAPIError as error:
                 if getattr(error.orig, "pgcode", None) != _NOT_PERMITTED:
                     raise
