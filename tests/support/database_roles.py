@@ -39,7 +39,7 @@ class DatabaseRoles:
     ) -> None:
         self.engine.dispose()
         self._postgres.databases.drop_database(self.name)
-        self.drop_roles(self.names.owner, *self.names.logins)
+        drop_roles(self._postgres, self.names.owner, *self.names.logins)
 
     def make(self) -> Self:
         """Make the roles, as the server's superuser."""
@@ -65,9 +65,10 @@ class DatabaseRoles:
         with engine.begin() as connection:
             connection.exec_driver_sql(statement)
 
-    def drop_roles(self, *roles: str) -> None:
-        """Drop roles of the server; those that aren't there are no error."""
-        engine = create_engine(self._postgres.address.url("postgres"), poolclass=NullPool)
-        with engine.begin() as connection:
-            for role in roles:
-                connection.exec_driver_sql(f'DROP ROLE IF EXISTS "{role}"')
+
+def drop_roles(postgres: PostgresServer, *roles: str) -> None:
+    """Drop roles of the server; those that aren't there are no error."""
+    engine = create_engine(postgres.address.url("postgres"), poolclass=NullPool)
+    with engine.begin() as connection:
+        for role in roles:
+            connection.exec_driver_sql(f'DROP ROLE IF EXISTS "{role}"')
