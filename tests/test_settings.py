@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from worker.catalog import load_catalog
 from worker.errors import ConfigurationError
-from worker.secret_settings import with_secrets
+from worker.runtime.secret_urls import with_secrets
 from worker.settings import (
     Settings,
     broker_user,

@@ -24,7 +24,7 @@ from worker import __version__
 from worker.catalog import Catalog
 from worker.errors import ConfigurationError
 from worker.ledger.form import LedgerForm
-from worker.secret_settings import SECRET_FILES, with_secrets, without_files
+from worker.runtime.secret_urls import SECRET_FILES, with_secrets, without_files
 
 ENV_PREFIX = "BILLING_"
 
@@ -69,7 +69,7 @@ class Settings(BaseSettings):
     )
 
     broker_url: SecretStr = SecretStr("amqp://guest:guest@127.0.0.1:5672/")
-    #: Files that hold a URL, or the password of one; None once they are read, see ``secret_settings``.
+    #: Files that hold a URL, or the password of one; None once they are read, see ``runtime.secret_urls``.
     broker_url_file: Path | None = None
     broker_password_file: Path | None = None
     database_url_file: Path | None = None

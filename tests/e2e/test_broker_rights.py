@@ -195,7 +195,7 @@ def test_listener_can_not_lead_its_queue_into_the_commands(users: BrokerUsers) -
 
 
 @pytest.mark.parametrize("role", ["app", "gateway", "worker", "ops"])
-def test_nobody_publishes_as_somebody_else(users: BrokerUsers, role: str) -> None:
+def test_user_can_not_publish_as_another_one(users: BrokerUsers, role: str) -> None:
     key = {"gateway": "payment.failed", "worker": "account.settle"}.get(role, "usage.deduct")
     with closing(connected(users.url(role))) as connection:
         channel = connection.channel()

@@ -92,7 +92,7 @@ class RolesWanted:
     settings: Mapping[str, SessionSettings] = field(default_factory=dict)
 
 
-class Statement(NamedTuple):
+class RoleStatement(NamedTuple):
     """SQL of a statement, and the text to show for it: a password's hash is not shown."""
 
     sql: str
@@ -203,12 +203,12 @@ _SETTINGS = text(
 # -- statements -------------------------------------------------------------------------------------------
 
 
-def _before(server: _Server, wanted: RolesWanted) -> Iterator[Statement]:
+def _before(server: _Server, wanted: RolesWanted) -> Iterator[RoleStatement]:
     """Yield the statements before the migration: roles, their place in the database, and the owner."""
     yield from _plain(_made(server, wanted.names))
     for role, password in wanted.passwords.items():
         name = server.quote(role)
-        yield Statement(
+        yield RoleStatement(
             f"ALTER ROLE {name} PASSWORD '{server.hashed(role, password)}'",
             f"-- ALTER ROLE {name} PASSWORD '…'",
         )
@@ -257,7 +257,7 @@ def _settings(server: _Server, role: str, settings: SessionSettings | None) -> I
         yield f"ALTER ROLE {name} RESET {each}"
 
 
-def _after(server: _Server, wanted: RolesWanted) -> Iterator[Statement]:
+def _after(server: _Server, wanted: RolesWanted) -> Iterator[RoleStatement]:
     """Yield the statements behind the migration: the rights on its tables, and no others."""
     names = wanted.names
     worker, reader = server.quote(names.worker), server.quote(names.reader)
@@ -282,8 +282,8 @@ def _listed(server: _Server, names: Iterable[str]) -> str:
     return ", ".join(map(server.quote, names))
 
 
-def _plain(statements: Iterable[str]) -> Iterator[Statement]:
-    return (Statement(sql, f"{sql};") for sql in statements)
+def _plain(statements: Iterable[str]) -> Iterator[RoleStatement]:
+    return (RoleStatement(sql, f"{sql};") for sql in statements)
 
 
 # -- to show, and to do -----------------------------------------------------------------------------------
@@ -322,7 +322,7 @@ def grant_rights(engine: Engine, wanted: RolesWanted) -> None:
 
 
 def _execute(
-    engine: Engine, wanted: RolesWanted, statements: Callable[[_Server, RolesWanted], Iterator[Statement]]
+    engine: Engine, wanted: RolesWanted, statements: Callable[[_Server, RolesWanted], Iterator[RoleStatement]]
 ) -> None:
     with translated_errors(), engine.begin() as connection:
         server = _Server(connection, wanted)
