@@ -1,4 +1,4 @@
-"""Whole jobs under the broker users of `topology definitions`: none of them needs other rights."""
+"""Whole jobs with the users of `topology definitions` and the roles of `migrate --roles`, and no others."""
 
 import json
 from collections.abc import Iterator
@@ -15,9 +15,10 @@ from tests.console.conftest import app_on
 from tests.console.visitor import Visitor
 from tests.gateways.conftest import door_on, event_of
 from tests.support.broker_users import BrokerUsers
+from tests.support.database_roles import DatabaseRoles
 from tests.support.pages import page, section, tables
 from tests.support.processes import WorkerProcesses
-from tests.support.provision import RabbitMQServer
+from tests.support.provision import PostgresServer, RabbitMQServer
 from tests.support.rabbit_client import RabbitClient, user_of
 from tests.support.rabbitmq_management import connected
 from tests.support.waiting import eventually
@@ -25,7 +26,7 @@ from worker.bootstrap import Application
 from worker.broker import BILLING, open_link
 from worker.broker.roles import FURTHER_ROLES, ROLES, BrokerRole, BrokerUser, rights_of
 from worker.client import BillingClient
-from worker.settings import Settings, environment_of
+from worker.settings import Settings, environment_of, load_settings
 
 OPENING = {"type": "account.open", "referenceId": "open", "userId": "ann", "tier": "basic"}
 IN_BULK = {"type": "usage.deduct", "referenceId": "in-bulk", "userId": "ann", "tokens": 1}
@@ -39,8 +40,22 @@ def users(rabbitmq: RabbitMQServer, bare_broker_url: str) -> Iterator[BrokerUser
         yield users
 
 
+@pytest.fixture
+def roles(postgres: PostgresServer, postgres_template: str) -> Iterator[DatabaseRoles]:
+    """A database of this test's own, with its roles."""
+    with DatabaseRoles(postgres, postgres_template) as roles:
+        yield roles.make()
+
+
 def as_user(settings: Settings, url: str, **changes: Any) -> Settings:
     return settings.model_validate({**settings.model_dump(), "broker_url": url, **changes})
+
+
+def worker_settings_of(users: BrokerUsers, roles: DatabaseRoles) -> Settings:
+    """Return the settings of a worker with its broker user and its database role."""
+    return load_settings(
+        broker_url=users.url("worker"), database_url=roles.url(roles.names.worker), readers=0
+    )
 
 
 def test_page_has_the_rights_of_the_definitions() -> None:
@@ -62,12 +77,10 @@ def test_rights_suffice_for_the_bridge(users: BrokerUsers) -> None:
         assert door.app.test_client().get("/readyz").status_code == 200
 
 
-def test_rights_suffice_for_worker_scheduler_reader_and_app(
-    postgres_url: str, users: BrokerUsers, postgres_engine: Engine, rabbitmq: RabbitMQServer
-) -> None:
+def test_rights_suffice_for_worker_scheduler_reader_and_app(users: BrokerUsers, roles: DatabaseRoles) -> None:
     """A worker with its scheduler, a reader, and an app with each kind of reply address."""
-    settings = Settings(broker_url=users.url("worker"), database_url=postgres_url, readers=0)
-    readers = as_user(settings, users.url("reader"), readers=1)
+    settings = worker_settings_of(users, roles)
+    readers = as_user(settings, users.url("reader"), database_url=roles.url(roles.names.reader), readers=1)
     with (
         WorkerProcesses(settings) as workers,
         WorkerProcesses(readers) as reading,
@@ -84,11 +97,12 @@ def test_rights_suffice_for_worker_scheduler_reader_and_app(
         rabbit.publish({**IN_BULK, "referenceId": "default"}, reply_to=None)
         ((_, reply),) = rabbit.take("billing.replies", 1)
         assert json.loads(reply)["referenceId"] == "default"
-        eventually(lambda: drained(postgres_engine) == 1, what="the dead letter in its table")
+        eventually(lambda: drained(roles.engine) == 1, what="the dead letter in its table")
         ended = [workers.stop(process), reading.stop(reader)]
     assert [code for code, _ in ended] == [0, 0], ended
     assert "not consumed" not in ended[0][1]
-    assert "ACCESS_REFUSED" not in ended[0][1] + ended[1][1]
+    for refusal in ("ACCESS_REFUSED", "permission denied"):
+        assert refusal not in ended[0][1] + ended[1][1]
 
 
 def _asked_directly(url: str) -> Any:
@@ -105,10 +119,10 @@ def _asked_directly(url: str) -> Any:
 
 
 def test_rights_suffice_for_an_operator(
-    postgres_url: str, users: BrokerUsers, rabbitmq: RabbitMQServer, monkeypatch: pytest.MonkeyPatch
+    users: BrokerUsers, roles: DatabaseRoles, rabbitmq: RabbitMQServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A correction, a dead letter drained, seen, mended and replayed, the checks and the console."""
-    settings = Settings(broker_url=users.url("worker"), database_url=postgres_url, readers=0)
+    settings = worker_settings_of(users, roles)
     management = {"management_url": rabbitmq.address.management_url}
     ours = as_user(settings, users.url("ops"), **management)
     cli = Cli(monkeypatch, environment_of(ours))
@@ -123,13 +137,18 @@ def test_rights_suffice_for_an_operator(
             ("dead-letters", "list"),
             ("dead-letters", "edit", "1", "--reason", "test", "--from-file", "-"),
             ("dead-letters", "replay", "1", "--reason", "test"),
+            ("dead-letters", "note", "1", "seen"),
+            ("dead-letters", "groups", "--verify"),
             ("replies", "--take", "--limit", "1"),
+            ("audit",),
+            ("explain", "open"),
             ("check",),
         ):
             mended = json.dumps({**OPENING, "userId": "bob", "referenceId": "open-2"}).encode()
             done = cli(*arguments, stdin=mended)
             assert done.code == 0, (arguments, done)
             assert "ACCESS_REFUSED" not in done.all, (arguments, done)
+            assert "permission denied" not in done.all, (arguments, done)
         assert "ok   delivery limits: high enough" in cli("check").lines
         application = Application(ours)
         overview = Visitor(app_on(application).test_client()).get("/")
@@ -139,11 +158,11 @@ def test_rights_suffice_for_an_operator(
 
 
 def test_check_under_the_rights_of_a_worker_calls_unknown_what_it_can_not_see(
-    postgres_url: str, users: BrokerUsers, rabbitmq: RabbitMQServer, monkeypatch: pytest.MonkeyPatch
+    users: BrokerUsers, roles: DatabaseRoles, rabbitmq: RabbitMQServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = Settings(
-        broker_url=users.url("worker"),
-        database_url=postgres_url,
+    settings = as_user(
+        worker_settings_of(users, roles),
+        users.url("worker"),
         management_url=rabbitmq.address.management_url,
     )
     done = Cli(monkeypatch, environment_of(settings))("check")
