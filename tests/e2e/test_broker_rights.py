@@ -1,7 +1,9 @@
 """Rights of each broker user that `topology definitions` makes: the forbidden is tried on a real broker."""
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
@@ -12,10 +14,13 @@ from pika.exceptions import ChannelClosedByBroker
 from tests.support.broker_users import EVERY_ROLE, BrokerUsers
 from tests.support.provision import RabbitMQServer
 from tests.support.rabbit_client import RabbitClient
-from tests.support.rabbitmq_management import ManagementError, connected
+from tests.support.rabbitmq_management import ManagementError, RabbitMQAddress, connected
+from tests.support.rabbitmq_server import RabbitMQ
+from tests.support.waiting import eventually
 from worker.broker import BILLING, open_link
-from worker.broker.definitions import definitions
-from worker.broker.roles import BrokerUser, rights_of
+from worker.broker.definitions import definitions, password_hash
+from worker.broker.management import Management
+from worker.broker.roles import USERS, BrokerUser, rights_of
 
 ACCESS_REFUSED = 403
 
@@ -283,6 +288,39 @@ def test_user_without_a_hash_can_not_log_in(rabbitmq: RabbitMQServer, users: Bro
                 rabbitmq.management.as_user(nobody.name, password).ping()
     finally:
         rabbitmq.management.delete_user(nobody.name)
+
+
+@pytest.mark.slow
+def test_node_that_loads_the_definitions_has_these_users_alone() -> None:
+    """A node as Compose starts it, and once more over its data: here a user of ours is who asks."""
+    password_of = {user.role.name: uuid4().hex for user in USERS}
+
+    def made(address: RabbitMQAddress) -> str:
+        users = [BrokerUser(address.user if user.name == "ops" else user.name, user.role) for user in USERS]
+        passwords = {**password_of, "ops": address.password}
+        hashes = {user.name: password_hash(passwords[user.role.name], b"salt") for user in users}
+        return json.dumps(definitions(BILLING, users, vhost="/", hashes=hashes))
+
+    with RabbitMQ.start(definitions=made) as server:
+        for _ in range(2):
+            with closing(open_link(server.address.url())) as link:
+                assert link.differences(BILLING) == []
+            with pytest.raises(ManagementError, match=r": 401 "):
+                server.management.as_user("guest", "guest").ping()
+            with pytest.raises(ManagementError, match=r": 401 "):
+                server.management.create_vhost("mine")
+            limits = Management(server.address.url(), server.address.management_url)
+            wanted = dict(BILLING.least_delivery_limits())
+            eventually(lambda: limits.delivery_limits(*wanted) == wanted, what="the policies in force")  # noqa: B023
+            app = RabbitMQAddress.url(replace(server.address, user="app", password=password_of["app"]))
+            with closing(connected(app)) as connection:
+                publishes("usage.deduct")(connection.channel(), "app")
+                with pytest.raises(ChannelClosedByBroker):
+                    publishes("credit.bonus")(connection.channel(), "app")
+            server.stop()
+            server.resume()
+        with closing(open_link(server.address.url())) as link:
+            assert link.depth("billing.usage") == 2, "what was published before is kept"
 
 
 # -- what a user may do, beyond the whole jobs in test_least_rights.py --------------------------------------

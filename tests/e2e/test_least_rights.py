@@ -11,7 +11,6 @@ from sqlalchemy import Engine, text
 
 from schemas import QueryBalance
 from tests.cli.console import Cli
-from tests.console.conftest import app_on
 from tests.console.visitor import Visitor
 from tests.gateways.conftest import door_on, event_of
 from tests.support.broker_users import BrokerUsers
@@ -25,7 +24,11 @@ from tests.support.waiting import eventually
 from worker.bootstrap import Application
 from worker.broker import BILLING, open_link
 from worker.broker.roles import FURTHER_ROLES, ROLES, BrokerRole, BrokerUser, rights_of
+from worker.cli.statement import as_csv
 from worker.client import BillingClient
+from worker.console.app import create_app
+from worker.console.context import ConsoleContext
+from worker.console.guard import AccessGuard
 from worker.settings import Settings, environment_of, load_settings
 
 OPENING = {"type": "account.open", "referenceId": "open", "userId": "ann", "tier": "basic"}
@@ -150,11 +153,20 @@ def test_rights_suffice_for_an_operator(
             assert "ACCESS_REFUSED" not in done.all, (arguments, done)
             assert "permission denied" not in done.all, (arguments, done)
         assert "ok   delivery limits: high enough" in cli("check").lines
-        application = Application(ours)
-        overview = Visitor(app_on(application).test_client()).get("/")
-        application.engine.dispose()
+        overview = overview_of(ours)
     assert "billing.usage" in overview
     assert "ACCESS_REFUSED" not in overview
+
+
+def overview_of(settings: Settings) -> str:
+    """Return the first page of the console."""
+    application = Application(settings)
+    guard = AccessGuard(None, "127.0.0.1", read_only=False)
+    context = ConsoleContext(application, guard, as_csv)
+    with closing(context.probe):
+        shown = Visitor(create_app(context, b"a secret of the tests").test_client()).get("/")
+    application.engine.dispose()
+    return shown
 
 
 def test_check_under_the_rights_of_a_worker_calls_unknown_what_it_can_not_see(
