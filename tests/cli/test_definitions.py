@@ -148,7 +148,7 @@ def test_every_user_has_a_topic_permission_on_every_command_exchange(bare_cli: C
     assert found == {(name, exchange) for name in NAMES for exchange in BILLING.command_exchanges}
 
 
-def test_nobody_is_an_administrator() -> None:
+def test_tags_of_roles_change_nothing() -> None:
     tags = {role.name: role.tags for role in (*ROLES, *FURTHER_ROLES) if role.tags}
     assert tags == {"ops": ("management",), "monitor": ("monitoring",)}
 
