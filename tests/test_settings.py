@@ -1,12 +1,15 @@
 """Settings: their sources and precedence, errors about bad values, and passwords that are never shown."""
 
 import os
+import re
+import shlex
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.support.pages import page, section
 from worker.catalog import load_catalog
 from worker.errors import ConfigurationError
 from worker.runtime.secret_urls import with_secrets
@@ -410,3 +413,20 @@ def test_other_process_gets_the_secret_and_not_its_file(monkeypatch: pytest.Monk
     for name, value in environment_of(load_settings()).items():
         monkeypatch.setenv(name, value)
     assert load_settings().broker_url.get_secret_value() == "amqp://app:s3cret@broker/"
+
+
+def test_variables_of_the_page_log_in_with_the_passwords_of_files(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (block,) = re.findall(
+        r"```sh\n(.*?)```", section(page("worker/OPERATING.md"), "Secrets from files"), re.DOTALL
+    )
+    for name in ("worker", "billing_worker"):
+        (tmp_path / name).write_text(f"of {name}\n")
+    for word in shlex.split(block.replace("/run/secrets", str(tmp_path))):
+        if word != "export":
+            monkeypatch.setenv(*word.split("=", 1))
+    settings = load_settings()
+    assert settings.broker_url.get_secret_value() == "amqp://worker:of%20worker@rabbitmq:5672/"
+    expected = "postgresql://billing_worker:of%20billing_worker@postgres:5432/billing"
+    assert settings.database_url.get_secret_value() == expected

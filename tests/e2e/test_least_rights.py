@@ -23,7 +23,15 @@ from tests.support.rabbitmq_management import connected
 from tests.support.waiting import eventually
 from worker.bootstrap import Application
 from worker.broker import BILLING, open_link
-from worker.broker.roles import FURTHER_ROLES, ROLES, BrokerRole, BrokerUser, rights_of
+from worker.broker.roles import (
+    FURTHER_ROLES,
+    ROLES,
+    BrokerRole,
+    BrokerUser,
+    own_users,
+    rights_of,
+    sender_rules,
+)
 from worker.cli.statement import as_csv
 from worker.client import BillingClient
 from worker.console.app import create_app
@@ -55,9 +63,13 @@ def as_user(settings: Settings, url: str, **changes: Any) -> Settings:
 
 
 def worker_settings_of(users: BrokerUsers, roles: DatabaseRoles) -> Settings:
-    """Return the settings of a worker with its broker user and its database role."""
+    """Return the settings of a worker with its broker user, its database role and the rules for all users."""
     return load_settings(
-        broker_url=users.url("worker"), database_url=roles.url(roles.names.worker), readers=0
+        broker_url=users.url("worker"),
+        database_url=roles.url(roles.names.worker),
+        readers=0,
+        senders=sender_rules(users.users),
+        worker_users=tuple(own_users(users.users)),
     )
 
 
@@ -97,7 +109,7 @@ def test_rights_suffice_for_worker_scheduler_reader_and_app(users: BrokerUsers, 
         assert rabbit.request(IN_BULK, exchange="billing.bulk")["code"] == "tokens_deducted"
         assert client.ask(QueryBalance(user_id="ann"), timeout_s=30).type == "answer.balance"
         assert _asked_directly(users.url("app"))["code"] == "tokens_deducted"
-        rabbit.publish({**IN_BULK, "referenceId": "default"}, reply_to=None)
+        rabbit.publish({**IN_BULK, "referenceId": "default"}, reply_to=None, user_id=rabbit.user)
         ((_, reply),) = rabbit.take("billing.replies", 1)
         assert json.loads(reply)["referenceId"] == "default"
         eventually(lambda: drained(roles.engine) == 1, what="the dead letter in its table")
@@ -115,7 +127,9 @@ def _asked_directly(url: str) -> Any:
         address = "amq.rabbitmq.reply-to"
         channel.basic_consume(address, lambda *delivery: replies.append(delivery[-1]), auto_ack=True)
         command = json.dumps({**IN_BULK, "referenceId": "direct"}).encode()
-        channel.basic_publish("billing", "usage.deduct", command, pika.BasicProperties(reply_to=address))
+        channel.basic_publish(
+            "billing", "usage.deduct", command, pika.BasicProperties(reply_to=address, user_id=user_of(url))
+        )
         while not replies:
             connection.process_data_events(0.1)
         return json.loads(replies[0])
@@ -133,7 +147,7 @@ def test_rights_suffice_for_an_operator(
         workers.start()
         assert rabbit.request(OPENING)["code"] == "account_opened"
         assert rabbit.request(CONFLICT)["code"] == "reference_conflict"
-        rabbit.publish({**IN_BULK, "referenceId": "unasked"}, reply_to=None)
+        rabbit.publish({**IN_BULK, "referenceId": "unasked"}, reply_to=None, user_id=rabbit.user)
         for arguments in (
             ("adjust", "ann", "500", "--reason", "test"),
             ("dead-letters", "drain"),

@@ -1,6 +1,8 @@
 """Roles of the database: what each may do, what the server refuses, and how they are made."""
 
 import re
+import shlex
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -12,7 +14,8 @@ from sqlalchemy.exc import DBAPIError
 from schemas import OpenAccount
 from tests.cli.console import Cli
 from tests.support.apply_commands import applied
-from tests.support.database_roles import PASSWORD, DatabaseRoles
+from tests.support.database_roles import PASSWORD, DatabaseRoles, drop_roles
+from tests.support.pages import page, section, tables
 from tests.support.provision import PostgresServer
 from worker.catalog import load_catalog
 from worker.errors import ConfigurationError
@@ -21,6 +24,7 @@ from worker.ledger.roles import (
     APPEND_ONLY,
     ERASABLE,
     READ_ONLY,
+    RoleNames,
     RolesWanted,
     grant_rights,
     prepare_roles,
@@ -379,3 +383,29 @@ def test_sqlite_has_no_roles(cli: Cli, dry_run: bool) -> None:
     cli.environment["BILLING_DATABASE_URL"] = "sqlite:///ledger.sqlite3"
     refused = cli("migrate", "--roles", *(["--dry-run"] if dry_run else []))
     assert (refused.code, refused.error) == (2, "SQLite has no roles: --roles is for PostgreSQL")
+
+
+def test_commands_of_the_page_make_the_roles_of_its_table(
+    cli: Cli, database: DatabaseRoles, postgres: PostgresServer
+) -> None:
+    shown = section(page("worker/OPERATING.md"), "Users and rights in the database")
+    (block,) = re.findall(r"```sh\n(.*?)```", shown, re.DOTALL)
+    (rows,) = tables(shown)
+    roles = [row[0].strip("`") for row in rows]
+    assert roles == [RoleNames().owner, *RoleNames().logins]
+    try:
+        for line in block.splitlines():
+            if line.startswith("billing-worker "):
+                done = cli(*shlex.split(line)[1:])
+                assert done.code == 0, (line, done)
+            else:
+                subprocess.run(["sh", "-ec", line], check=True)
+        for role in RoleNames().logins:
+            password = Path("secrets", role).read_text().strip()
+            engine = create_engine(database.url(role, password), poolclass=NullPool)
+            with engine.connect() as connection:
+                assert connection.exec_driver_sql("SELECT count(*) FROM accounts").scalar_one() == 0
+    finally:
+        database.engine.dispose()
+        postgres.databases.drop_database(database.name)
+        drop_roles(postgres, *roles)
