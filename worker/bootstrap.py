@@ -145,7 +145,8 @@ class Application:
         """Settings of the sessions of workers and of readers, by their role."""
         from worker.ledger.roles import settings_of_roles
 
-        return settings_of_roles(names, self.needed_settings, _QUERY_TIMEOUT_S)
+        is_distributed = self.settings.ledger_form is LedgerForm.DISTRIBUTED
+        return settings_of_roles(names, self.needed_settings, _QUERY_TIMEOUT_S, distributed=is_distributed)
 
     @property
     def ledger(self) -> Ledger:

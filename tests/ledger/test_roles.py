@@ -31,7 +31,7 @@ from worker.ledger.roles import (
     role_statements,
     settings_of_roles,
 )
-from worker.ledger.session_settings import missing_settings, needed
+from worker.ledger.session_settings import BY_KEY, missing_settings, needed
 
 NOT_PERMITTED, STILL_REFERENCED = "42501", "23503"
 
@@ -343,6 +343,18 @@ def test_migrate_makes_roles_that_can_log_in_and_shows_no_password(cli: Cli, dat
     again = cli("migrate", "--roles", "--json", *renamed(database))
     assert again.json["roles"]["worker"] == database.names.worker
     database.attempt(database.names.worker, "SELECT 1")  # without --passwords they stay
+
+
+def test_setting_of_sessions_on_the_role_reaches_the_roles(cli: Cli, database: DatabaseRoles) -> None:
+    cli.environment["BILLING_SESSION_SETTINGS"] = "role"
+    assert cli("migrate", "--roles", *renamed(database), "--passwords", "secrets").code == 0
+    checked = cli("check", "--database-url", database.url(database.names.worker))
+    assert "ok   session: has the settings it needs" in checked.lines
+
+
+def test_roles_of_a_distributed_ledger_lack_the_setting_that_citus_refuses(database: DatabaseRoles) -> None:
+    found = settings_of_roles(database.names, needed(24.0), 15.0, distributed=True)
+    assert found[database.names.worker].keys() == {*needed(24.0), *BY_KEY} - {"plan_cache_mode"}
 
 
 def test_password_is_a_hash_in_the_server(cli: Cli, database: DatabaseRoles) -> None:
