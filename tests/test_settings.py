@@ -1,14 +1,18 @@
 """Settings: their sources and precedence, errors about bad values, and passwords that are never shown."""
 
 import os
+import re
+import shlex
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.support.pages import page, section
 from worker.catalog import load_catalog
 from worker.errors import ConfigurationError
+from worker.runtime.secret_urls import with_secrets
 from worker.settings import (
     Settings,
     broker_user,
@@ -298,3 +302,150 @@ def test_environment_carries_the_settings_to_another_process(whole: Settings) ->
         for name, value in environment_of(whole).items():
             patch.setenv(name, value)
         assert load_settings() == whole
+
+
+# -- secrets from files -----------------------------------------------------------------------------------
+
+
+def file_with(content: bytes | str) -> str:
+    path = Path("secret")
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return str(path)
+
+
+def test_url_comes_from_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BILLING_BROKER_URL_FILE", file_with("amqp://app:s3cret@broker/\n"))
+    assert load_settings().broker_url.get_secret_value() == "amqp://app:s3cret@broker/"
+
+
+def test_file_may_be_named_in_the_env_file() -> None:
+    url = file_with("postgresql://billing:s3cret@db/billing\n")
+    Path(".env").write_text(f"BILLING_DATABASE_URL_FILE={url}\n")
+    assert load_settings().database_url.get_secret_value() == "postgresql://billing:s3cret@db/billing"
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("amqp://app@broker:5672/", "amqp://app:p%40ss%3A%2F%25%20w@broker:5672/"),
+        ("amqp://app@a,amqp://app@b", "amqp://app:p%40ss%3A%2F%25%20w@a,amqp://app:p%40ss%3A%2F%25%20w@b"),
+        ("amqps://app@[::1]/x", "amqps://app:p%40ss%3A%2F%25%20w@[::1]/x"),
+    ],
+)
+def test_password_of_a_file_goes_behind_each_user_of_a_url(url: str, expected: str) -> None:
+    found = with_secrets({"broker_url": url, "broker_password_file": file_with("p@ss:/% w\n")}, "BILLING_")
+    assert found["broker_url"] == expected
+    assert found["broker_password_file"] is None
+
+
+def test_each_url_has_a_file_for_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BILLING_BROKER_URL", "amqp://app@broker/")
+    monkeypatch.setenv("BILLING_DATABASE_URL", "postgresql://billing@db/billing")
+    monkeypatch.setenv("BILLING_READ_DATABASE_URL", "postgresql://reader@replica/billing")
+    for server in ("BROKER", "DATABASE", "READ_DATABASE"):
+        monkeypatch.setenv(f"BILLING_{server}_PASSWORD_FILE", file_with("s3cret"))
+    settings = load_settings()
+    assert settings.broker_url.get_secret_value() == "amqp://app:s3cret@broker/"
+    assert settings.database_url.get_secret_value() == "postgresql://billing:s3cret@db/billing"
+    assert settings.read_database_url is not None
+    assert settings.read_database_url.get_secret_value() == "postgresql://reader:s3cret@replica/billing"
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("", "is empty"),
+        ("\n", "is empty"),
+        ("one\ntwo\n", "must hold one line of visible characters"),
+        (b"\xff\xfe", "can't be read: it is not UTF-8"),
+        ("\ufeffamqp://h", "must hold one line of visible characters"),
+    ],
+)
+def test_file_without_a_secret_is_refused(
+    monkeypatch: pytest.MonkeyPatch, content: bytes | str, problem: str
+) -> None:
+    monkeypatch.setenv("BILLING_BROKER_URL_FILE", file_with(content))
+    with pytest.raises(ConfigurationError) as refused:
+        load_settings()
+    assert str(refused.value) == f"settings: BILLING_BROKER_URL_FILE: the file secret {problem}"
+
+
+def test_file_that_is_missing_or_a_folder_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BILLING_DATABASE_URL_FILE", "none")
+    with pytest.raises(ConfigurationError, match="BILLING_DATABASE_URL_FILE: there is no file none"):
+        load_settings()
+    monkeypatch.setenv("BILLING_DATABASE_URL_FILE", ".")
+    with pytest.raises(ConfigurationError, match=r"the file \. can't be read: Is a directory"):
+        load_settings()
+
+
+def test_file_that_may_not_be_read_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setenv("BILLING_BROKER_URL_FILE", file_with("x"))
+    monkeypatch.setattr(Path, "read_bytes", refuse)  # root may read everything
+    with pytest.raises(ConfigurationError, match="the file secret can't be read: Permission denied"):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    ("variables", "problem"),
+    [
+        (
+            {"BILLING_BROKER_URL": "amqp://h", "BILLING_BROKER_URL_FILE": "secret"},
+            "BILLING_BROKER_URL and BILLING_BROKER_URL_FILE are both set",
+        ),
+        (
+            {"BILLING_BROKER_URL": "amqp://u:p@h", "BILLING_BROKER_PASSWORD_FILE": "secret"},
+            "BILLING_BROKER_URL has a password, and BILLING_BROKER_PASSWORD_FILE is set",
+        ),
+        (
+            {"BILLING_BROKER_URL": "amqp://h", "BILLING_BROKER_PASSWORD_FILE": "secret"},
+            "BILLING_BROKER_URL names no user for the password of BILLING_BROKER_PASSWORD_FILE",
+        ),
+        (
+            {"BILLING_DATABASE_PASSWORD_FILE": "secret"},
+            "BILLING_DATABASE_PASSWORD_FILE needs BILLING_DATABASE_URL",
+        ),
+    ],
+)
+def test_two_places_of_one_secret_are_refused(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], problem: str
+) -> None:
+    file_with(SECRET)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigurationError, match=problem) as refused:
+        load_settings()
+    assert SECRET not in str(refused.value)
+
+
+def test_flag_precedes_the_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BILLING_BROKER_URL_FILE", "none")
+    monkeypatch.setenv("BILLING_BROKER_PASSWORD_FILE", "none")
+    assert load_settings(broker_url="amqp://h").broker_url.get_secret_value() == "amqp://h"
+
+
+def test_other_process_gets_the_secret_and_not_its_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BILLING_BROKER_URL_FILE", file_with("amqp://app:s3cret@broker/"))
+    for name, value in environment_of(load_settings()).items():
+        monkeypatch.setenv(name, value)
+    assert load_settings().broker_url.get_secret_value() == "amqp://app:s3cret@broker/"
+
+
+def test_variables_of_the_page_log_in_with_the_passwords_of_files(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (block,) = re.findall(
+        r"```sh\n(.*?)```", section(page("worker/OPERATING.md"), "Secrets from files"), re.DOTALL
+    )
+    for name in ("worker", "billing_worker"):
+        (tmp_path / name).write_text(f"of {name}\n")
+    for word in shlex.split(block.replace("/run/secrets", str(tmp_path))):
+        if word != "export":
+            monkeypatch.setenv(*word.split("=", 1))
+    settings = load_settings()
+    assert settings.broker_url.get_secret_value() == "amqp://worker:of%20worker@rabbitmq:5672/"
+    expected = "postgresql://billing_worker:of%20billing_worker@postgres:5432/billing"
+    assert settings.database_url.get_secret_value() == expected

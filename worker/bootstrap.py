@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from worker.deadletters.replay.runner import ReplayRunner
     from worker.deadletters.service import DeadLetters
     from worker.ledger.pauses import Pauses
+    from worker.ledger.roles import RoleNames
     from worker.ledger.store import Ledger
     from worker.messages.policy import Policy
     from worker.messages.reply_queue import ReplyQueueWatch
@@ -202,6 +203,13 @@ class Application:
     def needed_settings(self) -> SessionSettings:
         """Settings that sessions of all loops need; times are those of the loop that waits longest."""
         return needed(server_timeout_s(self.settings.database_timeout_s, _PATIENCE))
+
+    def settings_of_roles(self, names: RoleNames) -> Mapping[str, SessionSettings]:
+        """Settings of the sessions of workers and of readers, by their role."""
+        from worker.ledger.roles import settings_of_roles
+
+        is_distributed = self.settings.ledger_form is LedgerForm.DISTRIBUTED
+        return settings_of_roles(names, self.needed_settings, _QUERY_TIMEOUT_S, distributed=is_distributed)
 
     @property
     def ledger(self) -> Ledger:

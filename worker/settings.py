@@ -15,6 +15,7 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -32,6 +33,7 @@ from worker.addresses import (
 from worker.catalog import Catalog
 from worker.errors import ConfigurationError
 from worker.ledger.form import LedgerForm
+from worker.runtime.secret_urls import SECRET_FILES, with_secrets, without_files
 
 ENV_PREFIX = "BILLING_"
 
@@ -76,6 +78,13 @@ class Settings(BaseSettings):
     )
 
     broker_url: SecretStr = SecretStr("amqp://guest:guest@127.0.0.1:5672/")
+    #: Files that hold a URL, or the password of one; None once they are read, see ``runtime.secret_urls``.
+    broker_url_file: Path | None = None
+    broker_password_file: Path | None = None
+    database_url_file: Path | None = None
+    database_password_file: Path | None = None
+    read_database_url_file: Path | None = None
+    read_database_password_file: Path | None = None
     #: RabbitMQ's management API, for `check`; where None, each node's host with port 15672.
     management_url: SecretStr | None = None
     database_url: SecretStr = SecretStr("postgresql://billing@127.0.0.1:5432/billing")
@@ -141,6 +150,12 @@ class Settings(BaseSettings):
     log_format: Literal["text", "json"] = "text"
     metrics_port: Annotated[int, Field(ge=0, le=65535)] = 0  # 0: none
 
+    @model_validator(mode="before")
+    @classmethod
+    def _with_secrets(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Read the secrets that are in files."""
+        return with_secrets(values, ENV_PREFIX)
+
     @field_validator("broker_url", "database_url", "read_database_url", "management_url")
     @classmethod
     def _usable(cls, url: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
@@ -202,7 +217,7 @@ def load_settings(**flags: Any) -> Settings:
     Raises ConfigurationError that names the variables, never their values.
     """
     try:
-        return Settings(**{name: value for name, value in flags.items() if value is not None})
+        return Settings(**without_files({name: value for name, value in flags.items() if value is not None}))
     except ValidationError as error:
         problems = "; ".join(
             _problem(item["loc"], item["msg"])
@@ -230,6 +245,8 @@ def environment_of(settings: Settings) -> dict[str, str]:
     variables = {}
     for name, value in settings:
         match value:
+            case None if name in SECRET_FILES:
+                text = ""  # the other process would find it in its environment, beside what it held
             case None:
                 continue
             case SecretStr():

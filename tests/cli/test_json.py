@@ -25,6 +25,7 @@ WITHOUT_JSON = {
     ("replies",): "a stream of JSON lines",
     ("run",): "runs until it is stopped; --log-format json",
     ("serve",): "runs until it is stopped; --log-format json",
+    ("topology", "definitions"): "JSON by nature",
 }
 
 BONUS = '{"type": "credit.bonus", "referenceId": "b-1", "userId": "ann", "tokens": 5}'

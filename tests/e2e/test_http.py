@@ -10,13 +10,13 @@ import threading
 import urllib.request
 from pathlib import Path
 from urllib.parse import quote
-from uuid import uuid4
 
 import pytest
-from sqlalchemy import Engine, make_url
+from sqlalchemy import Engine
 
 from schemas import DeductUsage, OpenAccount
 from tests.support.apply_commands import applied
+from tests.support.database_roles import DatabaseRoles
 from tests.support.load_scenario import through
 from tests.support.pages import page, section
 from tests.support.private_server import free_port
@@ -34,8 +34,13 @@ _STRANGE_IDS = ["org/7:member 12", "a?b=c&d=e", "%00", "100%", "a+b", "ðŸ˜€", "æ
 @pytest.fixture
 def ada(postgres_engine: Engine) -> None:
     """Account of ada, with ten usages of 100 tokens."""
+    open_ada(postgres_engine)
+
+
+def open_ada(engine: Engine) -> None:
+    """Open the account of ada, and charge it ten times."""
     applied(
-        postgres_engine,
+        engine,
         load_catalog(),
         OpenAccount(reference_id="open-ada", user_id="ada", tier="basic"),
         *(DeductUsage(reference_id=f"job-{n}", user_id="ada", tokens=100) for n in range(10)),
@@ -177,19 +182,13 @@ def test_log_names_no_user_and_no_token_and_metrics_are_served(serving: Serving,
     assert server.headers["Authorization"].removeprefix("Bearer ") not in log
 
 
-@pytest.mark.usefixtures("ada")
-def test_right_to_read_suffices(serving: Serving, postgres_url: str, postgres_engine: Engine) -> None:
-    name = f"r{uuid4().hex[:8]}"
-    with postgres_engine.begin() as connection:
-        for statement in (
-            f"CREATE ROLE {name} LOGIN PASSWORD 'secret'",
-            f"GRANT USAGE ON SCHEMA public TO {name}",
-            f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {name}",
-        ):
-            connection.exec_driver_sql(statement)
-    url = make_url(postgres_url).set(username=name, password="secret")
-    try:
-        server = serving(url.render_as_string(hide_password=False))
+def test_role_of_a_reader_suffices(
+    serving: Serving, postgres: PostgresServer, postgres_template: str
+) -> None:
+    with DatabaseRoles(postgres, postgres_template) as roles:
+        roles.make()
+        open_ada(roles.engine)
+        server = serving(roles.url(roles.names.reader))
         assert server.get("/readyz")[0] == 200
         for path in ("balance?userId=ada", "afford?userId=ada&tokens=5", "history?userId=ada&status=all"):
             assert server.get(f"/v1/{path}")[0] == 200
@@ -197,10 +196,6 @@ def test_right_to_read_suffices(serving: Serving, postgres_url: str, postgres_en
             assert server.get(f"/v1/{path}")[0] == 200
         server.process.terminate()
         assert server.ended() == (0, "")
-    finally:
-        with postgres_engine.begin() as connection:
-            connection.exec_driver_sql(f"DROP OWNED BY {name}")
-            connection.exec_driver_sql(f"DROP ROLE {name}")
 
 
 @pytest.mark.usefixtures("ada")

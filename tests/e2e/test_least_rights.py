@@ -1,164 +1,224 @@
-"""Broker rights named in worker/OPERATING.md: worker, producer, operator and topology need no others."""
+"""Whole jobs with the users of `topology definitions` and the roles of `migrate --roles`, and no others."""
 
 import json
-import re
 from collections.abc import Iterator
-from uuid import uuid4
+from contextlib import closing
+from typing import Any
 
+import pika
 import pytest
-from sqlalchemy import Engine, make_url, text
+from sqlalchemy import Engine, text
 
+from schemas import QueryBalance
 from tests.cli.console import Cli
+from tests.console.visitor import Visitor
 from tests.gateways.conftest import door_on, event_of
+from tests.support.broker_users import BrokerUsers
+from tests.support.database_roles import DatabaseRoles
 from tests.support.pages import page, section, tables
 from tests.support.processes import WorkerProcesses
 from tests.support.provision import PostgresServer, RabbitMQServer
 from tests.support.rabbit_client import RabbitClient, user_of
+from tests.support.rabbitmq_management import connected
 from tests.support.waiting import eventually
-from worker.broker import open_link
-from worker.settings import Settings, environment_of
+from worker.bootstrap import Application
+from worker.broker import BILLING, open_link
+from worker.broker.roles import (
+    FURTHER_ROLES,
+    ROLES,
+    BrokerRole,
+    BrokerUser,
+    own_users,
+    rights_of,
+    sender_rules,
+)
+from worker.cli.statement import as_csv
+from worker.client import BillingClient
+from worker.console.app import create_app
+from worker.console.context import ConsoleContext
+from worker.console.guard import AccessGuard
+from worker.settings import Settings, environment_of, load_settings
 
 OPENING = {"type": "account.open", "referenceId": "open", "userId": "ann", "tier": "basic"}
 IN_BULK = {"type": "usage.deduct", "referenceId": "in-bulk", "userId": "ann", "tokens": 1}
 CONFLICT = {"type": "account.open", "referenceId": "open", "userId": "ann", "tier": "pro"}
 
 
-def rights() -> dict[str, list[str]]:
-    """Return configure, write and read of the page's table, by its first column."""
-    rows, *_ = tables(section(page("worker/OPERATING.md"), "Users and rights on the broker"))
-    return {who: [cell.strip("`").replace("\\|", "|") for cell in cells] for who, *cells in rows}
-
-
-class BrokerUsers:
-    """Broker users of one test, made by the rows of the page."""
-
-    def __init__(self, rabbitmq: RabbitMQServer, vhost: str) -> None:
-        self._rabbitmq, self._vhost = rabbitmq, vhost
-        self.names: list[str] = []
-
-    def url_of(self, who: str) -> str:
-        """Create a user with the rights of the row ``who``; return its URL."""
-        name = f"u{uuid4().hex[:8]}"
-        configure, write, read = (right.replace("USER", name) for right in rights()[who])
-        self.names.append(name)
-        return self._rabbitmq.management.create_user(
-            name, uuid4().hex, self._vhost, configure=configure, write=write, read=read
-        )
+@pytest.fixture
+def users(rabbitmq: RabbitMQServer, bare_broker_url: str) -> Iterator[BrokerUsers]:
+    """A user of each role; the vhost has what the definitions make, and nothing else."""
+    with BrokerUsers(rabbitmq, bare_broker_url.rpartition("/")[2]) as users:
+        yield users
 
 
 @pytest.fixture
-def users(rabbitmq: RabbitMQServer, broker_url: str) -> Iterator[BrokerUsers]:
-    made = BrokerUsers(rabbitmq, broker_url.rpartition("/")[2])
-    yield made
-    for name in made.names:
-        rabbitmq.management.delete_user(name)
+def roles(postgres: PostgresServer, postgres_template: str) -> Iterator[DatabaseRoles]:
+    """A database of this test's own, with its roles."""
+    with DatabaseRoles(postgres, postgres_template) as roles:
+        yield roles.make()
 
 
-def test_named_rights_suffice_for_the_bridge(users: BrokerUsers) -> None:
-    url = users.url_of("bridge")
+def as_user(settings: Settings, url: str, **changes: Any) -> Settings:
+    return settings.model_validate({**settings.model_dump(), "broker_url": url, **changes})
+
+
+def worker_settings_of(users: BrokerUsers, roles: DatabaseRoles) -> Settings:
+    """Return the settings of a worker with its broker user, its database role and the rules for all users."""
+    return load_settings(
+        broker_url=users.url("worker"),
+        database_url=roles.url(roles.names.worker),
+        readers=0,
+        senders=sender_rules(users.users),
+        worker_users=tuple(own_users(users.users)),
+    )
+
+
+def test_page_has_the_rights_of_the_definitions() -> None:
+    rows, *_ = tables(section(page("worker/OPERATING.md"), "Users and rights on the broker"))
+    shown = [[cell.strip("`").replace("\\|", "|") for cell in cells] for cells in rows]
+    assert [row[0] for row in shown] == [role.name for role in (*ROLES, *FURTHER_ROLES)]
+    assert [row[2:] for row in shown] == [_rights_shown(role) for role in (*ROLES, *FURTHER_ROLES)]
+
+
+def _rights_shown(role: BrokerRole) -> list[str]:
+    rights = rights_of(BrokerUser("USER", role), BILLING)
+    return [right.replace("^$", "") for right in (rights.configure, rights.write, rights.read)]
+
+
+def test_rights_suffice_for_the_bridge(users: BrokerUsers) -> None:
+    url = users.url("gateway")
     with door_on(lambda: open_link(url), sent_as=user_of(url)) as door:
         assert door.post("stripe", event_of("stripe", "intent succeeded")).status_code == 200
         assert door.app.test_client().get("/readyz").status_code == 200
 
 
-def with_url(settings: Settings, url: str) -> Settings:
-    return settings.model_validate({**settings.model_dump(), "broker_url": url})
-
-
-def test_named_rights_suffice_for_worker_and_producer(
-    worker_settings: Settings, users: BrokerUsers, postgres_engine: Engine
-) -> None:
-    settings = with_url(worker_settings, users.url_of("worker, scheduler"))
-    producer = users.url_of("producer with private reply queues")
-    with WorkerProcesses(settings) as workers, RabbitClient(producer) as rabbit:
+def test_rights_suffice_for_worker_scheduler_reader_and_app(users: BrokerUsers, roles: DatabaseRoles) -> None:
+    """A worker with its scheduler, a reader, and an app with each kind of reply address."""
+    settings = worker_settings_of(users, roles)
+    readers = as_user(settings, users.url("reader"), database_url=roles.url(roles.names.reader), readers=1)
+    with (
+        WorkerProcesses(settings) as workers,
+        WorkerProcesses(readers) as reading,
+        RabbitClient(users.url("app")) as rabbit,
+        BillingClient(users.url("app")) as client,
+    ):
         process = workers.start("--with-scheduler")
+        reader = reading.start(command="readers")
         assert rabbit.request(OPENING)["code"] == "account_opened"
         assert rabbit.request(CONFLICT)["code"] == "reference_conflict"
         assert rabbit.request(IN_BULK, exchange="billing.bulk")["code"] == "tokens_deducted"
-        eventually(lambda: drained(postgres_engine) == 1, what="the dead letter in its table")
-        code, log = workers.stop(process)
-    assert (code, "billing.bulk is not consumed" in log) == (0, False), log
+        assert client.ask(QueryBalance(user_id="ann"), timeout_s=30).type == "answer.balance"
+        assert _asked_directly(users.url("app"))["code"] == "tokens_deducted"
+        rabbit.publish({**IN_BULK, "referenceId": "default"}, reply_to=None, user_id=rabbit.user)
+        ((_, reply),) = rabbit.take("billing.replies", 1)
+        assert json.loads(reply)["referenceId"] == "default"
+        eventually(lambda: drained(roles.engine) == 1, what="the dead letter in its table")
+        ended = [workers.stop(process), reading.stop(reader)]
+    assert [code for code, _ in ended] == [0, 0], ended
+    assert "not consumed" not in ended[0][1]
+    for refusal in ("ACCESS_REFUSED", "permission denied"):
+        assert refusal not in ended[0][1] + ended[1][1]
 
 
-def test_named_rights_suffice_for_an_operator(
-    worker_settings: Settings,
-    users: BrokerUsers,
-    workers: WorkerProcesses,
-    rabbit: RabbitClient,
-    monkeypatch: pytest.MonkeyPatch,
+def _asked_directly(url: str) -> Any:
+    """Return the reply to a command that was sent with RabbitMQ's direct reply-to."""
+    with closing(connected(url)) as connection:
+        channel, replies = connection.channel(), []
+        address = "amq.rabbitmq.reply-to"
+        channel.basic_consume(address, lambda *delivery: replies.append(delivery[-1]), auto_ack=True)
+        command = json.dumps({**IN_BULK, "referenceId": "direct"}).encode()
+        channel.basic_publish(
+            "billing", "usage.deduct", command, pika.BasicProperties(reply_to=address, user_id=user_of(url))
+        )
+        while not replies:
+            connection.process_data_events(0.1)
+        return json.loads(replies[0])
+
+
+def test_rights_suffice_for_an_operator(
+    users: BrokerUsers, roles: DatabaseRoles, rabbitmq: RabbitMQServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A correction, a dead letter seen, mended and replayed, with a worker beside."""
-    url = users.url_of("operator: command line, console")
-    workers.start("--with-scheduler", BILLING_WORKER_USERS=user_of(url))
-    assert rabbit.request(OPENING)["code"] == "account_opened"
-    assert rabbit.request(CONFLICT)["code"] == "reference_conflict"
-    settings = with_url(worker_settings, url)
-    cli = Cli(monkeypatch, environment_of(settings) | {"BILLING_WORKER_USERS": rabbit.user})
-    for arguments in (
-        ("adjust", "ann", "500", "--reason", "test"),
-        ("replies", "--take", "--limit", "1", "--queue", "billing.replies"),
-        ("dead-letters", "list"),
-        ("dead-letters", "edit", "1", "--reason", "test", "--from-file", "-"),
-        ("dead-letters", "replay", "1", "--reason", "test"),
-    ):
-        mended = json.dumps({**OPENING, "referenceId": "open-2"}).encode()
-        done = cli(*arguments, stdin=mended)
-        assert done.code == 0, (arguments, done)
+    """A correction, a dead letter drained, seen, mended and replayed, the checks and the console."""
+    settings = worker_settings_of(users, roles)
+    management = {"management_url": rabbitmq.address.management_url}
+    ours = as_user(settings, users.url("ops"), **management)
+    cli = Cli(
+        monkeypatch, environment_of(ours) | {"BILLING_WORKER_USERS": user_of(users.url("worker")) or ""}
+    )
+    with WorkerProcesses(settings) as workers, RabbitClient(users.url("app")) as rabbit:
+        workers.start(BILLING_WORKER_USERS=user_of(users.url("ops")) or "")
+        assert rabbit.request(OPENING)["code"] == "account_opened"
+        assert rabbit.request(CONFLICT)["code"] == "reference_conflict"
+        rabbit.publish({**IN_BULK, "referenceId": "unasked"}, reply_to=None, user_id=rabbit.user)
+        for arguments in (
+            ("adjust", "ann", "500", "--reason", "test"),
+            ("dead-letters", "drain"),
+            ("dead-letters", "list"),
+            ("dead-letters", "edit", "1", "--reason", "test", "--from-file", "-"),
+            ("dead-letters", "replay", "1", "--reason", "test"),
+            ("dead-letters", "note", "1", "seen"),
+            ("dead-letters", "groups", "--verify"),
+            ("replies", "--take", "--limit", "1"),
+            ("audit",),
+            ("explain", "open"),
+            ("check",),
+        ):
+            mended = json.dumps({**OPENING, "userId": "bob", "referenceId": "open-2"}).encode()
+            done = cli(*arguments, stdin=mended)
+            assert done.code == 0, (arguments, done)
+            assert "ACCESS_REFUSED" not in done.all, (arguments, done)
+            assert "permission denied" not in done.all, (arguments, done)
+        assert "ok   delivery limits: high enough" in cli("check").lines
+        overview = overview_of(ours)
+    assert "billing.usage" in overview
+    assert "ACCESS_REFUSED" not in overview
+
+
+def overview_of(settings: Settings) -> str:
+    """Return the first page of the console."""
+    application = Application(settings)
+    guard = AccessGuard(None, "127.0.0.1", read_only=False)
+    context = ConsoleContext(application, guard, as_csv)
+    with closing(context.probe):
+        shown = Visitor(create_app(context, b"a secret of the tests").test_client()).get("/")
+    application.engine.dispose()
+    return shown
+
+
+def test_check_under_the_rights_of_a_worker_calls_unknown_what_it_can_not_see(
+    users: BrokerUsers, roles: DatabaseRoles, rabbitmq: RabbitMQServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = as_user(
+        worker_settings_of(users, roles),
+        users.url("worker"),
+        management_url=rabbitmq.address.management_url,
+    )
+    done = Cli(monkeypatch, environment_of(settings))("check")
+    assert done.code == 0, done
+    (topology,) = [line for line in done.lines if " topology: " in line]
+    assert topology == (
+        "note topology: unknown: all of it is there; to compare it takes the right to configure, which no "
+        "worker needs"
+    )
+    (limits,) = [line for line in done.lines if " delivery limits: " in line]
+    assert limits.startswith("note delivery limits: unknown: ")
 
 
 def test_named_rights_suffice_to_declare_the_topology(
-    worker_settings: Settings, rabbitmq: RabbitMQServer, bare_broker_url: str, monkeypatch: pytest.MonkeyPatch
+    rabbitmq: RabbitMQServer, bare_broker_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    users = BrokerUsers(rabbitmq, bare_broker_url.rpartition("/")[2])
-    settings = with_url(worker_settings, users.url_of("topology declare, verify"))
-    cli = Cli(monkeypatch, environment_of(settings))
+    rows = tables(section(page("worker/OPERATING.md"), "Users and rights on the broker"))[1]
+    ((_, *cells),) = rows
+    configure, write, read = (cell.strip("`").replace("\\|", "|") for cell in cells)
+    vhost = bare_broker_url.rpartition("/")[2]
+    url = rabbitmq.management.create_user(
+        f"declarer-{vhost}", "secret", vhost, configure=configure, write=write, read=read
+    )
+    cli = Cli(monkeypatch, {"BILLING_BROKER_URL": url})
     for action in ("declare", "verify", "declare"):
         done = cli("topology", action)
         assert done.code == 0, (action, done)
-    rabbitmq.management.delete_user(users.names[0])
-
-
-def test_named_rights_in_the_database_suffice_for_worker_and_scheduler(
-    worker_settings: Settings,
-    postgres: PostgresServer,
-    postgres_engine: Engine,
-    rabbit: RabbitClient,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    (statements,) = re.findall(
-        r"```sql\n(.*?)```",
-        section(page("worker/OPERATING.md"), "Users and rights in the database"),
-        re.DOTALL,
-    )
-    name = f"r{uuid4().hex[:8]}"
-    database = postgres_engine.url.database or ""
-    with postgres_engine.begin() as connection:
-        for statement in (
-            statements.replace("billing_worker", name)
-            .replace("DATABASE billing", f"DATABASE {database}")
-            .split(";")[:-1]
-        ):
-            connection.exec_driver_sql(statement)
-    url = postgres.address.url(database)
-    ours = make_url(url).set(username=name, password="secret").render_as_string(hide_password=False)
-    settings = worker_settings.model_validate({**worker_settings.model_dump(), "database_url": ours})
-    cli = Cli(monkeypatch, environment_of(settings))
-    try:
-        with WorkerProcesses(settings) as workers:
-            process = workers.start("--with-scheduler")
-            assert rabbit.request(OPENING)["code"] == "account_opened"
-            assert rabbit.request(CONFLICT)["code"] == "reference_conflict"
-            eventually(lambda: drained(postgres_engine) == 1, what="the dead letter in its table")
-            code, log = workers.stop(process)
-        assert (code, "permission" in log) == (0, False), log
-        for arguments in (("check",), ("audit",), ("balance", "ann"), ("dead-letters", "note", "1", "seen")):
-            done = cli(*arguments)
-            assert "permission denied" not in done.all, (arguments, done)
-            assert arguments == ("check",) or done.code == 0, (arguments, done)
-    finally:
-        with postgres_engine.begin() as connection:
-            connection.exec_driver_sql(f"DROP OWNED BY {name}")
-            connection.exec_driver_sql(f"DROP ROLE {name}")
+    rabbitmq.management.delete_user(f"declarer-{vhost}")
 
 
 def drained(engine: Engine) -> int:

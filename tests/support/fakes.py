@@ -120,6 +120,9 @@ class FakeLink(Link):
             if queue.name not in self._broker.queues
         ]
 
+    def can_compare(self, topology: Topology) -> bool:
+        return True
+
     def declare_temporary(self, queue: str) -> None:
         self._broker.queue(queue)
 

@@ -106,6 +106,28 @@ class ManagementClient:
         path = f"topic-permissions/{_segment(vhost)}/{_segment(name)}"
         self._request("PUT", path, {"exchange": exchange, "write": write, "read": ""})
 
+    def import_definitions(self, definitions: Mapping[str, object]) -> None:
+        """Import definitions of users, rights, exchanges, queues, bindings and policies."""
+        self._request("POST", "definitions", dict(definitions))
+
+    def definitions_of(self, vhost: str) -> dict[str, Any]:
+        """Return exchanges, queues, bindings and policies of a vhost, as they can be imported again."""
+        found: dict[str, Any] = self._request("GET", f"definitions/{_segment(vhost)}")
+        return found
+
+    def as_user(self, user: str, password: str) -> ManagementClient:
+        """Return a client of the same API as another user."""
+        return ManagementClient(replace(self._address, user=user, password=password))
+
+    def take(self, vhost: str, queue: str) -> Any:
+        """Take a message of ``queue`` through the API."""
+        path = f"queues/{_segment(vhost)}/{_segment(queue)}/get"
+        return self._request("POST", path, {"count": 1, "ackmode": "ack_requeue_true", "encoding": "auto"})
+
+    def delete_queue(self, vhost: str, queue: str) -> None:
+        """Delete ``queue`` through the API."""
+        self._request("DELETE", f"queues/{_segment(vhost)}/{_segment(queue)}")
+
     def delete_user(self, name: str) -> None:
         """Delete a user; its open connections stay."""
         self._request("DELETE", f"users/{_segment(name)}")

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -86,10 +86,12 @@ class RabbitMQ(PrivateServer):
         consumer_timeout_s: int | None,
         settings: Sequence[str] = (),
         plugins: Sequence[str] = (),
+        definitions: Callable[[RabbitMQAddress], str] | None = None,
     ) -> None:
         super().__init__(folder)
         self._script, self._consumer_timeout_s = script, consumer_timeout_s
         self._settings, self._plugins = settings, ("rabbitmq_management", *plugins)
+        self._definitions = definitions
         self._epmd: subprocess.Popen[bytes] | None = None
         self._distribution_port = free_port()
         self._epmd_port = free_port()
@@ -111,18 +113,20 @@ class RabbitMQ(PrivateServer):
         consumer_timeout_s: int | None = None,
         settings: Sequence[str] = (),
         plugins: Sequence[str] = (),
+        definitions: Callable[[RabbitMQAddress], str] | None = None,
     ) -> Self:
         """A new, empty broker, with management on, and ``settings`` as lines of its configuration.
 
         Its own folder is made inside ``folder`` (default: the system's temporary folder). A consumer that
         holds a delivery longer than ``consumer_timeout_s`` (default: 1,800) loses its channel within a
-        second. Raises ServerError when RabbitMQ is not installed or does not come up.
+        second. ``definitions`` makes what the node loads at each start: then it has no other users. Raises
+        ServerError when RabbitMQ is not installed or does not come up.
         """
         script = rabbitmq_binary()
         if script is None:
             raise ServerError("RabbitMQ is not installed: run python -m tests.support.provision")
         own = Path(tempfile.mkdtemp(prefix="billing-rabbitmq-", dir=folder))
-        server = cls(own, script, consumer_timeout_s, settings, plugins)
+        server = cls(own, script, consumer_timeout_s, settings, plugins, definitions)
         return started(server, server._configure)
 
     def _configure(self) -> None:
@@ -135,6 +139,9 @@ class RabbitMQ(PrivateServer):
         if self._consumer_timeout_s is not None:
             settings += f"consumer_timeout = {self._consumer_timeout_s * 1000}\n"
         settings += "".join(f"{line}\n" for line in self._settings)
+        if self._definitions is not None:
+            (self.folder / "definitions.json").write_text(self._definitions(self.address))
+            settings += f"load_definitions = {self.folder / 'definitions.json'}\n"
         (self.folder / "rabbitmq.conf").write_text(settings)
         (self.folder / "advanced.config").write_text("[].\n")
         (self.folder / "environment.conf").write_text("")

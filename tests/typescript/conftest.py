@@ -5,7 +5,7 @@ from uuid import uuid4
 
 import pytest
 
-from tests.e2e.test_least_rights import BrokerUsers
+from tests.support.broker_users import BrokerUsers
 from tests.support.provision import RabbitMQServer
 from tests.typescript.npm_package import compile_package
 
@@ -27,8 +27,6 @@ def vhost_without_worker(rabbitmq: RabbitMQServer) -> Iterator[str]:
 
 @pytest.fixture
 def producer_url(rabbitmq: RabbitMQServer, broker_url: str) -> Iterator[str]:
-    """The worker's virtual host, for a user with the rights of a producer alone."""
-    users = BrokerUsers(rabbitmq, broker_url.rpartition("/")[2])
-    yield users.url_of("producer with private reply queues")
-    for name in users.names:
-        rabbitmq.management.delete_user(name)
+    """The worker's virtual host, for a user with the rights of an app alone."""
+    with BrokerUsers(rabbitmq, broker_url.rpartition("/")[2]) as users:
+        yield users.url("app")

@@ -72,6 +72,10 @@ class Administers(Connected, Protocol):
         """Return the parts of ``topology`` that are missing or differ, one line each, with the way out."""
         ...
 
+    def can_compare(self, topology: Topology) -> bool:
+        """Return True where ``differences`` compares what is there; without the right it finds what isn't."""
+        ...
+
     def declare_temporary(self, queue: str) -> None:
         """Make a queue for replies to one caller; the broker deletes it after ten minutes without use."""
         ...

@@ -19,13 +19,15 @@ KEPT_DELIVERY_LIMIT = 1_000_000
 class Queue:
     """A durable queue and the routing keys of the exchange that lead to it.
 
-    Without ``exchange`` it is the topology's exchange of commands.
+    Without ``exchange`` it is the topology's exchange of commands. ``readers`` are the roles of broker users
+    that may read it, see ``worker.broker.roles``.
     """
 
     name: str
     routing_keys: tuple[str, ...] = ()
     arguments: Mapping[str, str] = field(default_factory=lambda: {"x-queue-type": "quorum"})
     exchange: str | None = None
+    readers: tuple[str, ...] = ()
 
     def takes(self, type_: str) -> bool:
         """Return True for a type that a routing key of this queue matches."""
@@ -124,11 +126,13 @@ def _any_of(queues: Sequence[Queue]) -> str:
 BILLING = Topology(
     exchange="billing",
     work=(
-        Queue("billing.payments", ("payment.*", "credit.*", "account.*", "subscription.*")),
-        Queue("billing.usage", ("usage.*",)),
-        Queue("billing.bulk", ("usage.*",), exchange="billing.bulk"),
+        Queue(
+            "billing.payments", ("payment.*", "credit.*", "account.*", "subscription.*"), readers=("worker",)
+        ),
+        Queue("billing.usage", ("usage.*",), readers=("worker",)),
+        Queue("billing.bulk", ("usage.*",), exchange="billing.bulk", readers=("worker",)),
     ),
-    replies=Queue("billing.replies"),
-    dead=Queue("billing.dead"),
-    queries=Queue("billing.queries", ("query.*",), {"x-queue-type": "classic"}),
+    replies=Queue("billing.replies", readers=("app", "ops")),
+    dead=Queue("billing.dead", readers=("worker", "ops")),
+    queries=Queue("billing.queries", ("query.*",), {"x-queue-type": "classic"}, readers=("worker", "reader")),
 )

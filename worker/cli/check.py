@@ -21,7 +21,7 @@ def check(application: Application, *, as_json: bool) -> None:
     A paused queue is bad, and so is one in which messages wait while nobody consumes it; without messages
     that is only noted: workers may be about to start. Delivery limits come from RabbitMQ's management API
     (BILLING_MANAGEMENT_URL; the broker's host with port 15672 where it isn't set), which needs the tag
-    `monitoring`; where it doesn't answer they are noted as unknown.
+    `management` or `monitoring`; where it doesn't answer they are noted as unknown.
     """
     found = []
     for health in health_of(application):

@@ -16,6 +16,7 @@ from worker.cli.output import show_json, show_table
 from worker.cli.statement import as_csv
 from worker.errors import ConfigurationError
 from worker.runtime.address import Address
+from worker.runtime.secret_file import read_secret
 from worker.settings import ENV_PREFIX
 
 _DEFAULT = "127.0.0.1:8800"
@@ -35,6 +36,17 @@ class ConsoleSettings(BaseSettings):
 
     users: Path | None = None
     secret: SecretStr | None = None
+    secret_file: Path | None = None
+
+    def signing_key(self) -> SecretStr | None:
+        """Return the secret, from its file where that is set. Raises ConfigurationError."""
+        if self.secret_file is None:
+            return self.secret
+        if self.secret is not None:
+            raise ConfigurationError(
+                "BILLING_CONSOLE_SECRET and BILLING_CONSOLE_SECRET_FILE are both set: keep one"
+            )
+        return SecretStr(read_secret(self.secret_file, "BILLING_CONSOLE_SECRET_FILE"))
 
 
 @click.group("console", invoke_without_command=True)
@@ -74,7 +86,7 @@ def console(
     if context.invoked_subcommand is not None:
         context.obj = users
         return
-    _serve(application, _address(listen), users, settings.secret, read_only=read_only, https=https)
+    _serve(application, _address(listen), users, settings.signing_key(), read_only=read_only, https=https)
 
 
 def _serve(

@@ -92,6 +92,9 @@ class AmqpLink(Link):
     def differences(self, topology: Topology) -> list[str]:
         return declaring.differences(self._publisher().connection, topology)
 
+    def can_compare(self, topology: Topology) -> bool:
+        return declaring.can_compare(self._publisher().connection, topology)
+
     def declare_temporary(self, queue: str) -> None:
         # Not exclusive: it is declared on one connection and consumed on another.
         arguments = {"x-queue-type": "classic", "x-expires": _TEMPORARY_MS}

@@ -1,0 +1,372 @@
+"""Roles of the ledger's database: the owner of the tables, the workers', and one that reads.
+
+A worker adds and changes rows and deletes none of the ledger: it can't switch off what keeps the ledger true.
+Statements are made as text, so that `migrate --roles --dry-run` prints what `migrate --roles` does. Each may
+be run again.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, cast
+
+from psycopg2.extensions import connection as DriverConnection  # noqa: N812 - a class with a small name
+from psycopg2.extensions import encrypt_password
+from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import DBAPIError
+
+from worker.errors import ConfigurationError
+from worker.ledger.engine import translated_errors
+from worker.ledger.migrations import hold_migration_lock
+from worker.ledger.session_settings import AS_ASKED, BY_KEY, SessionSettings, for_role, needed
+
+_NOT_PERMITTED = "42501"
+_NOT_ON_CITUS = "plan_cache_mode"
+#: A table gets its owner under a lock that everybody waits behind: it is given up soon, and tried again.
+_LOCK_TIMEOUT = "5s"
+
+#: Tables that a worker only reads.
+READ_ONLY = frozenset({"alembic_version", "identifiers"})
+#: Tables whose rows never change once they are there.
+APPEND_ONLY = frozenset(
+    {
+        "audit_log",
+        "dead_letter_edits",
+        "dead_letter_events",
+        "entries",
+        "hold_parts",
+        "payment_events",
+        "payments",
+        "quota_entries",
+        "senders",
+        "superseded_outcomes",
+        "usage_refunds",
+    }
+)
+#: Tables from which a worker deletes: messages on trial, events whose payment has come, and an account that
+#: was made for a batch and not opened. Foreign keys keep every account that has an entry, a lot or a quota.
+ERASABLE = frozenset({"accounts", "trials", "waiting_events"})
+
+_EVERY_RIGHT = ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER")
+#: Attributes of a role with which it is above all rights on tables.
+_POWERS = {
+    "rolsuper": "SUPERUSER",
+    "rolcreaterole": "CREATEROLE",
+    "rolcreatedb": "CREATEDB",
+    "rolreplication": "REPLICATION",
+    "rolbypassrls": "BYPASSRLS",
+}
+
+
+def worker_rights(table: str) -> tuple[str, ...]:
+    """Return the rights of a worker on ``table``; one that is in none of the lists may be changed."""
+    if table in READ_ONLY:
+        return ("SELECT",)
+    if table in APPEND_ONLY:
+        return ("SELECT", "INSERT")
+    return ("SELECT", "INSERT", "UPDATE", *(("DELETE",) if table in ERASABLE else ()))
+
+
+@dataclass(frozen=True, slots=True)
+class RoleNames:
+    """Names of the three roles."""
+
+    owner: str = "billing_owner"
+    worker: str = "billing_worker"
+    reader: str = "billing_reader"
+
+    @property
+    def logins(self) -> tuple[str, str]:
+        """The roles that processes log in as."""
+        return (self.worker, self.reader)
+
+
+@dataclass(frozen=True, slots=True)
+class RolesWanted:
+    """Roles to make: names, tables, passwords by role, and the settings of each login's sessions.
+
+    Without ``settings`` connections ask for theirs: the roles have none.
+    """
+
+    names: RoleNames
+    tables: Sequence[str]
+    passwords: Mapping[str, str] = field(default_factory=dict, repr=False)
+    settings: Mapping[str, SessionSettings] = field(default_factory=dict)
+
+
+class RoleStatement(NamedTuple):
+    """SQL of a statement, and the text to show for it: a password's hash is not shown."""
+
+    sql: str
+    shown: str
+
+
+def settings_of_roles(
+    names: RoleNames, of_loops: SessionSettings, query_timeout_s: float, *, distributed: bool = False
+) -> dict[str, SessionSettings]:
+    """Return the session settings of each login, by role; ``distributed`` leaves out what Citus refuses."""
+    by_key = {name: value for name, value in BY_KEY.items() if not (distributed and name == _NOT_ON_CITUS)}
+    return {names.worker: {**of_loops, **by_key}, names.reader: needed(query_timeout_s)}
+
+
+# -- what there is ----------------------------------------------------------------------------------------
+
+
+class _Server:
+    """Roles, owners and names of a database, as it is before the statements."""
+
+    def __init__(self, connection: Connection, wanted: RolesWanted) -> None:
+        if connection.dialect.name != "postgresql":
+            raise ConfigurationError("SQLite has no roles: --roles is for PostgreSQL")
+        self._connection = connection
+        quote = connection.dialect.identifier_preparer.quote
+        self.quote: Callable[[str], str] = quote
+        self.login, self.is_superuser, database, schema = connection.execute(_SELF).one()
+        if schema is None:
+            raise ConfigurationError(f"{self.login} has no schema to work in: set its search_path")
+        self.database, self.schema = quote(database), quote(schema)
+        names = wanted.names
+        every = (names.owner, *names.logins)
+        rows = connection.execute(_ROLES, {"names": list(every)}).mappings()
+        self.roles = {str(row["rolname"]): row for row in rows}
+
+    def require_apart(self, names: RoleNames) -> None:
+        """Raise ConfigurationError where a role is above its rights, or two are the same."""
+        if len({names.owner, *names.logins}) < len(_KINDS):
+            raise ConfigurationError("owner, worker and reader must be three roles: give each its own --role")
+        for name in names.logins:
+            if name == self.login:
+                raise ConfigurationError(
+                    f"this is {name} itself, which must have no right to make roles: connect as another one"
+                )
+            powers = self._powers(name)
+            if powers:
+                raise ConfigurationError(
+                    f"the role {name} has {', '.join(powers)}, and so every right: "
+                    f"ALTER ROLE {self.quote(name)} {' '.join(f'NO{word}' for word in powers)}; "
+                    "or name another one with --role"
+                )
+            if {name, names.owner} <= self.roles.keys() and self._is_member(name, names.owner):
+                raise ConfigurationError(
+                    f"the role {name} is a member of {names.owner}, and so may all that it may: "
+                    f"REVOKE {self.quote(names.owner)} FROM {self.quote(name)}"
+                )
+
+    def _powers(self, role: str) -> list[str]:
+        if (row := self.roles.get(role)) is None:
+            return []
+        return [word for column, word in _POWERS.items() if row[column]]
+
+    def must_join(self, owner: str) -> bool:
+        """Return True where this login must become a member of ``owner``, to make tables in its name."""
+        if self.is_superuser or owner == self.login:
+            return False
+        return owner not in self.roles or not self._is_member(self.login, owner)
+
+    def _is_member(self, role: str, of: str) -> bool:
+        return bool(self._connection.execute(_IS_MEMBER, {"role": role, "of": of}).scalar_one())
+
+    def owned_by_others(self, owner: str, tables: Sequence[str]) -> Iterator[str]:
+        """Yield the tables and functions of the ledger that ``owner`` doesn't own, as SQL names them."""
+        for kind, name in self._connection.execute(_OWNED, {"owner": owner, "tables": list(tables)}):
+            yield f"{kind} {name}"
+
+    def session_settings(self, role: str) -> set[str]:
+        """Return the names of the settings that ``role`` has in every database."""
+        found = self._connection.execute(_SETTINGS, {"role": role}).scalars()
+        return {each.partition("=")[0].lower() for each in found}
+
+    def hashed(self, role: str, password: str) -> str:
+        """Return the hash that the server keeps of a password: no log ever shows what it is of."""
+        driver = cast(DriverConnection, self._connection.connection.driver_connection)
+        return encrypt_password(password, role, driver)
+
+
+_KINDS = ("owner", "worker", "reader")
+_SELF = text(
+    "SELECT current_user, (SELECT rolsuper FROM pg_roles WHERE rolname = current_user),"
+    " current_database(), current_schema()"
+)
+_ROLES = text(f"SELECT rolname, {', '.join(_POWERS)} FROM pg_roles WHERE rolname = ANY(:names)")  # noqa: S608
+_IS_MEMBER = text("SELECT pg_has_role(:role, :of, 'MEMBER')")
+_OWNED = text(
+    "SELECT 'TABLE', c.oid::regclass::text FROM pg_class c"
+    " WHERE c.relnamespace = current_schema()::regnamespace AND c.relname = ANY(:tables)"
+    " AND c.relkind IN ('r', 'p') AND pg_get_userbyid(c.relowner) <> :owner"
+    " UNION ALL SELECT 'FUNCTION', p.oid::regprocedure::text FROM pg_proc p"
+    " WHERE p.pronamespace = current_schema()::regnamespace AND p.proname = 'ledger_refuses'"
+    " AND pg_get_userbyid(p.proowner) <> :owner ORDER BY 1, 2"
+)
+_SETTINGS = text(
+    "SELECT unnest(s.setconfig) FROM pg_db_role_setting s JOIN pg_roles r ON r.oid = s.setrole"
+    " WHERE r.rolname = :role AND s.setdatabase = 0"
+)
+
+
+# -- statements -------------------------------------------------------------------------------------------
+
+
+def _before(server: _Server, wanted: RolesWanted) -> Iterator[RoleStatement]:
+    """Yield the statements before the migration: roles, their place in the database, and the owner."""
+    yield from _plain(_made(server, wanted.names))
+    for role, password in wanted.passwords.items():
+        name = server.quote(role)
+        yield RoleStatement(
+            f"ALTER ROLE {name} PASSWORD '{server.hashed(role, password)}'",
+            f"-- ALTER ROLE {name} PASSWORD '…'",
+        )
+    yield from _plain(_placed(server, wanted.names))
+    yield from _plain(_owned(server, wanted))
+    for role in wanted.names.logins:
+        yield from _plain(_settings(server, role, wanted.settings.get(role)))
+
+
+def _made(server: _Server, names: RoleNames) -> Iterator[str]:
+    if names.owner not in server.roles:
+        yield f"CREATE ROLE {server.quote(names.owner)} NOLOGIN"
+    for name in names.logins:
+        verb = "ALTER" if name in server.roles else "CREATE"
+        yield f"{verb} ROLE {server.quote(name)} LOGIN"
+    if server.must_join(names.owner):
+        yield f"GRANT {server.quote(names.owner)} TO {server.quote(server.login)}"
+
+
+def _placed(server: _Server, names: RoleNames) -> Iterator[str]:
+    owner, logins = server.quote(names.owner), _listed(server, names.logins)
+    yield f"GRANT CONNECT ON DATABASE {server.database} TO {logins}"
+    yield f"REVOKE CREATE, TEMPORARY ON DATABASE {server.database} FROM PUBLIC, {logins}"
+    yield f"REVOKE CREATE ON SCHEMA {server.schema} FROM PUBLIC, {logins}"
+    yield f"GRANT USAGE, CREATE ON SCHEMA {server.schema} TO {owner}"
+    yield f"GRANT USAGE ON SCHEMA {server.schema} TO {logins}"
+
+
+def _owned(server: _Server, wanted: RolesWanted) -> Iterator[str]:
+    names, owner = wanted.names, server.quote(wanted.names.owner)
+    for what in server.owned_by_others(names.owner, wanted.tables):
+        yield f"ALTER {what} OWNER TO {owner}"
+    of_later = f"ALTER DEFAULT PRIVILEGES FOR ROLE {owner} IN SCHEMA {server.schema}"
+    yield f"{of_later} GRANT SELECT, INSERT, UPDATE ON TABLES TO {server.quote(names.worker)}"
+    yield f"{of_later} GRANT SELECT ON TABLES TO {server.quote(names.reader)}"
+
+
+def _settings(server: _Server, role: str, settings: SessionSettings | None) -> Iterator[str]:
+    name = server.quote(role)
+    if settings is not None:
+        yield from (statement.removesuffix(";") for statement in for_role(name, settings))
+        return
+    # Of the time when the role had them: connections ask for theirs now, and questions for none of these.
+    ours = {*needed(0), *BY_KEY, *AS_ASKED}
+    for each in sorted(server.session_settings(role) & ours):
+        yield f"ALTER ROLE {name} RESET {each}"
+
+
+def _after(server: _Server, wanted: RolesWanted) -> Iterator[RoleStatement]:
+    """Yield the statements behind the migration: the rights on its tables, and no others."""
+    names = wanted.names
+    worker, reader = server.quote(names.worker), server.quote(names.reader)
+    every = _tables(server, wanted.tables)
+    statements = [
+        f"REVOKE ALL ON {every} FROM PUBLIC, {worker}, {reader}",
+        f"GRANT SELECT ON {every} TO {reader}",
+    ]
+    of_worker: dict[tuple[str, ...], list[str]] = {}
+    for table in wanted.tables:
+        of_worker.setdefault(worker_rights(table), []).append(table)
+    for rights, tables in sorted(of_worker.items()):
+        statements.append(f"GRANT {', '.join(rights)} ON {_tables(server, tables)} TO {worker}")
+    yield from _plain(statements)
+
+
+def _tables(server: _Server, tables: Iterable[str]) -> str:
+    return ", ".join(f"{server.schema}.{server.quote(table)}" for table in sorted(tables))
+
+
+def _listed(server: _Server, names: Iterable[str]) -> str:
+    return ", ".join(map(server.quote, names))
+
+
+def _plain(statements: Iterable[str]) -> Iterator[RoleStatement]:
+    return (RoleStatement(sql, f"{sql};") for sql in statements)
+
+
+# -- to show, and to do -----------------------------------------------------------------------------------
+
+
+def role_statements(engine: Engine, wanted: RolesWanted) -> tuple[list[str], list[str]]:
+    """Return the statements before and behind the migration, as they are shown. Changes nothing.
+
+    Raises ConfigurationError where they can't be made.
+    """
+    with translated_errors(), engine.connect() as connection:
+        server = _Server(connection, wanted)
+        server.require_apart(wanted.names)
+        before, after = _before(server, wanted), _after(server, wanted)
+        return [each.shown for each in before], [each.shown for each in after]
+
+
+def prepare_roles(engine: Engine, wanted: RolesWanted) -> None:
+    """Make the roles, and give the ledger to its owner. Raises ConfigurationError where it may not."""
+    _execute(engine, wanted, _before)
+
+
+def grant_rights(engine: Engine, wanted: RolesWanted) -> None:
+    """Give the roles their rights on the tables, take others away, and look whether it is so.
+
+    Raises ConfigurationError where a role has more rights, or fewer.
+    """
+    _execute(engine, wanted, _after)
+    with translated_errors(), engine.connect() as connection:
+        wrong = list(_differences(connection, wanted))
+    if wrong:
+        raise ConfigurationError(
+            f"the roles are made, but {'; '.join(wrong)}: see who else gives rights, as the owner of the "
+            "database or a superuser"
+        )
+
+
+def _execute(
+    engine: Engine, wanted: RolesWanted, statements: Callable[[_Server, RolesWanted], Iterator[RoleStatement]]
+) -> None:
+    with translated_errors(), engine.begin() as connection:
+        server = _Server(connection, wanted)
+        hold_migration_lock(connection)
+        connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'")
+        server.require_apart(wanted.names)
+        for statement in list(statements(server, wanted)):
+            try:
+                connection.exec_driver_sql(statement.sql.replace("%", "%%"))
+            except DBAPIError as error:
+                if getattr(error.orig, "pgcode", None) != _NOT_PERMITTED:
+                    raise
+                raise ConfigurationError(
+                    f"{server.login} may not run `{statement.shown}`: connect as a superuser, or hand what "
+                    "`billing-worker migrate --roles --dry-run` prints to one"
+                ) from None
+
+
+def _differences(connection: Connection, wanted: RolesWanted) -> Iterator[str]:
+    """Yield what a login may and should not, and what it should and may not."""
+    names = wanted.names
+    for role, wanted_of in ((names.worker, worker_rights), (names.reader, lambda _: ("SELECT",))):
+        rows = connection.execute(
+            _TABLE_RIGHTS, {"role": role, "tables": list(wanted.tables), "rights": list(_EVERY_RIGHT)}
+        )
+        for table, right, has in rows:
+            if has != (right in wanted_of(table)):
+                yield f"{role} {'may' if has else 'may not'} {right} on {table}"
+        for what, has in connection.execute(_OTHER_RIGHTS, {"role": role}):
+            if has:
+                yield f"{role} may {what}"
+
+
+_TABLE_RIGHTS = text(
+    "SELECT t, r, has_table_privilege(:role, c.oid, r)"
+    " FROM unnest(CAST(:tables AS text[])) AS t"
+    " JOIN pg_class c ON c.relname = t AND c.relnamespace = current_schema()::regnamespace"
+    " CROSS JOIN unnest(CAST(:rights AS text[])) AS r ORDER BY 1, 2"
+)
+_OTHER_RIGHTS = text(
+    "SELECT 'make tables in ' || current_schema(), has_schema_privilege(:role, current_schema(), 'CREATE')"
+    " UNION ALL SELECT 'make temporary tables',"
+    " has_database_privilege(:role, current_database(), 'TEMPORARY')"
+    " UNION ALL SELECT 'make schemas', has_database_privilege(:role, current_database(), 'CREATE')"
+)
