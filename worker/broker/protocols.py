@@ -6,7 +6,7 @@ from typing import Protocol
 from worker.broker.deliveries import Delivery
 from worker.broker.outgoing import Outgoing, PublishResult
 from worker.broker.sharing import BulkShare
-from worker.broker.topology import Topology
+from worker.broker.topology import JournalLimits, Topology
 
 
 class Connected(Protocol):
@@ -66,6 +66,17 @@ class Administers(Connected, Protocol):
 
     def declare(self, topology: Topology) -> None:
         """Make what is missing; raises ConfigurationError where something exists and differs."""
+        ...
+
+    def declare_journal(self, topology: Topology, limits: JournalLimits) -> None:
+        """Make the journal where it is missing.
+
+        Raises ConfigurationError where it has other limits, and on a broker that keeps none.
+        """
+        ...
+
+    def has_journal(self, topology: Topology) -> bool:
+        """Return True where the journal is there; its bindings and limits are not looked at."""
         ...
 
     def differences(self, topology: Topology) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Any
 from amqp.exceptions import AccessRefused, NotFound, PreconditionFailed
 
 from worker.broker.rabbitmq.connection import broker_errors, channel_of
-from worker.broker.topology import Queue, Topology
+from worker.broker.topology import JournalLimits, Queue, Topology
 
 
 def declare(channel: Any, topology: Topology) -> None:
@@ -17,6 +17,13 @@ def declare(channel: Any, topology: Topology) -> None:
         _declare_queue(channel, queue)
         for key in queue.routing_keys:
             channel.queue_bind(queue.name, queue.exchange or topology.exchange, key)
+
+
+def declare_journal(channel: Any, topology: Topology, limits: JournalLimits) -> None:
+    """Declare the journal and bind it to the exchanges of commands."""
+    _declare_queue(channel, Queue(topology.journal, arguments=limits.arguments))
+    for exchange, key in topology.journal_bindings:
+        channel.queue_bind(topology.journal, exchange, key)
 
 
 def differences(connection: Any, topology: Topology) -> list[str]:
