@@ -9,6 +9,9 @@ from pydantic import BaseModel, ConfigDict
 HEADER_PREFIX = "x-billing-"
 #: Headers that a replay adds, so that a message that fails again is the same dead letter, edited or not.
 REPLAY_HEADER, REPLAY_DEAD_LETTER_HEADER = "x-billing-replay", "x-billing-replay-letter"
+#: Header of a message that is published again: the broker user that sent it first; empty for an anonymous
+#: one. Believed only where the broker vouches (``user_id``) that a worker user published it.
+SENDER_HEADER = "x-billing-sender"
 
 
 class DeadLetter(BaseModel):

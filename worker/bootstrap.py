@@ -22,7 +22,7 @@ from worker.ledger.revisions import current_revision, newest_revision
 from worker.ledger.session_settings import SessionSettings, needed, server_timeout_s
 from worker.ledger.slots import slot_by_slot
 from worker.runtime.identity import process_name, runner_name
-from worker.settings import Settings, broker_user, config_digest
+from worker.settings import Settings, broker_user, config_digest, own_users
 
 if TYPE_CHECKING:
     from pydantic import SecretStr
@@ -347,6 +347,7 @@ class Application:
             reply_queue=settings.reply_queue,
             reply_to_prefixes=settings.reply_to_prefixes,
             senders=settings.senders,
+            worker_users=own_users(settings),
         )
 
     def service(self) -> DeadLetters:

@@ -111,6 +111,10 @@ class Settings(BaseSettings):
     #: One source holds as a whole: an access rule must not be mixed from several.
     senders: Annotated[dict[str, _Users], NoDecode] = {}
 
+    #: Broker users of our own processes (workers, scheduler, operators): what they publish again may name its
+    #: first sender, and dead letters of theirs are believed. The user of ``broker_url`` is always one.
+    worker_users: Annotated[tuple[str, ...], NoDecode] = ()
+
     with_scheduler: bool = False
     scheduler_interval_s: Annotated[float, Field(gt=0, le=60)] = 5.0
     scheduler_rate: Annotated[int, Field(ge=1, le=1000)] = 200  # commands a second, at most
@@ -148,10 +152,10 @@ class Settings(BaseSettings):
                 raise ValueError(_TWICE) from None
             raise ValueError('is no JSON object such as {"payment.*": ["gateway"]}') from None
 
-    @field_validator("reply_to_prefixes", mode="before")
+    @field_validator("reply_to_prefixes", "worker_users", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
-        """Split ``a,b`` from the environment; an empty text allows no queue but the default one."""
+        """Split ``a,b`` from the environment; an empty text is an empty list."""
         return (
             tuple(part.strip() for part in value.split(",") if part.strip())
             if isinstance(value, str)
@@ -212,7 +216,13 @@ def config_digest(settings: Settings, catalog: Catalog) -> str:
 
     The same for all workers that judge alike, whatever their pace and their servers.
     """
-    judging = (__version__, catalog, settings.max_quantity, sorted(settings.senders.items()))
+    judging = (
+        __version__,
+        catalog,
+        settings.max_quantity,
+        sorted(settings.senders.items()),
+        sorted(settings.worker_users),
+    )
     return hashlib.sha256(repr(judging).encode()).hexdigest()[:16]
 
 
@@ -232,6 +242,15 @@ def broker_user(url: SecretStr) -> str | None:
     """Return the user that the broker vouches for on ``url``; None where it vouches for nobody."""
     parts = urlsplit(url.get_secret_value())
     return unquote(parts.username or "guest") if parts.scheme in {"amqp", "amqps", "pyamqp"} else None
+
+
+def own_users(settings: Settings) -> frozenset[str | None]:
+    """Return the broker users of our own processes.
+
+    The embedded broker vouches for nobody: who can write its file may do everything, so the anonymous user
+    is one of ours there.
+    """
+    return frozenset({*settings.worker_users, broker_user(settings.broker_url)})
 
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")

@@ -38,6 +38,7 @@ class Policy:
     reply_to_prefixes: tuple[str, ...] = ()
     senders: Mapping[str, Sequence[str] | Mapping[str, str]] = field(default_factory=dict)
     topology: Topology = BILLING
+    worker_users: frozenset[str | None] = frozenset()
 
     def allows_reply_to(self, reply_to: str, sender: str | None) -> bool:
         """Return whether a message of ``sender`` may name ``reply_to``.
