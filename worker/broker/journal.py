@@ -12,6 +12,8 @@ from urllib.parse import urlsplit
 from worker.broker.deliveries import Delivery
 from worker.errors import ConfigurationError
 
+#: Header in which the broker names the offset of a delivery.
+OFFSET_HEADER = "x-stream-offset"
 #: Refusal of the embedded broker.
 NO_JOURNAL = "the embedded broker keeps no journal: use RabbitMQ for what must come back after a restore"
 

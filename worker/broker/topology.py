@@ -115,7 +115,9 @@ class Topology:
 
         A wider key would take misspelled types, whose senders then learn nothing of it.
         """
-        return tuple((queue.exchange or self.exchange, key) for queue in self.work for key in queue.routing_keys)
+        return tuple(
+            (queue.exchange or self.exchange, key) for queue in self.work for key in queue.routing_keys
+        )
 
     def queue_of(self, type_: str) -> Queue:
         """The queue of work that commands of ``type_`` wait in, those of the bulk lane apart."""

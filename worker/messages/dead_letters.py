@@ -11,7 +11,7 @@ from amqp.serialization import dumps
 from pydantic import TypeAdapter, ValidationError
 
 from schemas import SCHEMA_VERSION, DeadLetter, DeadLetterReason, Malformed, Message, WantedReplies
-from schemas.dead_letter import HEADER_PREFIX, REPLAY_DEAD_LETTER_HEADER, REPLAY_HEADER
+from schemas.dead_letter import HEADER_PREFIX, RECOVERY_HEADER, REPLAY_DEAD_LETTER_HEADER, REPLAY_HEADER
 from schemas.decoding import BODY_MAX_BYTES
 from schemas.fields import Identifier
 from worker import __version__
@@ -81,7 +81,7 @@ def dead_letter_for(
     delivery: Delivery, failure: Failure, *, queue: str, tries: int, now: datetime
 ) -> OutgoingDeadLetter:
     """Return the message to publish to ``queue``: the delivery's bytes, its properties, and the reason."""
-    headers, omitted = _sendable(delivery.headers)
+    headers, omitted = sendable(delivery.headers)
     dead_letter = DeadLetter(
         letter_id=dead_letter_id(delivery),
         reason=failure.code,
@@ -162,15 +162,15 @@ def _kept_as_headers(delivery: Delivery) -> dict[str, str]:
     return {name: value for name, value in kept.items() if value is not None}
 
 
-def _sendable(headers: Mapping[Any, Any]) -> tuple[dict[str, Any], list[str]]:
+def sendable(headers: Mapping[Any, Any]) -> tuple[dict[str, Any], list[str]]:
     """Return the original headers that can be sent along, and the names of the others."""
     sendable: dict[str, Any] = {}
     omitted: list[str] = []
     room = _HEADERS_MAX_BYTES
     for name, value in headers.items():
         size = _size(name, value)
-        if name in (REPLAY_HEADER, REPLAY_DEAD_LETTER_HEADER):
-            continue  # the dead letter says it
+        if name in (REPLAY_HEADER, REPLAY_DEAD_LETTER_HEADER, RECOVERY_HEADER):
+            continue  # the dead letter says it, or it is about this delivery alone
         if size is None or size > room or is_brokers_own(str(name)):
             omitted.append(str(name).encode("unicode_escape").decode())
         else:

@@ -14,7 +14,7 @@ from schemas import (
     decode,
     type_of,
 )
-from schemas.dead_letter import REPLAY_DEAD_LETTER_HEADER
+from schemas.dead_letter import RECOVERY_HEADER, REPLAY_DEAD_LETTER_HEADER
 from worker.broker import Delivery
 from worker.messages.dead_letters import Failure
 from worker.messages.policy import Policy
@@ -30,7 +30,7 @@ def message_in(delivery: Delivery, policy: Policy, now: datetime) -> Message | F
     decoded = decode(delivery.body, now=now, limits=policy.limits)
     if isinstance(decoded, Malformed):
         return Failure.of_malformed(decoded)
-    message = without_deadline(decoded) if _is_replayed(delivery) else decoded
+    message = without_deadline(decoded) if _is_sent_again(delivery) else decoded
     return (
         _refused_lane(delivery, message, policy)
         or _refused_route(delivery, message, policy)
@@ -42,7 +42,7 @@ def message_in(delivery: Delivery, policy: Policy, now: datetime) -> Message | F
 def without_deadline(message: Message) -> Message:
     """Return ``message`` without the times until which its usage was valid.
 
-    An operator who replays it has decided that it is still to be done.
+    An operator who replays or recovers it has decided that it is still to be done.
     """
     if isinstance(message, UsageBatch):
         return message.model_copy(update={"items": tuple(map(_without_deadline, message.items))})
@@ -66,9 +66,15 @@ def deadline_of(message: Message) -> datetime | None:
     return min(times, default=None)
 
 
-def _is_replayed(delivery: Delivery) -> bool:
-    """Return True for the replay of a dead letter. Who forges it gives up its own deadline, nothing else."""
-    return REPLAY_DEAD_LETTER_HEADER in delivery.headers
+def _is_sent_again(delivery: Delivery) -> bool:
+    """Return True for the replay of a dead letter, and for what a recovery sends.
+
+    Who forges it gives up its own deadline, nothing else.
+    """
+    return not _SENT_AGAIN.isdisjoint(delivery.headers)
+
+
+_SENT_AGAIN = frozenset({REPLAY_DEAD_LETTER_HEADER, RECOVERY_HEADER})
 
 
 def poison_failure(

@@ -97,8 +97,8 @@ class AmqpLink(Link):
                 declaring.declare_journal(channel, topology, limits)
         except PreconditionFailed as error:
             raise ConfigurationError(
-                f"queue {topology.journal!r} differs: {error.reply_text}; name the limits that it has, or delete "
-                "it, with all that it keeps, and declare it again"
+                f"queue {topology.journal!r} differs: {error.reply_text}; name the limits that it has, or "
+                "delete it, with all that it keeps, and declare it again"
             ) from error
         except AccessRefused as error:
             raise ConfigurationError(f"the broker refuses: {error.reply_text}") from error

@@ -13,7 +13,7 @@ from typing import Any
 from amqp.exceptions import NotFound
 
 from worker.broker.deliveries import Delivery
-from worker.broker.journal import JournalMessage, Offsets, ReadsJournal
+from worker.broker.journal import OFFSET_HEADER, JournalMessage, Offsets, ReadsJournal
 from worker.broker.rabbitmq.connection import (
     Heartbeat,
     broker_errors,
@@ -24,7 +24,6 @@ from worker.broker.rabbitmq.connection import (
 from worker.broker.rabbitmq.consuming import HELD_MAX_BYTES, QueueChannel, drain_arrived
 from worker.errors import BrokerUnavailableError, ConfigurationError
 
-_OFFSET = "x-stream-offset"
 _PREFETCH = 500
 _CHUNK_MAX_BYTES = 4 * 1024 * 1024
 #: Time without a delivery after which a consumer at the end of a stream has got all of it.
@@ -55,8 +54,8 @@ class StreamReader(ReadsJournal):
                 channel.queue_declare(self._stream, passive=True)
         except NotFound as error:
             raise ConfigurationError(
-                f"there is no journal {self._stream!r}: `billing-worker topology declare --journal` makes one, "
-                "which keeps what is sent from then on"
+                f"there is no journal {self._stream!r}: `billing-worker topology declare --journal` makes "
+                "one, which keeps what is sent from then on"
             ) from error
         return connection
 
@@ -150,7 +149,7 @@ class StreamReader(ReadsJournal):
     @contextmanager
     def _consumer(self, start: _Start, prefetch: int) -> Iterator[QueueChannel]:
         channel = QueueChannel(
-            self._connection, self._stream, prefetch, _on_cancel, arguments={_OFFSET: start}
+            self._connection, self._stream, prefetch, _on_cancel, arguments={OFFSET_HEADER: start}
         )
         try:
             yield channel
@@ -189,7 +188,7 @@ def _on_cancel(tag: str) -> None:
 
 def _offset_of(delivery: Delivery, before: int | None = None) -> int:
     """Return the offset of a delivery; where its headers can't be read, the one behind ``before``."""
-    offset = delivery.headers.get(_OFFSET)
+    offset = delivery.headers.get(OFFSET_HEADER)
     if isinstance(offset, int):
         return offset
     return 0 if before is None else before + 1
