@@ -128,9 +128,7 @@ def test_message_that_its_sender_may_not_send_today_is_listed_and_not_published(
     refused = [
         (one["use"], one["referenceId"], one["sender"], one["reason"]) for one in ended.json["messages"]
     ]
-    assert refused == [
-        ("refused", reference, None, "wrong_sender") for reference in ("mine", "anonymous")
-    ]
+    assert refused == [("refused", reference, None, "wrong_sender") for reference in ("mine", "anonymous")]
     assert json.loads(ended.json["messages"][0]["body"]) == deduct("mine", tokens=5)
     assert (ended.json["published"], ended.json["refused"], waiting(rabbit)) == (1, 2, 1)
 
@@ -162,7 +160,7 @@ def test_recovery_is_in_the_activity_log_and_goes_on_by_its_number(
 ) -> None:
     lost(deduct("d-1"))
     journal_cli("recover", *_SINCE, "--actor", "bob")
-    (entry,) = application.service().activity().entries
+    (entry,) = application.service().activity_log().entries
     assert (entry.actor, entry.action, entry.subject) == ("bob", "recover", "recovery 1")
     again = journal_cli("recover", "--resume", "1")
     assert (again.code, again.lines) == (0, ["published 1, dead letters again 0, refused 0, skipped 0 of 1"])
