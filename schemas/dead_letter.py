@@ -14,6 +14,8 @@ REPLAY_HEADER, REPLAY_DEAD_LETTER_HEADER = "x-billing-replay", "x-billing-replay
 SENDER_HEADER = "x-billing-sender"
 #: Header of a message that a recovery publishes again from the journal: its offset there.
 RECOVERY_HEADER = "x-billing-recovery"
+#: Header beside it: the seconds of the time since which the recovery reads; deadlines before that were over.
+RECOVERY_SINCE_HEADER = "x-billing-recovery-since"
 
 
 class DeadLetter(BaseModel):

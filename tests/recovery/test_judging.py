@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from schemas.dead_letter import RECOVERY_HEADER, SENDER_HEADER
+from schemas.dead_letter import RECOVERY_HEADER, RECOVERY_SINCE_HEADER, SENDER_HEADER
 from worker.broker import Delivery
 from worker.broker.journal import JournalMessage
 from worker.messages.dead_letters import Failure
@@ -15,6 +15,7 @@ from worker.messages.policy import Policy
 from worker.recovery.judging import Handling, Judge, JudgedMessage
 
 NOW = datetime(2026, 11, 22, 10, 15, tzinfo=UTC)
+SECONDS = int(NOW.timestamp())
 DEDUCT = {"type": "usage.deduct", "referenceId": "d", "userId": "ann", "tokens": 1}
 RULES = {"usage.*": ["app", "ops"], "payment.*": ["ops"]}
 
@@ -34,7 +35,10 @@ def judged(
     kept = {"x-stream-offset": offset, **(headers or {})}
     delivery = Delivery(body, "billing.journal", exchange, key, 7, properties=properties, headers=kept)
     judge = Judge(
-        policy or Policy(senders=RULES, worker_users=frozenset({"ops"})), first=first, sent_as="ops"
+        policy or Policy(senders=RULES, worker_users=frozenset({"ops"})),
+        since=NOW,
+        first=first,
+        sent_as="ops",
     )
     (found,) = judge.judged([JournalMessage(offset, delivery)], NOW)
     return found
@@ -53,7 +57,12 @@ def test_command_is_published_by_the_way_it_came_with_its_first_sender() -> None
     outgoing = found.outgoing
     assert (outgoing.exchange, outgoing.routing_key) == ("billing", "usage.deduct")
     assert outgoing.properties == {"message_id": "m", "app_id": "uploads", "user_id": "ops"}
-    assert outgoing.headers == {"trace": "t", RECOVERY_HEADER: 10, SENDER_HEADER: "app"}
+    assert outgoing.headers == {
+        "trace": "t",
+        RECOVERY_HEADER: 10,
+        RECOVERY_SINCE_HEADER: SECONDS,
+        SENDER_HEADER: "app",
+    }
 
 
 @pytest.mark.parametrize("sender", ["other", None])
@@ -90,10 +99,15 @@ def test_bulk_message_is_judged_as_one_of_the_bulk_lane() -> None:
 def test_copy_is_skipped_where_its_original_is_read_as_well(
     first: int, publisher: str, handling: Handling
 ) -> None:
-    found = judged(first=first, headers={RECOVERY_HEADER: 3, SENDER_HEADER: "app"}, user_id=publisher)
+    found = judged(
+        first=first,
+        headers={RECOVERY_HEADER: 3, RECOVERY_SINCE_HEADER: 5, SENDER_HEADER: "app"},
+        user_id=publisher,
+    )
     assert found.handling is handling
     is_ours = publisher == "ops"
-    assert found.outgoing.headers[RECOVERY_HEADER] == (3 if is_ours else 10)
+    kept = [found.outgoing.headers[name] for name in (RECOVERY_HEADER, RECOVERY_SINCE_HEADER)]
+    assert kept == ([3, 5] if is_ours else [10, SECONDS])
     assert found.outgoing.headers[SENDER_HEADER] == "app"
 
 

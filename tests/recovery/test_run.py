@@ -154,7 +154,7 @@ def test_message_that_a_full_queue_refuses_is_sent_again(engine: Engine) -> None
 def test_run_without_a_queue_names_the_way_out_and_keeps_its_place(engine: Engine) -> None:
     world = World(engine, FakeJournal(100))
     world.link.unroutable = {"usage.deduct"}
-    with pytest.raises(ConfigurationError, match="no queue takes usage.deduct"):
+    with pytest.raises(ConfigurationError, match=r"no queue takes usage\.deduct"):
         list(world.run(world.begin()).messages())
     assert Recoveries(engine).get(1).next == 0
 
@@ -162,9 +162,9 @@ def test_run_without_a_queue_names_the_way_out_and_keeps_its_place(engine: Engin
 @pytest.mark.parametrize(
     ("first", "since", "expected"),
     [
-        (0, 0, Span(0, 9, Offsets(0, 9))),
-        (0, 5, Span(5, 9, Offsets(0, 9))),
-        (100, 100, Span(100, 109, Offsets(100, 109))),
+        (0, 0, Span(NOW, 0, 9, Offsets(0, 9))),
+        (0, 5, Span(NOW, 5, 9, Offsets(0, 9))),
+        (100, 100, Span(NOW, 100, 109, Offsets(100, 109))),
         (0, None, None),
     ],
 )
@@ -175,9 +175,9 @@ def test_span_is_what_the_journal_keeps_since_the_time(
 
 
 def test_span_is_not_covered_where_the_limits_may_have_dropped_messages() -> None:
-    assert Span(0, 9, Offsets(0, 9)).is_covered
-    assert Span(105, 109, Offsets(100, 109)).is_covered
-    assert not Span(100, 109, Offsets(100, 109)).is_covered
+    assert Span(NOW, 0, 9, Offsets(0, 9)).is_covered
+    assert Span(NOW, 105, 109, Offsets(100, 109)).is_covered
+    assert not Span(NOW, 100, 109, Offsets(100, 109)).is_covered
 
 
 def test_empty_journal_has_no_span() -> None:

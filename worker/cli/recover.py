@@ -100,7 +100,7 @@ def recover(
         assert since is not None  # noqa: S101 - seen above
         at = since.at(application.clock())
         span = span_since(resources.journal, at)
-        is_covered = span is None or _is_covered(resources, span, at)
+        is_covered = span is None or _is_covered(resources, span)
         if checks:
             _check(application, resources, span, at, is_covered=is_covered, as_json=as_json)
         elif dry or span is None:
@@ -129,8 +129,9 @@ def _recovery_to_resume(resources: RecoveryResources, number: int) -> Recovery:
     return recovery
 
 
-def _is_covered(resources: RecoveryResources, span: Span, since: datetime) -> bool:
-    """Say what the journal keeps; return False where it doesn't reach back to ``since``."""
+def _is_covered(resources: RecoveryResources, span: Span) -> bool:
+    """Say what the journal keeps; return False where it doesn't reach back so far."""
+    since = span.since
     click.echo(
         f"journal: {span.count} messages since {moment(since)}, offsets {span.first} to {span.last}", err=True
     )
@@ -185,7 +186,7 @@ def _rehearse(resources: RecoveryResources, span: Span | None, *, is_covered: bo
     def messages() -> Iterator[JudgedMessage]:
         if span is None:
             return
-        for chunk in judged_messages(resources, span.first, span.first, span.last):
+        for chunk in judged_messages(resources, span.since, span.offsets):
             used.update(message.handling for message in chunk)
             yield from chunk
 
@@ -332,7 +333,7 @@ def _check(
     def listed() -> Iterator[Lacking]:
         if span is None:
             return
-        for one in lacking_commands(resources, span.first, span.last, counts):
+        for one in lacking_commands(resources, span.since, span.offsets, counts):
             lacking[one.dead_letter is not None] += 1
             yield one
 

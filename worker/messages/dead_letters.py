@@ -11,7 +11,13 @@ from amqp.serialization import dumps
 from pydantic import TypeAdapter, ValidationError
 
 from schemas import SCHEMA_VERSION, DeadLetter, DeadLetterReason, Malformed, Message, WantedReplies
-from schemas.dead_letter import HEADER_PREFIX, RECOVERY_HEADER, REPLAY_DEAD_LETTER_HEADER, REPLAY_HEADER
+from schemas.dead_letter import (
+    HEADER_PREFIX,
+    RECOVERY_HEADER,
+    RECOVERY_SINCE_HEADER,
+    REPLAY_DEAD_LETTER_HEADER,
+    REPLAY_HEADER,
+)
 from schemas.decoding import BODY_MAX_BYTES
 from schemas.fields import Identifier
 from worker import __version__
@@ -169,7 +175,7 @@ def sendable(headers: Mapping[Any, Any]) -> tuple[dict[str, Any], list[str]]:
     room = _HEADERS_MAX_BYTES
     for name, value in headers.items():
         size = _size(name, value)
-        if name in (REPLAY_HEADER, REPLAY_DEAD_LETTER_HEADER, RECOVERY_HEADER):
+        if name in _OF_THIS_DELIVERY:
             continue  # the dead letter says it, or it is about this delivery alone
         if size is None or size > room or is_brokers_own(str(name)):
             omitted.append(str(name).encode("unicode_escape").decode())
@@ -177,6 +183,14 @@ def sendable(headers: Mapping[Any, Any]) -> tuple[dict[str, Any], list[str]]:
             sendable[name] = value
             room -= size
     return sendable, omitted
+
+
+_OF_THIS_DELIVERY = (
+    REPLAY_HEADER,
+    REPLAY_DEAD_LETTER_HEADER,
+    RECOVERY_HEADER,
+    RECOVERY_SINCE_HEADER,
+)
 
 
 def is_brokers_own(name: str) -> bool:

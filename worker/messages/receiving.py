@@ -14,7 +14,7 @@ from schemas import (
     decode,
     type_of,
 )
-from schemas.dead_letter import RECOVERY_HEADER, REPLAY_DEAD_LETTER_HEADER
+from schemas.dead_letter import RECOVERY_HEADER, RECOVERY_SINCE_HEADER, REPLAY_DEAD_LETTER_HEADER
 from worker.broker import Delivery
 from worker.messages.dead_letters import Failure
 from worker.messages.policy import Policy
@@ -30,7 +30,7 @@ def message_in(delivery: Delivery, policy: Policy, now: datetime) -> Message | F
     decoded = decode(delivery.body, now=now, limits=policy.limits)
     if isinstance(decoded, Malformed):
         return Failure.of_malformed(decoded)
-    message = without_deadline(decoded) if _is_sent_again(delivery) else decoded
+    message = _without_past_deadline(delivery, decoded)
     return (
         _refused_lane(delivery, message, policy)
         or _refused_route(delivery, message, policy)
@@ -39,21 +39,36 @@ def message_in(delivery: Delivery, policy: Policy, now: datetime) -> Message | F
     )
 
 
-def without_deadline(message: Message) -> Message:
+def _without_past_deadline(delivery: Delivery, message: Message) -> Message:
+    """Return ``message`` without deadlines that are over only because it is sent again.
+
+    An operator who replays or recovers it has decided that it is still to be done. A recovery leaves what was
+    too late when it was sent. Who forges the headers gives up its own deadline, nothing else.
+    """
+    if RECOVERY_HEADER in delivery.headers:
+        since = delivery.headers.get(RECOVERY_SINCE_HEADER)
+        return without_deadline(message, since if isinstance(since, int) else 0)
+    return without_deadline(message) if REPLAY_DEAD_LETTER_HEADER in delivery.headers else message
+
+
+def without_deadline(message: Message, since: int = 0) -> Message:
     """Return ``message`` without the times until which its usage was valid.
 
-    An operator who replays or recovers it has decided that it is still to be done.
+    Those before ``since``, in seconds, stay.
     """
     if isinstance(message, UsageBatch):
-        return message.model_copy(update={"items": tuple(map(_without_deadline, message.items))})
-    return _without_deadline(message) if isinstance(message, UsageWithDeadline) else message
+        items = tuple(_without_deadline(item, since) for item in message.items)
+        return message.model_copy(update={"items": items})
+    return _without_deadline(message, since) if isinstance(message, UsageWithDeadline) else message
 
 
 _Timed = TypeVar("_Timed", bound=UsageWithDeadline)
 
 
-def _without_deadline(usage: _Timed) -> _Timed:
-    return usage.model_copy(update={"valid_until": None}) if usage.valid_until is not None else usage
+def _without_deadline(usage: _Timed, since: int) -> _Timed:
+    if usage.valid_until is None or usage.valid_until.timestamp() < since:
+        return usage
+    return usage.model_copy(update={"valid_until": None})
 
 
 def deadline_of(message: Message) -> datetime | None:
@@ -64,17 +79,6 @@ def deadline_of(message: Message) -> datetime | None:
         if isinstance(command, UsageWithDeadline) and command.valid_until is not None
     ]
     return min(times, default=None)
-
-
-def _is_sent_again(delivery: Delivery) -> bool:
-    """Return True for the replay of a dead letter, and for what a recovery sends.
-
-    Who forges it gives up its own deadline, nothing else.
-    """
-    return not _SENT_AGAIN.isdisjoint(delivery.headers)
-
-
-_SENT_AGAIN = frozenset({REPLAY_DEAD_LETTER_HEADER, RECOVERY_HEADER})
 
 
 def poison_failure(

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import islice
 
 from sqlalchemy import Connection
 
 from schemas import commands_of
+from worker.broker.journal import Offsets
 from worker.deadletters.replay.ledger_check import Expected, shown
 from worker.deadletters.store.lookup import numbers_by_reference
 from worker.ledger.queries import snapshot
@@ -50,13 +52,13 @@ class _Asked:
 
 
 def lacking_commands(
-    resources: RecoveryResources, first: int, last: int, counts: CheckCounts
+    resources: RecoveryResources, since: datetime, offsets: Offsets, counts: CheckCounts
 ) -> Iterator[Lacking]:
-    """Yield the commands from ``first`` to ``last`` without an outcome; count all in ``counts``.
+    """Yield the commands at these offsets without an outcome; count all in ``counts``.
 
     Each some hundred messages see a state of the ledger of their own.
     """
-    for chunk in judged_messages(resources, first, first, last):
+    for chunk in judged_messages(resources, since, offsets):
         counts.messages += len(chunk)
         asked = _asked(chunk, counts)
         while part := list(islice(asked, _LOOKED_UP)):

@@ -4,13 +4,19 @@ The journal keeps the ``user_id`` for which the broker vouched. A message that i
 is not published: the operator who recovers may do more than the sender.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 
 from schemas import DeadLetterReason, Message
-from schemas.dead_letter import RECOVERY_HEADER, REPLAY_DEAD_LETTER_HEADER, REPLAY_HEADER, SENDER_HEADER
+from schemas.dead_letter import (
+    RECOVERY_HEADER,
+    RECOVERY_SINCE_HEADER,
+    REPLAY_DEAD_LETTER_HEADER,
+    REPLAY_HEADER,
+    SENDER_HEADER,
+)
 from worker.broker import Delivery, Outgoing
 from worker.broker.journal import OFFSET_HEADER, JournalMessage
 from worker.messages.dead_letters import Failure, dead_letter_id, sendable
@@ -94,10 +100,14 @@ class JudgedMessage:
 
 
 class Judge:
-    """Judge of messages of the journal, read from offset ``first`` on; ``sent_as`` publishes them."""
+    """Judge of messages of the journal, read since a time, from offset ``first`` on.
 
-    def __init__(self, policy: Policy, *, first: int, sent_as: str | None) -> None:
+    ``sent_as`` is the broker user that publishes them.
+    """
+
+    def __init__(self, policy: Policy, *, since: datetime, first: int, sent_as: str | None) -> None:
         self._policy, self._first, self._sent_as = policy, first, sent_as
+        self._since = int(since.timestamp())
 
     def judged(self, messages: Iterable[JournalMessage], now: datetime) -> Iterator[JudgedMessage]:
         """Yield the judgement of each message."""
@@ -107,10 +117,14 @@ class Judge:
     def _judged(self, message: JournalMessage, now: datetime) -> JudgedMessage:
         delivery = self._as_from_its_queue(message.delivery)
         sender = self._sender_of(delivery)
-        original = self._original(message)
-        outgoing = self._outgoing(delivery, sender, original)
+        again = self._headers_of_copy(delivery) or {
+            RECOVERY_HEADER: message.offset,
+            RECOVERY_SINCE_HEADER: self._since,
+        }
+        outgoing = self._outgoing(delivery, sender, again)
         found = self._found(delivery, outgoing, now)
-        handling = self._handling(found, delivery, sender, is_copy=self._first <= original < message.offset)
+        is_copy = self._first <= again[RECOVERY_HEADER] < message.offset
+        handling = self._handling(found, delivery, sender, is_copy=is_copy)
         return JudgedMessage(message.offset, delivery, sender, handling, found, outgoing)
 
     def _as_from_its_queue(self, delivery: Delivery) -> Delivery:
@@ -139,23 +153,23 @@ class Judge:
             return named or None
         return delivery.text("user_id")
 
-    def _original(self, message: JournalMessage) -> int:
-        """Return the offset of the message that this one repeats; its own where it repeats none."""
-        original = message.delivery.headers.get(RECOVERY_HEADER)
-        is_copy = isinstance(original, int) and self._is_ours(message.delivery)
-        return original if is_copy and isinstance(original, int) else message.offset
+    def _headers_of_copy(self, delivery: Delivery) -> dict[str, int] | None:
+        """Return the headers of an earlier recovery's copy; None for any other message."""
+        names = (RECOVERY_HEADER, RECOVERY_SINCE_HEADER)
+        found = {name: value for name in names if isinstance(value := delivery.headers.get(name), int)}
+        return found if len(found) == len(names) and self._is_ours(delivery) else None
 
-    def _outgoing(self, delivery: Delivery, sender: str | None, original: int) -> Outgoing:
+    def _outgoing(self, delivery: Delivery, sender: str | None, again: Mapping[str, int]) -> Outgoing:
         own = {name: value for name, value in delivery.headers.items() if name != OFFSET_HEADER}
         headers, _ = sendable(own)
-        again = Outgoing(
+        message = Outgoing(
             body=delivery.body,
             exchange=delivery.exchange,
             routing_key=delivery.routing_key,
             properties={name: value for name, value in delivery.properties.items() if name in _KEPT},
-            headers=headers | {RECOVERY_HEADER: original},
+            headers={**headers, **again},
         )
-        return republished(again, sender=sender, sent_as=self._sent_as)
+        return republished(message, sender=sender, sent_as=self._sent_as)
 
     def _found(self, delivery: Delivery, outgoing: Outgoing, now: datetime) -> Message | Failure:
         """Return the message, or the failure of the one that was sent, or of the one to send."""

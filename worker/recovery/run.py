@@ -10,7 +10,7 @@ from datetime import datetime
 from sqlalchemy import Engine
 
 from worker.broker import Outgoing, Publishes
-from worker.broker.journal import ReadsJournal
+from worker.broker.journal import Offsets, ReadsJournal
 from worker.deadletters.store.lookup import known_ids
 from worker.errors import ConfigurationError
 from worker.ledger.queries import snapshot
@@ -50,15 +50,15 @@ class RecoveryControls:
 
 
 def judged_messages(
-    resources: RecoveryResources, first: int, start: int, last: int
+    resources: RecoveryResources, since: datetime, offsets: Offsets, start: int | None = None
 ) -> Iterator[list[JudgedMessage]]:
-    """Yield the messages from ``start`` to ``last``, judged, some hundreds at a time.
+    """Yield the messages of a recovery, judged, some hundreds at a time; from ``start`` on where it goes on.
 
-    ``first`` is the offset with which the recovery began. Messages that the database has as dead letters
+    Messages that the database has as dead letters
     already are known: operators may have dealt with them.
     """
-    judge = Judge(resources.policy, first=first, sent_as=resources.sent_as)
-    for chunk in resources.journal.read(start, last):
+    judge = Judge(resources.policy, since=since, first=offsets.first, sent_as=resources.sent_as)
+    for chunk in resources.journal.read(offsets.first if start is None else start, offsets.last):
         judged = list(judge.judged(chunk, resources.clock()))
         with snapshot(resources.engine) as connection:
             known = known_ids(connection, {message.dead_letter_id for message in judged})
@@ -84,7 +84,8 @@ class RecoveryRun:
         LedgerUnavailableError. The same recovery goes on later in any case.
         """
         recovery = self.recovery
-        for chunk in judged_messages(self._with, recovery.first, recovery.next, recovery.last):
+        offsets = Offsets(recovery.first, recovery.last)
+        for chunk in judged_messages(self._with, recovery.since, offsets, recovery.next):
             for begin in range(0, len(chunk), self._piece):
                 piece = chunk[begin : begin + self._piece]
                 outgoing = [message.outgoing for message in piece if message.is_published]

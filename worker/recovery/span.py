@@ -10,6 +10,7 @@ from worker.broker.journal import Offsets, ReadsJournal
 class Span:
     """Offsets of the journal since a time, up to the last one at its start; ``kept`` is all of it."""
 
+    since: datetime
     first: int
     last: int
     kept: Offsets
@@ -22,6 +23,11 @@ class Span:
         a journal that still has its offset 0 has dropped none.
         """
         return self.first > self.kept.first or self.kept.first == 0
+
+    @property
+    def offsets(self) -> Offsets:
+        """The first and the last offset."""
+        return Offsets(self.first, self.last)
 
     @property
     def count(self) -> int:
@@ -37,4 +43,4 @@ def span_since(journal: ReadsJournal, since: datetime) -> Span | None:
     first = journal.offset_at(since)
     if first is None or first > kept.last:
         return None
-    return Span(max(first, kept.first), kept.last, kept)
+    return Span(since, max(first, kept.first), kept.last, kept)

@@ -1,0 +1,226 @@
+"""Drill: base backup, load, restore to the middle, recover from the journal, by the commands of the manual.
+
+The server that had no accident goes on: what the restored ledger says is compared with it.
+"""
+
+import shlex
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import islice
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, select
+
+from schemas import OpenAccount
+from tests.cli.console import Cli, Ended
+from tests.support.apply_commands import applied
+from tests.support.mixed_messages import Message, mixed, open_accounts
+from tests.support.pages import page, section
+from tests.support.rabbit_client import RabbitClient
+from tests.support.restoring import BackedUpPostgres
+from tests.support.waiting import eventually
+from tests.support.worker_thread import running
+from worker.bootstrap import Application
+from worker.broker import BILLING, JournalLimits, open_link
+from worker.catalog import load_catalog
+from worker.deadletters.store.tables import dead_letters
+from worker.ledger import tables
+from worker.ledger.engine import ledger_engine
+from worker.ledger.migrations import migrate
+from worker.settings import Settings, environment_of, load_settings
+
+#: A user of whom a decision hangs on order: usage comes before the payment that would have paid for it.
+POOR = "poor"
+_COUNTERS = ("allocated", "purchased", "bonus", "refunded", "adjusted", "used", "expired", "reversed")
+_SUMS = ("balance", "held", "debt", *_COUNTERS)
+_LATE = {"type": "usage.deduct", "referenceId": "late", "userId": POOR, "tokens": 50_000}
+_PAID = {
+    "type": "payment.succeeded",
+    "referenceId": "paid",
+    "userId": POOR,
+    "packageId": "standard",
+    "amountMinor": 1_999,
+    "currency": "USD",
+}
+
+
+@dataclass(frozen=True)
+class LedgerState:
+    """All of a ledger that hangs on no clock: results by reference, sums by user, dead letters by id."""
+
+    results: Mapping[str, tuple[Any, ...]]
+    sums: Mapping[str, tuple[Any, ...]]
+    dead_letters: frozenset[str]
+
+    @classmethod
+    def of(cls, url: str) -> "LedgerState":
+        engine = ledger_engine(url)
+        operation, account = tables.operations.c, tables.accounts.c
+        names = (operation.user_id, operation.status, operation.code, operation.amount)
+        try:
+            with engine.connect() as connection:
+                results = connection.execute(select(operation.reference_id, *names)).all()
+                sums = connection.execute(select(account.user_id, *(account[name] for name in _SUMS))).all()
+                ids = connection.scalars(select(dead_letters.c.letter_id)).all()
+        finally:
+            engine.dispose()
+        return cls(
+            {row[0]: tuple(row[1:]) for row in results},
+            {row[0]: tuple(row[1:]) for row in sums},
+            frozenset(ids),
+        )
+
+    def differences(self, recovered: "LedgerState") -> dict[str, tuple[Any, Any]]:
+        """Return the references whose results differ, with both."""
+        references = self.results.keys() | recovered.results.keys()
+        return {
+            reference: (self.results.get(reference), recovered.results.get(reference))
+            for reference in references
+            if self.results.get(reference) != recovered.results.get(reference)
+        }
+
+
+@pytest.fixture
+def backed_up() -> Iterator[BackedUpPostgres]:
+    with BackedUpPostgres.started() as server:
+        yield server
+
+
+def worked_off(settings: Settings, count: int) -> None:
+    """Wait until the ledger has so many operations, and no message waits."""
+    engine = ledger_engine(settings.database_url.get_secret_value())
+    with closing(open_link(settings.broker_url.get_secret_value())) as link:
+        eventually(lambda: operations(engine) >= count)
+        eventually(lambda: not any(link.depth(queue.name) for queue in BILLING.work))
+    engine.dispose()
+
+
+def operations(engine: Engine) -> int:
+    with engine.connect() as connection:
+        return len(connection.scalars(select(tables.operations.c.reference_id)).all())
+
+
+def drained(application: Application) -> None:
+    with closing(application.link(consume=[BILLING.dead.name])) as link:
+        application.service().drain(link, wait_s=0.3)
+
+
+def commands_of_the_page() -> list[list[str]]:
+    """Return the words of each command, in order."""
+    text = section(page("worker/OPERATING.md"), "Restore the ledger")
+    lines = text.split("```sh\n")[1].split("```")[0].splitlines()
+    return [shlex.split(line)[1:] for line in lines]
+
+
+def rehearsed(
+    backed_up: BackedUpPostgres, broker_url: str, messages: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lose the second half of so many messages, bring it back, and compare."""
+    name = "billing_drill"
+    backed_up.server.databases.create_database(name)
+    intact = load_settings(broker_url=broker_url, database_url=backed_up.server.address.url(name), readers=0)
+    prepared(intact)
+    backed_up.back_up()
+    halves = [list(half) for half in halves_of(messages)]
+    application = Application(intact)
+    since = datetime.now(UTC)  # what the restored ledger has counts once
+    with RabbitClient(broker_url) as rabbit:
+        with running(application):
+            rabbit.publish_all(halves[0], reply_to=BILLING.replies.name)
+            rabbit.publish_all(halves[1][: messages // 4], reply_to=BILLING.replies.name)
+            backed_up.mark("middle")  # the worker is at work
+            rabbit.publish_all(halves[1][messages // 4 :], reply_to=BILLING.replies.name)
+            rabbit.publish(b"oops", routing_key="usage.deduct", reply_to=BILLING.replies.name)
+            assert rabbit.request(_LATE)["code"] == "insufficient_balance"
+            assert rabbit.request(_PAID)["code"] == "tokens_purchased"
+            worked_off(intact, references_in(halves) + 2)
+        drained(application)
+        application.engine.dispose()
+        answered = rabbit.depth(BILLING.replies.name)
+        with backed_up.restored("middle") as restored:
+            settings = intact.model_validate(
+                {**intact.model_dump(), "database_url": restored.address.url(name)}
+            )
+            lost = followed(settings, since, monkeypatch)
+            before, after = (
+                LedgerState.of(str(one.database_url.get_secret_value())) for one in (intact, settings)
+            )
+        assert lost >= messages // 8, "the accident has lost something"
+        assert rabbit.depth(BILLING.replies.name) == answered, "nobody waits for replies"
+    assert after.results.keys() == before.results.keys()
+    assert before.differences(after) == {
+        "late": (
+            (POOR, "rejected", "insufficient_balance", before.results["late"][-1]),
+            (POOR, "applied", "tokens_deducted", after.results["late"][-1]),
+        )
+    }
+    assert {user: sums for user, sums in after.sums.items() if before.sums[user] != sums}.keys() == {POOR}
+    assert after.dead_letters == before.dead_letters
+    assert len(after.dead_letters) == 1
+
+
+def prepared(settings: Settings) -> None:
+    """Make the ledger with its accounts, and the journal."""
+    engine = ledger_engine(settings.database_url.get_secret_value())
+    migrate(engine)
+    open_accounts(engine)
+    applied(engine, load_catalog(), OpenAccount(reference_id="open-poor", user_id=POOR, tier="free"))
+    engine.dispose()
+    with closing(open_link(settings.broker_url.get_secret_value())) as link:
+        link.declare_journal(BILLING, JournalLimits())
+
+
+def halves_of(messages: int) -> Iterator[Iterator[Message]]:
+    source = mixed()
+    for _ in range(2):
+        yield islice(source, messages // 2)
+
+
+def references_in(halves: list[list[Message]]) -> int:
+    """Return the number of operations of these messages."""
+    return sum(len(message.get("items", (message,))) for half in halves for message in half)
+
+
+def followed(settings: Settings, since: datetime, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Run the commands of the manual; return the number of commands that were lost."""
+    cli = Cli(monkeypatch, environment_of(settings))
+    ended: list[Ended] = []
+    application = Application(settings)
+    workers = None
+    for words in commands_of_the_page():
+        if words[0] == "run":
+            workers = running(application)
+            workers.__enter__()
+            wait_for_empty_queues(settings)
+            drained(application)
+            continue
+        ended.append(cli(*[since.isoformat() if word[0].isdigit() else word for word in words]))
+    assert workers is not None
+    workers.__exit__(None, None, None)
+    application.engine.dispose()
+    assert [one.code for one in ended] == [0, 0, 1, 0, 0, 0, 0], "\n".join(one.all for one in ended)
+    assert " 0 have no outcome, 0 are dead letters" in ended[5].lines[-1]
+    return len(ended[2].lines) - 2
+
+
+def wait_for_empty_queues(settings: Settings) -> None:
+    with closing(open_link(settings.broker_url.get_secret_value())) as link:
+        eventually(lambda: not any(link.depth(queue.name) for queue in BILLING.work))
+
+
+def test_restored_ledger_gets_back_what_the_journal_has(
+    backed_up: BackedUpPostgres, broker_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.broker.rabbitmq.streams._QUIET_S", 0.3)
+    rehearsed(backed_up, broker_url, 400, monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_restored_ledger_gets_back_thousands_of_messages(
+    backed_up: BackedUpPostgres, broker_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rehearsed(backed_up, broker_url, 10_000, monkeypatch)
