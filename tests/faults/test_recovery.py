@@ -106,6 +106,7 @@ def operations(engine: Engine) -> int:
 def drained(application: Application) -> None:
     with closing(application.link(consume=[BILLING.dead.name])) as link:
         application.service().drain(link, wait_s=0.3)
+    application.engine.dispose()
 
 
 def commands_of_the_page() -> list[list[str]]:
@@ -122,7 +123,7 @@ def rehearsed(
     name = "billing_drill"
     backed_up.server.databases.create_database(name)
     intact = load_settings(broker_url=broker_url, database_url=backed_up.server.address.url(name), readers=0)
-    prepared(intact)
+    count = prepared(intact)
     backed_up.back_up()
     halves = [list(half) for half in halves_of(messages)]
     application = Application(intact)
@@ -136,15 +137,15 @@ def rehearsed(
             rabbit.publish(b"oops", routing_key="usage.deduct", reply_to=BILLING.replies.name)
             assert rabbit.request(_LATE)["code"] == "insufficient_balance"
             assert rabbit.request(_PAID)["code"] == "tokens_purchased"
-            worked_off(intact, references_in(halves) + 2)
+            count += references_in(halves) + 2
+            worked_off(intact, count)
         drained(application)
-        application.engine.dispose()
         answered = rabbit.depth(BILLING.replies.name)
         with backed_up.restored("middle") as restored:
             settings = intact.model_validate(
                 {**intact.model_dump(), "database_url": restored.address.url(name)}
             )
-            lost = followed(settings, since, monkeypatch)
+            lost = followed(settings, since, count, monkeypatch)
             before, after = (
                 LedgerState.of(str(one.database_url.get_secret_value())) for one in (intact, settings)
             )
@@ -162,15 +163,17 @@ def rehearsed(
     assert len(after.dead_letters) == 1
 
 
-def prepared(settings: Settings) -> None:
-    """Make the ledger with its accounts, and the journal."""
+def prepared(settings: Settings) -> int:
+    """Make the ledger with its accounts, and the journal; return the number of its operations."""
     engine = ledger_engine(settings.database_url.get_secret_value())
     migrate(engine)
     open_accounts(engine)
     applied(engine, load_catalog(), OpenAccount(reference_id="open-poor", user_id=POOR, tier="free"))
+    count = operations(engine)
     engine.dispose()
     with closing(open_link(settings.broker_url.get_secret_value())) as link:
         link.declare_journal(BILLING, JournalLimits())
+    return count
 
 
 def halves_of(messages: int) -> Iterator[Iterator[Message]]:
@@ -184,31 +187,21 @@ def references_in(halves: list[list[Message]]) -> int:
     return sum(len(message.get("items", (message,))) for half in halves for message in half)
 
 
-def followed(settings: Settings, since: datetime, monkeypatch: pytest.MonkeyPatch) -> int:
+def followed(settings: Settings, since: datetime, count: int, monkeypatch: pytest.MonkeyPatch) -> int:
     """Run the commands of the manual; return the number of commands that were lost."""
     cli = Cli(monkeypatch, environment_of(settings))
     ended: list[Ended] = []
-    application = Application(settings)
-    workers = None
     for words in commands_of_the_page():
         if words[0] == "run":
-            workers = running(application)
-            workers.__enter__()
-            wait_for_empty_queues(settings)
+            application = Application(settings)
+            with running(application):
+                worked_off(settings, count)
             drained(application)
-            continue
-        ended.append(cli(*[since.isoformat() if word[0].isdigit() else word for word in words]))
-    assert workers is not None
-    workers.__exit__(None, None, None)
-    application.engine.dispose()
+        else:
+            ended.append(cli(*[since.isoformat() if word[0].isdigit() else word for word in words]))
     assert [one.code for one in ended] == [0, 0, 1, 0, 0, 0, 0], "\n".join(one.all for one in ended)
     assert " 0 have no outcome, 0 are dead letters" in ended[5].lines[-1]
     return len(ended[2].lines) - 2
-
-
-def wait_for_empty_queues(settings: Settings) -> None:
-    with closing(open_link(settings.broker_url.get_secret_value())) as link:
-        eventually(lambda: not any(link.depth(queue.name) for queue in BILLING.work))
 
 
 def test_restored_ledger_gets_back_what_the_journal_has(
