@@ -195,7 +195,7 @@ def test_image_runs_without_root() -> None:
 def test_compose_file_runs_these_commands() -> None:
     assert [(name, shlex.join(words)) for name, words in commands()] == [
         ("migrate", "migrate"),
-        ("topology", "topology declare --policies"),
+        ("topology", "topology declare --policies --journal"),
         ("worker", "run --workers 2"),
         ("worker", "check"),
         ("scheduler", "scheduler"),

@@ -1,7 +1,9 @@
 """``recover``: what the journal keeps goes through the queues again, on a real broker."""
 
 import json
+import re
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -9,8 +11,10 @@ import pytest
 
 from tests.cli.console import Cli, FilledLedger
 from tests.support.rabbit_client import RabbitClient
+from tests.support.waiting import eventually
 from worker.bootstrap import Application
-from worker.broker import BILLING, JournalLimits, open_link
+from worker.broker import BILLING, JournalLimits, Outgoing, open_link
+from worker.broker.journal import open_journal
 from worker.ledger.queries import snapshot
 from worker.ledger.queries.outcomes import stored_outcomes
 from worker.ledger.store import Ledger
@@ -93,7 +97,7 @@ def test_lost_commands_are_applied_without_replies_and_deadlines(
     assert (rehearsed.code, waiting(rabbit)) == (0, 0)
     recovered = journal_cli("recover", *_SINCE)
     assert recovered.code == 0, recovered.all
-    assert recovered.lines == ["published 4, dead letters again 0, refused 0, skipped 0 of 4"]
+    assert recovered.lines == ["published 4, dead letters again 0, refused 0, skipped 0"]
     assert rabbit.depth("billing.bulk") == 1, "each goes by the exchange it came by"
     work(application)
     with snapshot(application.engine) as connection:
@@ -163,7 +167,7 @@ def test_recovery_is_in_the_activity_log_and_goes_on_by_its_number(
     (entry,) = application.service().activity_log().entries
     assert (entry.actor, entry.action, entry.subject) == ("bob", "recover", "recovery 1")
     again = journal_cli("recover", "--resume", "1")
-    assert (again.code, again.lines) == (0, ["published 1, dead letters again 0, refused 0, skipped 0 of 1"])
+    assert (again.code, again.lines) == (0, ["published 1, dead letters again 0, refused 0, skipped 0"])
     unknown = journal_cli("recover", "--resume", "2")
     assert (unknown.code, "no recovery 2" in unknown.error) == (4, True)
 
@@ -184,6 +188,32 @@ def test_embedded_broker_refuses_a_journal(ledger_cli: Cli) -> None:
     for words in (("recover", *_SINCE), ("topology", "declare", "--journal")):
         ended = ledger_cli(*words)
         assert (ended.code, "the embedded broker keeps no journal" in ended.error) == (2, True)
+
+
+def test_journal_whose_limits_have_dropped_messages_says_since_when_it_reaches(
+    cli: Cli, broker_url: str, ledger: FilledLedger
+) -> None:
+    link = open_link(broker_url)
+    link.declare_journal(BILLING, JournalLimits(max_bytes=2 * 10**6, segment_bytes=10**6))
+    filling = deduct("d") | {"description": "x" * 400}
+    for _ in range(12):  # a segment ends with a chunk, and each publish is one at least
+        link.publish([Outgoing(json.dumps(filling).encode(), "billing", "usage.deduct")] * 500)
+    link.close()
+    with closing(open_journal(broker_url, BILLING.journal)) as journal:
+        eventually(lambda: (found := journal.offsets()) is not None and found.first > 0)
+        kept = journal.offsets()
+    assert kept is not None
+    assert kept.last > 5_999, "the broker leaves out a number where it begins a segment"
+    ended = cli("recover", "--dry-run", *_SINCE, "--json")
+    assert ended.code == 1
+    assert ended.json["span"] == {
+        "first": kept.first,
+        "last": kept.last,
+        "oldest": kept.first,
+        "isCovered": False,
+    }
+    assert re.search(r"the journal begins at 20.*Z, and its limits have dropped what was before", ended.err)
+    assert cli("recover", "--check", *_SINCE).code == 1
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from contextlib import closing
 from uuid import uuid4
 
 import pytest
@@ -15,7 +16,7 @@ from tests.support.processes import WorkerProcesses
 from tests.support.provision import PostgresServer, RabbitMQServer
 from tests.support.rabbit_client import RabbitClient, user_of
 from tests.support.waiting import eventually
-from worker.broker import open_link
+from worker.broker import BILLING, JournalLimits, open_link
 from worker.settings import Settings, environment_of
 
 OPENING = {"type": "account.open", "referenceId": "open", "userId": "ann", "tier": "basic"}
@@ -111,10 +112,31 @@ def test_named_rights_suffice_to_declare_the_topology(
     users = BrokerUsers(rabbitmq, bare_broker_url.rpartition("/")[2])
     settings = with_url(worker_settings, users.url_of("topology declare, verify"))
     cli = Cli(monkeypatch, environment_of(settings))
-    for action in ("declare", "verify", "declare"):
-        done = cli("topology", action)
-        assert done.code == 0, (action, done)
+    for words in (("declare",), ("verify",), ("declare", "--journal"), ("declare", "--journal")):
+        done = cli("topology", *words)
+        assert done.code == 0, (words, done)
     rabbitmq.management.delete_user(users.names[0])
+
+
+def test_named_rights_suffice_to_recover_and_no_worker_reads_the_journal(
+    worker_settings: Settings,
+    users: BrokerUsers,
+    rabbit: RabbitClient,
+    broker_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("worker.broker.rabbitmq.streams._QUIET_S", 0.3)
+    with closing(open_link(broker_url)) as link:
+        link.declare_journal(BILLING, JournalLimits())
+    rabbit.publish(OPENING)
+    rabbit.publish(IN_BULK, exchange="billing.bulk")
+    operator = Cli(monkeypatch, environment_of(with_url(worker_settings, users.url_of("recover"))))
+    done = operator("recover", "--since", "1h")
+    assert (done.code, done.out.startswith("published 2,")) == (0, True), done
+    worker_url = users.url_of("worker, scheduler")
+    worker = Cli(monkeypatch, environment_of(with_url(worker_settings, worker_url)))
+    assert "ACCESS_REFUSED - access to queue 'billing.journal'" in worker("recover", "--since", "1h").error
+    assert "journal: kept in billing.journal" in worker("check").out, "check needs no right to read it"
 
 
 def test_named_rights_in_the_database_suffice_for_worker_and_scheduler(

@@ -3,7 +3,10 @@
 The server that had no accident goes on: what the restored ledger says is compared with it.
 """
 
+import json
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -19,12 +22,13 @@ from tests.cli.console import Cli, Ended
 from tests.support.apply_commands import applied
 from tests.support.mixed_messages import Message, mixed, open_accounts
 from tests.support.pages import page, section
+from tests.support.processes import run_cli, worker_environment
 from tests.support.rabbit_client import RabbitClient
 from tests.support.restoring import BackedUpPostgres
 from tests.support.waiting import eventually
 from tests.support.worker_thread import running
 from worker.bootstrap import Application
-from worker.broker import BILLING, JournalLimits, open_link
+from worker.broker import BILLING, JournalLimits, Outgoing, open_link
 from worker.catalog import load_catalog
 from worker.deadletters.store.tables import dead_letters
 from worker.ledger import tables
@@ -217,3 +221,35 @@ def test_restored_ledger_gets_back_thousands_of_messages(
     backed_up: BackedUpPostgres, broker_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rehearsed(backed_up, broker_url, 10_000, monkeypatch)
+
+
+@pytest.mark.slow
+def test_killed_recovery_goes_on_at_its_place(worker_settings: Settings, rabbit: RabbitClient) -> None:
+    with closing(open_link(worker_settings.broker_url.get_secret_value())) as link:
+        link.declare_journal(BILLING, JournalLimits())
+        link.publish([usage(number) for number in range(2_000)])
+    rabbit.channel.queue_purge("billing.usage")
+    engine = ledger_engine(worker_settings.database_url.get_secret_value())
+    command = [sys.executable, "-m", "worker", "recover", "--since", "1h", "--rate", "400/s"]
+    with subprocess.Popen(command, env=worker_environment(worker_settings)) as process:
+        eventually(lambda: place_of(engine) > 500)
+        process.kill()
+    place = place_of(engine)
+    assert place < 2_000
+    engine.dispose()
+    ended = run_cli(worker_settings, "recover", "--resume", "1", "--json")
+    assert (ended.returncode, json.loads(ended.stdout)["published"]) == (0, 2_000), ended
+    references = [json.loads(body)["referenceId"] for _, body in rabbit.take("billing.usage", 2_000)]
+    assert set(references) == {f"d-{number}" for number in range(2_000)}
+    surplus = rabbit.depth("billing.usage")
+    assert surplus <= 80, "what was published after the last place was recorded, at most a piece"
+
+
+def usage(number: int) -> Outgoing:
+    body = {"type": "usage.deduct", "referenceId": f"d-{number}", "userId": "ann", "tokens": 1}
+    return Outgoing(json.dumps(body).encode(), "billing", "usage.deduct")
+
+
+def place_of(engine: Engine) -> int:
+    with engine.connect() as connection:
+        return int(connection.scalar(select(tables.recoveries.c.next_offset)) or 0)

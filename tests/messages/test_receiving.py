@@ -123,6 +123,16 @@ def test_replayed_dead_letter_has_no_deadline() -> None:
     assert deadline_of(command_in(alone)) is None
 
 
+def test_recovered_message_keeps_only_the_deadlines_that_were_over_before() -> None:
+    since = int(NOW.timestamp()) - 60
+    ahead = "2026-11-22T10:14:30Z"
+    recovered = delivery(batch(deduct(validUntil=LATE), deduct("e", validUntil=ahead), deduct("f")))
+    recovered = replace(recovered, headers={"x-billing-recovery": 7, "x-billing-recovery-since": since})
+    message = message_in(recovered, Policy(), NOW)
+    assert isinstance(message, UsageBatch)
+    assert [item.valid_until for item in message.items] == [datetime.fromisoformat(LATE), None, None]
+
+
 def test_message_that_is_no_replay_keeps_its_deadline() -> None:
     assert deadline_of(command_in(delivery(deduct(validUntil=LATE)))) == datetime(
         2026, 11, 22, 10, 0, tzinfo=UTC

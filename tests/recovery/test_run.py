@@ -23,11 +23,15 @@ NOW = datetime(2026, 11, 22, 10, 15, tzinfo=UTC)
 
 @dataclass
 class FakeJournal(ReadsJournal):
-    """A journal of so many deductions, in chunks of 100; its waits pass the time."""
+    """A journal of so many deductions, in chunks of 100; its waits pass the time.
+
+    With ``gap`` its last offset has no message.
+    """
 
     count: int
     first: int = 0
     since: int | None = 0
+    gap: bool = False
     passed_s: float = 0.0
 
     def offsets(self) -> Offsets | None:
@@ -40,8 +44,9 @@ class FakeJournal(ReadsJournal):
         return now
 
     def read(self, start: int, last: int) -> Iterator[Sequence[JournalMessage]]:
-        for begin in range(start, last + 1, 100):
-            yield [_message(offset) for offset in range(begin, min(begin + 100, last + 1))]
+        end = last if self.gap else last + 1
+        for begin in range(start, end, 100):
+            yield [_message(offset) for offset in range(begin, min(begin + 100, end))]
 
     def keep_alive(self, wait_s: float = 0.0) -> None:
         self.passed_s += wait_s
@@ -103,6 +108,13 @@ def test_run_publishes_everything_in_order_and_records_the_end(engine: Engine) -
     stored = Recoveries(engine).get(1)
     assert stored == run.recovery
     assert (stored.next, stored.published, stored.is_done, stored.ended_at) == (290, 250, True, NOW)
+
+
+def test_run_whose_last_offset_has_no_message_ends_all_the_same(engine: Engine) -> None:
+    world = World(engine, FakeJournal(100, gap=True))
+    run = world.run(world.begin())
+    assert [message.offset for message in run.messages()][-1] == 98
+    assert (run.recovery.published, run.recovery.is_done) == (99, True)
 
 
 def test_run_that_the_broker_interrupts_goes_on_at_its_place(engine: Engine) -> None:

@@ -1,7 +1,7 @@
 """The journal: a stream that keeps every command for some days, read from any place and any number of times.
 
-Reading takes nothing out of it. A place is an *offset*: the broker numbers the messages of a stream without
-gaps, from 0.
+Reading takes nothing out of it. A place is an *offset*: the broker numbers the messages of a stream from 0
+on, and leaves out a number where it begins a segment.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ NO_JOURNAL = "the embedded broker keeps no journal: use RabbitMQ for what must c
 
 
 class Offsets(NamedTuple):
-    """The first and the last offset that a journal keeps, both included."""
+    """The first and the last offset that a journal keeps, both included; the last one may have no message."""
 
     first: int
     last: int

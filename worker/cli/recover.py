@@ -132,9 +132,7 @@ def _recovery_to_resume(resources: RecoveryResources, number: int) -> Recovery:
 def _is_covered(resources: RecoveryResources, span: Span) -> bool:
     """Say what the journal keeps; return False where it doesn't reach back so far."""
     since = span.since
-    click.echo(
-        f"journal: {span.count} messages since {moment(since)}, offsets {span.first} to {span.last}", err=True
-    )
+    click.echo(f"journal: offsets {span.first} to {span.last} since {moment(since)}", err=True)
     begins_at = resources.journal.begins_at(span.kept, resources.clock())
     if not span.is_covered:
         click.echo(
@@ -169,11 +167,12 @@ def _run(
     controls = RecoveryControls(stop, lambda text: click.echo(printable(text), err=True))
     run = RecoveryRun(resources, recovery, controls, rate)
     with progress(f"recovery {recovery.number}", recovery.last - recovery.first + 1) as bar:
-        bar.advance(bar.task_ids[0], recovery.next - recovery.first)
-        _show(_advancing(bar, run.messages()), lambda: _as_dict(run.recovery), as_json=as_json)
+        _show(
+            _advancing(bar, run.messages(), recovery.first), lambda: _as_dict(run.recovery), as_json=as_json
+        )
     done = run.recovery
     if not as_json:
-        click.echo(f"{_counted(_counts_of(done))} of {done.last - done.first + 1}")
+        click.echo(_counted(_counts_of(done)))
     if not done.is_done:
         click.echo(f"go on with: billing-worker recover --resume {done.number}", err=True)
     sys.exit(0 if done.is_done and not done.refused and is_covered else 1)
@@ -193,17 +192,22 @@ def _rehearse(resources: RecoveryResources, span: Span | None, *, is_covered: bo
     def counts() -> dict[str, Any]:
         return {name: sum(used[one] for one in handlings) for name, handlings in _COUNTED.items()}
 
-    with progress("judging", 0 if span is None else span.count) as bar:
-        _show(_advancing(bar, messages()), lambda: {"span": _span_dict(span), **counts()}, as_json=as_json)
+    first, length = (0, 0) if span is None else (span.first, span.length)
+    with progress("judging", length) as bar:
+        _show(
+            _advancing(bar, messages(), first),
+            lambda: {"span": _span_dict(span), **counts()},
+            as_json=as_json,
+        )
     if not as_json:
         nothing = ", nothing was sent since" if span is None else ", nothing was published"
         click.echo(f"{_counted(counts())}{nothing}")
     sys.exit(0 if is_covered and not used[Handling.REFUSED] else 1)
 
 
-def _advancing(bar: Progress, messages: Iterable[JudgedMessage]) -> Iterator[JudgedMessage]:
+def _advancing(bar: Progress, messages: Iterable[JudgedMessage], first: int) -> Iterator[JudgedMessage]:
     for message in messages:
-        bar.advance(bar.task_ids[0])
+        bar.update(bar.task_ids[0], completed=message.offset - first + 1)
         yield message
 
 

@@ -40,13 +40,13 @@ class Recovery:
 
 @dataclass(frozen=True, slots=True)
 class Advance:
-    """What a recovery has handled since: messages by their use, up to before ``next``."""
+    """Progress of a recovery: messages by their use, up to before ``next``."""
 
     next: int
-    published: int
-    dead_letters: int
-    refused: int
-    skipped: int
+    published: int = 0
+    dead_letters: int = 0
+    refused: int = 0
+    skipped: int = 0
 
 
 class Recoveries:

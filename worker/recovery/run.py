@@ -94,6 +94,8 @@ class RecoveryRun:
                     return
                 self._record(piece)
                 yield from piece
+        if not self.recovery.is_done:  # its last offset has no message
+            self.recovery = self._advance(Advance(recovery.last + 1))
 
     def _record(self, judged: Sequence[JudgedMessage]) -> None:
         used = [message.handling for message in judged]
@@ -104,20 +106,23 @@ class RecoveryRun:
             refused=used.count(Handling.REFUSED),
             skipped=used.count(Handling.COPY) + used.count(Handling.KNOWN),
         )
-        self.recovery = self._recoveries.advance(self.recovery.number, by, self._with.clock())
+        self.recovery = self._advance(by)
+
+    def _advance(self, by: Advance) -> Recovery:
+        return self._recoveries.advance(self.recovery.number, by, self._with.clock())
 
     def _publish(self, messages: Sequence[Outgoing]) -> bool:
         """Publish until the broker has all of them; False where the stop came first."""
         waiting = list(messages)
-        is_told = False
+        is_noted = False
         while waiting:
             result = self._with.link.publish(waiting)
             if result.returned:
                 keys = ", ".join(sorted({message.routing_key for message in result.returned}))
                 raise ConfigurationError(f"no queue takes {keys}: run `billing-worker topology declare`")
             waiting = list(result.refused)
-            if waiting and not is_told:
-                is_told = True
+            if waiting and not is_noted:
+                is_noted = True
                 self._controls.on_trouble(f"{result.refusal} What it refused is sent again until it is taken")
             if waiting and self._controls.stop.requested:
                 return False

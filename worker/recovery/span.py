@@ -30,8 +30,8 @@ class Span:
         return Offsets(self.first, self.last)
 
     @property
-    def count(self) -> int:
-        """Number of messages."""
+    def length(self) -> int:
+        """Number of offsets; a few of them may have no message."""
         return self.last - self.first + 1
 
 
