@@ -110,7 +110,7 @@ def test_run_publishes_everything_in_order_and_records_the_end(engine: Engine) -
     assert (stored.next, stored.published, stored.is_done, stored.ended_at) == (290, 250, True, NOW)
 
 
-def test_run_whose_last_offset_has_no_message_ends_all_the_same(engine: Engine) -> None:
+def test_run_ends_where_its_last_offset_has_no_message(engine: Engine) -> None:
     world = World(engine, FakeJournal(100, gap=True))
     run = world.run(world.begin())
     assert [message.offset for message in run.messages()][-1] == 98
