@@ -348,6 +348,7 @@ class Application:
             reply_queue=settings.reply_queue,
             reply_to_prefixes=settings.reply_to_prefixes,
             senders=settings.senders,
+            user=broker_user(settings.broker_url),
             worker_users=own_users(settings),
         )
 
@@ -365,7 +366,8 @@ class Application:
             catalog=self.catalog,
             receive=lambda delivery, now: message_in(delivery, policy, now),
             clock=self.clock,
-            sent_as=broker_user(self.settings.broker_url),
+            sent_as=policy.user,
+            worker_users=policy.worker_users,
         )
 
     def replayer(self, name: str | None = None) -> ReplayRunner:

@@ -43,6 +43,7 @@ def checks_of(application: Application) -> Sequence[HealthCheck]:
         *_replica_asked(application),
         ("payments", "", _payments),
         ("broker", redacted(settings.broker_url), _broker),
+        ("senders", "", _senders),
         ("topology", "", _topology),
         ("delivery limits", "", _delivery_limits),
         ("journal", "", _journal),
@@ -52,6 +53,14 @@ def checks_of(application: Application) -> Sequence[HealthCheck]:
         ("paused", "", _paused),
     ]
     return [HealthCheck(name, partial(ask, application), place) for name, place, ask in asks]
+
+
+def _senders(application: Application) -> CheckResult:
+    """Check that not everybody may give credit who may publish."""
+    if types := application.policy.credit_from_anyone:
+        text = f"anyone who may publish may send {' and '.join(types)}: say in BILLING_SENDERS who may"
+        return CheckResult(HealthState.NOTE, text)
+    return _ok("rules say who may give credit")
 
 
 def _ok(text: str) -> CheckResult:

@@ -4,7 +4,8 @@ Nothing is written to the ledger here. The activity log says who has tried again
 is published.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from pydantic import ValidationError
@@ -21,6 +22,8 @@ from worker.deadletters.store.activity_log import reason_given
 from worker.errors import NotFoundError, NotPossibleError
 from worker.ledger.queries import snapshot
 from worker.ledger.queries.outcomes import stored_outcomes
+from worker.ledger.queries.senders import senders_of
+from worker.messages.origin import republished
 from worker.messages.outgoing import OutgoingCommand
 
 #: References that one call takes: each is locked in one batch of a dry run, and awaited by one caller.
@@ -68,6 +71,15 @@ def _next_attempt(reference: str, stored: Outcome | None) -> Command:
         ) from error
 
 
+def first_senders(engine: Engine, commands: Sequence[Command]) -> Mapping[str, str | None]:
+    """Return the broker users that sent the rejected commands, by reference; None where it is unknown."""
+    with snapshot(engine) as connection:
+        stored = stored_outcomes(connection, [command.reference_id for command in commands])
+        senders = senders_of(connection, stored.values())
+    known = {reference: senders.get(outcome.sender_id) for reference, outcome in stored.items()}
+    return {reference: None if sender is None else sender.broker_user for reference, sender in known.items()}
+
+
 def forecast(
     engine: Engine, commands: Sequence[Command], catalog: Catalog, now: datetime
 ) -> Sequence[Answer]:
@@ -89,15 +101,24 @@ def retry_of(
     message_id: str,
     app_id: str,
     sent_as: str | None,
+    sender: str | None,
     reply_to: str | None = None,
 ) -> OutgoingCommand:
-    """Return the message of a retry; its correlation is the message's id."""
-    return OutgoingCommand.of(
+    """Return the message of a retry; its correlation is the message's id.
+
+    ``sender`` sent the rejected command. Where nobody knows it, the retry is the operator's own command.
+    ``reply_to`` is a queue of the operator's.
+    """
+    message = OutgoingCommand.of(
         command.type,
         command.to_json(),
         message_id=message_id,
         app_id=app_id,
         sent_as=sent_as,
         correlation_id=message_id,
-        reply_to=reply_to,
     )
+    if sender is not None:
+        message = republished(message, sender=sender, sent_as=sent_as)
+    if reply_to is None:
+        return message
+    return replace(message, properties={**message.properties, "reply_to": reply_to})

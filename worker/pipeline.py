@@ -25,6 +25,7 @@ from worker.ledger.senders import Sender
 from worker.ledger.store import Ledger
 from worker.messages.dead_letter_limit import DeadLetterLimit, FaultStep
 from worker.messages.dead_letters import Failure
+from worker.messages.origin import origin_of
 from worker.messages.outgoing import OutgoingResponse
 from worker.messages.policy import Policy
 from worker.messages.publishing import Publisher
@@ -151,7 +152,7 @@ class Pipeline:
             for place, command in enumerate(item.commands)
             if place not in item.judged
         ]
-        senders = [sender_in(item.delivery) for item, _, _ in asked]
+        senders = [sender_in(item.delivery, self._policy.worker_users) for item, _, _ in asked]
         for share in self._ledger.shares([command for _, _, command in asked]):
             own = [command for _, command in share]
             answers = self._transacted(own, [senders[number] for number, _ in share])
@@ -299,7 +300,7 @@ class Pipeline:
             if self.limit.is_watching and not self.limit.add_message(item.queue, code):
                 item.kept = True
             elif code is not None:
-                sender = item.delivery.text("user_id") or _ANONYMOUS
+                sender = origin_of(item.delivery, self._policy.worker_users).sender or _ANONYMOUS
                 self._metrics.count_refusal(sender, code)
                 self._refusal_log.add(
                     sender,

@@ -23,6 +23,7 @@ from worker import __version__
 from worker.catalog import Catalog
 from worker.errors import ConfigurationError
 from worker.ledger.form import LedgerForm
+from worker.messages.rights import unmatched
 
 ENV_PREFIX = "BILLING_"
 
@@ -151,6 +152,18 @@ class Settings(BaseSettings):
             if str(error) == _TWICE:
                 raise ValueError(_TWICE) from None
             raise ValueError('is no JSON object such as {"payment.*": ["gateway"]}') from None
+
+    @field_validator("senders")
+    @classmethod
+    def _matching(cls, senders: dict[str, _Users]) -> dict[str, _Users]:
+        """Refuse a pattern of no type: what it was to allow, or to deny, would be decided otherwise."""
+        if lost := unmatched(senders):
+            patterns = ", ".join(map(repr, lost))
+            raise ValueError(
+                f"{patterns} matches no type; write a type such as payment.succeeded, or a pattern such as "
+                "payment.* (types are in the contract)"
+            )
+        return senders
 
     @field_validator("reply_to_prefixes", "worker_users", mode="before")
     @classmethod

@@ -137,6 +137,23 @@ def test_message_that_its_sender_may_not_send_today_is_listed_and_not_published(
     assert (ended.json["published"], ended.json["refused"], waiting(rabbit)) == (1, 2, 1)
 
 
+def test_message_that_walked_past_the_exchanges_is_refused_in_the_journal_as_well(
+    journal_cli: Cli, rabbit: RabbitClient, lost: Callable[..., None]
+) -> None:
+    channel = rabbit.channel
+    channel.exchange_declare("mine", "topic")
+    channel.exchange_bind("billing", "mine", "#")
+    lost(deduct("bound"), exchange="mine")
+    lost(b"oops", exchange="mine", routing_key="usage.deduct")
+    ended = journal_cli("recover", *_SINCE, "--json")
+    assert ended.code == 1
+    assert [(one["use"], one["referenceId"], one["reason"]) for one in ended.json["messages"]] == [
+        ("refused", "bound", "wrong_exchange"),
+        ("refused", None, "not_json"),
+    ]
+    assert waiting(rabbit) == 0
+
+
 def test_dead_letters_come_again_once_and_messages_of_operators_are_listed(
     journal_cli: Cli, application: Application, lost: Callable[..., None]
 ) -> None:

@@ -32,6 +32,9 @@ HOSTILE = "<script>alert('x')</script>\"'&amp;{{7*7}}"
 #: Reverses the text that follows, so that a name looks like another one.
 DECEIVING = "ada\u202egnp.exe"
 
+#: The worker of the console's broker URL.
+_POLICY = Policy(user="guest", worker_users=frozenset({"guest"}))
+
 _FEATURES = ("ocr", "summary", "translate", "chat", "export", None)
 
 
@@ -71,7 +74,7 @@ def bug(message: Any, text: str) -> Failure:
 
 def dead_letter_of(original: Delivery, reason: Failure, at: datetime, tries: int = 1) -> Delivery:
     """Return the dead letter as it comes out of its queue."""
-    return from_dead_queue(dead_letter_for(original, reason, queue="billing.dead", tries=tries, now=at))
+    return from_dead_queue(dead_letter_for(original, reason, _POLICY, tries=tries, now=at))
 
 
 # -- a small set ------------------------------------------------------------------------------------------

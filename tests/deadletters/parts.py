@@ -16,6 +16,7 @@ from sqlalchemy import Engine
 from schemas import Command, DeadLetterReason, OpenAccount
 from tests.support.apply_commands import applied
 from tests.support.fakes import FakeLink
+from tests.support.own_user import OWN_POLICY, OWN_USER, OWN_USERS
 from worker.broker import BILLING, Delivery, Link, Outgoing, PublishResult
 from worker.catalog import Catalog, load_catalog
 from worker.deadletters.models import DeadLetterStatus, Replay, StoredDeadLetter
@@ -27,7 +28,6 @@ from worker.errors import BrokerUnavailableError
 from worker.ledger.queries import Reader
 from worker.ledger.store import Ledger
 from worker.messages.dead_letters import Failure, dead_letter_for
-from worker.messages.policy import Policy
 from worker.messages.receiving import message_in
 from worker.metrics import Metrics
 from worker.pipeline import Pipeline
@@ -68,7 +68,7 @@ def failed(
 ) -> Delivery:
     """Return a dead letter as it comes out of its queue."""
     original = delivered(body, routing_key, properties=properties, headers=headers, exchange=exchange)
-    return from_dead_queue(dead_letter_for(original, reason, queue=DEAD, tries=tries, now=at))
+    return from_dead_queue(dead_letter_for(original, reason, OWN_POLICY, tries=tries, now=at))
 
 
 def from_dead_queue(dead_letter: Outgoing) -> Delivery:
@@ -121,7 +121,7 @@ class World:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.catalog: Catalog = load_catalog()
-        self.policy = Policy()
+        self.policy = OWN_POLICY
         self.now, self.seconds = NOW, 0.0
         self.dead = DeadQueue()
         self.published: list[Outgoing] = []
@@ -140,7 +140,8 @@ class World:
             catalog=self.catalog,
             receive=lambda delivery, now: message_in(delivery, self.policy, now),
             clock=lambda: self.now,
-            sent_as="operator",
+            sent_as=OWN_USER,
+            worker_users=OWN_USERS,
         )
 
     # -- the clock, as a Stop -----------------------------------------------------------------------------
@@ -245,7 +246,7 @@ class World:
                 clock=lambda: self.now,
                 seconds=lambda: self.seconds,
                 rng=random.Random(1),
-                sent_as="operator",
+                sent_as=OWN_USER,
             )
         )
 

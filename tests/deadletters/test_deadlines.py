@@ -73,7 +73,7 @@ def test_dead_letter_of_the_bulk_lane_goes_back_to_it(world: World) -> None:
     assert [message.exchange for message in world.published] == [BILLING.bulk_exchange]
 
 
-def test_dry_run_says_that_a_message_in_the_wrong_lane_comes_back(world: World) -> None:
+def test_replay_of_a_message_in_the_wrong_lane_goes_by_the_right_one(world: World) -> None:
     opening = {"type": "account.open", "referenceId": "o", "userId": "bob", "tier": "free"}
     why = Failure(DeadLetterReason.WRONG_LANE, "wrong")
     (parked,) = world.park(
@@ -85,4 +85,6 @@ def test_dry_run_says_that_a_message_in_the_wrong_lane_comes_back(world: World) 
         )
     )
     (forecast,) = world.service.dry_run([parked.number]).forecasts
-    assert (forecast.would, forecast.code) == ("malformed", "wrong_lane")
+    assert (forecast.would, forecast.code) == ("apply", "account_opened")
+    assert came_of(world.replay([parked.number])) == {"applied": 1}
+    assert [message.exchange for message in world.published] == [BILLING.exchange]

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from schemas import Limits, Malformed, decode, first_malformed
 from tests.deadletters.parts import NOW, TRACEBACK, deduct, failed
 from tests.schemas.test_decoding import REFUSED
+from tests.support.own_user import OWN_USERS
 from tests.support.strategies import LIMITS
 from worker.deadletters.fingerprints import fault_class, field_path, fingerprint_of, rule_in
 from worker.deadletters.store.ingest import drained_from
@@ -127,7 +128,9 @@ def drained_fault(text: str) -> str:
     """Return the fingerprint of a drained dead letter whose fault has this text and a cause."""
     with pytest.raises(ValueError) as caught:  # noqa: PT011 - the text is any
         raise ValueError(text) from KeyError("u-17")
-    return str(drained_from(failed(reason=failure_of(None, caught.value)), None).row["fingerprint"])
+    return str(
+        drained_from(failed(reason=failure_of(None, caught.value)), None, OWN_USERS).row["fingerprint"]
+    )
 
 
 @pytest.mark.parametrize(

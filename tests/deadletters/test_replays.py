@@ -2,16 +2,18 @@
 
 import json
 from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from types import ModuleType
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select
 
 from schemas import SLOTS, BonusCredit, Command, DeadLetterReason, DeductUsage
-from tests.deadletters.parts import Killed, World, came_of, deduct, failed, from_dead_queue
-from worker.broker import Outgoing
+from tests.deadletters.parts import NOW, Killed, World, came_of, deduct, failed, from_dead_queue
+from tests.support.own_user import OWN_POLICY, OWN_USER
+from worker.broker import BILLING, Delivery
 from worker.core import decide
 from worker.deadletters.link_drainer import LinkDrainer
 from worker.deadletters.models import DeadLetterStatus
@@ -28,6 +30,7 @@ from worker.errors import (
 )
 from worker.ledger.loading import Judged, judged_under, load
 from worker.ledger.slots import slot_by_slot
+from worker.ledger.tables import senders
 from worker.messages.dead_letters import Failure, dead_letter_for
 
 
@@ -59,7 +62,11 @@ def test_a_dead_letter_is_resolved_when_the_ledger_shows_its_outcome(world: Worl
     assert world.balance("ann") == 9_995
     (message,) = world.published
     assert message.properties == {"message_id": "m-r-1", "user_id": "operator"}
-    assert message.headers == {"x-billing-replay": ended.number, "x-billing-replay-letter": number}
+    assert message.headers == {
+        "x-billing-replay": ended.number,
+        "x-billing-replay-letter": number,
+        "x-billing-sender": "",
+    }
 
 
 def test_a_refusal_is_an_outcome_too(world: World) -> None:
@@ -196,24 +203,92 @@ def test_batch_with_a_malformed_item_comes_back_and_moves_nothing_again(world: W
     )
 
 
+#: A body that is refused, and whose replay goes to the lane of its type.
+TYPE_ALONE = b'{"type": "usage.deduct"}'
+
+NOTICE = b'{"type": "balance.low", "id": "n-1", "userId": "ann", "referenceId": "r-1"}'
+
+
+def refused_notice() -> Delivery:
+    """Return the dead letter of a notice, as a worker writes it."""
+    failure = Failure(DeadLetterReason.NOTICE_REFUSED, "full", type="balance.low")
+    came = Delivery(NOTICE, "billing.events", "billing.events", "balance.low", 1)
+    return from_dead_queue(dead_letter_for(came, failure, OWN_POLICY, tries=1, now=NOW))
+
+
 def test_replayed_notice_is_delivered(world: World) -> None:
-    dead_letter = dead_letter_for(
-        failed(b'{"id": "n-1"}'),
-        Failure(DeadLetterReason.NOTICE_REFUSED, "full"),
-        queue="billing.dead",
-        tries=1,
-        now=world.now,
-    )
-    headers = {
-        **dead_letter.headers,
-        "x-billing-exchange": "billing.events",
-        "x-billing-routing-key": "balance.low",
-    }
-    (parked,) = world.park(from_dead_queue(Outgoing(dead_letter.body, "", "billing.dead", headers=headers)))
+    (parked,) = world.park(refused_notice())
     assert world.service.dry_run([parked.number]).forecasts[0].would == "deliver"
     ended = world.replay([parked.number])
     assert came_of(ended) == {"delivered": 1}
     assert world.status(parked.number) == "resolved"
+    assert [(each.exchange, each.routing_key) for each in world.published] == [
+        ("billing.events", "balance.low")
+    ]
+
+
+@pytest.mark.parametrize("user", ["mallory", None])
+def test_forged_notice_is_not_delivered(world: World, user: str | None) -> None:
+    (parked,) = world.park(replace(refused_notice(), properties={"user_id": user}))
+    assert world.service.dry_run([parked.number]).forecasts[0].would == "malformed"
+    ended = world.replay([parked.number])
+    assert came_of(ended) == {"unroutable": 1}
+    assert world.published == []
+
+
+@pytest.mark.parametrize(
+    ("exchange", "key"), [("", "billing.dead"), ("other", "credit.bonus"), ("billing.events", "balance.low")]
+)
+def test_replay_goes_by_the_type_of_its_body_wherever_it_came_from(
+    world: World, exchange: str, key: str
+) -> None:
+    (dead_letter,) = world.park(
+        failed(json.dumps(deduct("r-1")).encode(), routing_key=key, exchange=exchange)
+    )
+    assert (dead_letter.exchange, dead_letter.routing_key) == (exchange, key)
+    assert came_of(world.replay([dead_letter.number])) == {"applied": 1}
+    assert [(each.exchange, each.routing_key) for each in world.published] == [("billing", "usage.deduct")]
+
+
+def test_body_without_a_type_goes_nowhere(world: World) -> None:
+    numbers = [each.number for each in world.park(failed(b"oops"), failed(b'{"type": "query.stats"}'))]
+    assert came_of(world.replay(numbers)) == {"unroutable": 2}
+    assert world.published == []
+    details = [item.detail for item in world.service.replay_items(1, limit=5).items]
+    assert details == [
+        "its body has no type, which no exchange of commands takes: edit the body first",
+        "its body has the type 'query.stats', which no exchange of commands takes: edit the body first",
+    ]
+
+
+RULES = {"usage.*": ["app", "operator"], "credit.*": ["operator"]}
+BONUS = {"type": "credit.bonus", "referenceId": "b-1", "userId": "ann", "tokens": 1_000_000}
+
+
+@pytest.mark.parametrize(
+    ("body", "sender", "end"),
+    [
+        (deduct("r-1"), "app", "applied"),
+        (deduct("r-1"), None, "failed_again"),
+        (BONUS, "app", "failed_again"),
+        (BONUS, "operator", "applied"),
+    ],
+)
+@pytest.mark.parametrize("is_forged", [False, True], ids=["of a worker", "of unknown origin"])
+def test_replay_gives_its_first_sender_no_right(
+    world: World, body: dict[str, Any], sender: str | None, end: str, *, is_forged: bool
+) -> None:
+    """The operator may send both types: what he replays is still its first sender's."""
+    world.policy = replace(OWN_POLICY, senders=RULES)
+    came = failed(json.dumps(body).encode(), routing_key=body["type"], properties={"user_id": sender})
+    if is_forged:
+        came = replace(came, properties={"user_id": sender}, headers={"x-billing-reason": "unprocessable"})
+    (dead_letter,) = world.park(came)
+    assert (dead_letter.sender, dead_letter.is_origin_known) == (sender, not is_forged)
+    assert came_of(world.replay([dead_letter.number])) == {end: 1}
+    with world.engine.connect() as connection:
+        names = [row.broker_user for row in connection.execute(select(senders.c.broker_user))]
+    assert names == ([sender] if end == "applied" else [])
 
 
 def test_a_dead_letter_without_a_route_stays_parked(world: World) -> None:
@@ -225,11 +300,9 @@ def test_a_dead_letter_without_a_route_stays_parked(world: World) -> None:
 
 
 def test_a_dead_letter_for_which_the_broker_closes_the_connection_holds_no_other_up(world: World) -> None:
-    strange = failed(b"{}")
-    headers = {**strange.headers, "x-billing-exchange": "no-more", "x-billing-letter-id": "x"}
-    world.park(from_dead_queue(Outgoing(b"{}", "", "billing.dead", headers=headers)))
+    world.park(failed(TYPE_ALONE, exchange=BILLING.bulk_exchange))
     world.park_failed(deduct("r-1"), deduct("r-2"))
-    world.gone = {"no-more"}
+    world.gone = {BILLING.bulk_exchange}
     ended = world.replay(DeadLetterFilter())
     assert (ended.state, came_of(ended)) == ("finished", {"applied": 2, "unroutable": 1})
 
@@ -326,15 +399,15 @@ def test_dry_run_and_ledger_are_the_same_slot_by_slot(world: World, monkeypatch:
 
 def test_a_dead_letter_that_fails_again_is_the_same_dead_letter_also_after_an_edit(world: World) -> None:
     (dead_letter,) = world.park(failed(b"oops", properties={"message_id": "m"}))
-    world.service.edit(dead_letter.number, b"[]", "a try", "eva", instead_of=b"oops", unchecked=True)
+    world.service.edit(dead_letter.number, TYPE_ALONE, "a try", "eva", instead_of=b"oops", unchecked=True)
     ended = world.replay([dead_letter.number])
     assert came_of(ended) == {"failed_again": 1}
     (again,) = world.parked()
-    assert (again.number, again.attempts, again.reason) == (dead_letter.number, 2, "not_an_object")
-    assert (again.body, again.edited_body) == (b"oops", b"[]")
+    assert (again.number, again.attempts, again.reason) == (dead_letter.number, 2, "missing_field")
+    assert (again.body, again.edited_body) == (b"oops", TYPE_ALONE)
     assert world.kinds(dead_letter.number) == ["failed", "edited", "replayed", "failed_again"]
     (group,) = world.service.groups().groups
-    assert (group.reason, group.waiting) == ("not_an_object", 1)
+    assert (group.reason, group.waiting) == ("missing_field", 1)
 
 
 def test_forged_replay_headers_make_a_dead_letter_of_their_own(world: World) -> None:
@@ -342,16 +415,23 @@ def test_forged_replay_headers_make_a_dead_letter_of_their_own(world: World) -> 
     world.has_worker = False
     replay = world.replay([number])
     said = {"x-billing-replay": replay.number, "x-billing-replay-letter": number}
-    other, forged = world.park(failed(b"forged", headers=said), failed(b"else", headers={**said, "x": 1}))
+    ours = {"user_id": OWN_USER}
+    other, forged = world.park(
+        failed(b"forged", headers=said, properties=ours),
+        failed(b"else", headers={**said, "x": 1}, properties=ours),
+    )
     assert number not in {other.number, forged.number}
     assert world.status(number) == "replaying", "with other bytes it is another letter"
     before = {"x-billing-replay": replay.number + 1, "x-billing-replay-letter": number}
-    assert len(world.park(failed(json.dumps(deduct("r-1")).encode(), headers=before))) == 3
+    body = json.dumps(deduct("r-1")).encode()
+    assert len(world.park(failed(body, headers=before, properties=ours))) == 3
+    assert len(world.park(failed(body, headers=said, properties={"user_id": "mallory"}))) == 3, "one row"
+    assert world.status(number) == "replaying", "headers of ours count from a worker user alone"
 
 
 def test_a_second_copy_that_fails_is_the_same_dead_letter_too(world: World) -> None:
     (dead_letter,) = world.park(failed(b"oops"))
-    world.service.edit(dead_letter.number, b"[]", "a try", "eva", instead_of=b"oops", unchecked=True)
+    world.service.edit(dead_letter.number, TYPE_ALONE, "a try", "eva", instead_of=b"oops", unchecked=True)
     world.replay([dead_letter.number])
     world.now += timedelta(seconds=5)
     world.queued = list(world.published)

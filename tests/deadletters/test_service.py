@@ -16,16 +16,19 @@ from sqlalchemy import Engine
 from schemas import DeadLetterReason
 from tests.deadletters.parts import NOW, failed
 from tests.support.fakes import FakeLink
+from tests.support.own_user import OWN_USERS
 from tests.support.query_plans import recorded_statements
 from worker.broker import BulkShare, Delivery
 from worker.deadletters.models import DeadLetterStatus, StoredDeadLetter
-from worker.deadletters.replay.message import replay_of
+from worker.deadletters.replay.message import as_delivered, replay_of
 from worker.deadletters.service import DeadLetters
 from worker.deadletters.store.encoding import kept, restored
 from worker.deadletters.store.filters import DeadLetterFilter
 from worker.deadletters.store.transaction import DeadLetterTransaction
 from worker.errors import BrokerUnavailableError, NotKeptError
 from worker.messages.dead_letters import Failure
+
+DEDUCT = b'{"type": "usage.deduct", "referenceId": "r-1", "userId": "ann", "tokens": 5}'
 
 
 class DeadQueueLink(FakeLink):
@@ -42,7 +45,7 @@ class DeadQueueLink(FakeLink):
 
 @pytest.fixture
 def service(engine: Engine) -> DeadLetters:
-    return DeadLetters(engine)
+    return DeadLetters(engine, worker_users=OWN_USERS)
 
 
 def park(service: DeadLetters, *deliveries: Delivery) -> list[StoredDeadLetter]:
@@ -120,10 +123,10 @@ def test_properties_and_headers_come_back_on_replay_as_they_were(service: DeadLe
         "priority": 0,
         "timestamp": 1_763_800_000,
     }
-    (dead_letter,) = park(service, failed(properties=properties, headers=AWKWARD))
+    (dead_letter,) = park(service, failed(DEDUCT, properties=properties, headers=AWKWARD))
     replay = replay_of(dead_letter)
     assert {name: value for name, value in replay.properties.items() if value is not None} == properties
-    assert replay.headers == AWKWARD
+    assert replay.headers == {**AWKWARD, "x-billing-sender": ""}
     assert (replay.exchange, replay.routing_key) == ("billing", "usage.deduct")
 
 
@@ -131,7 +134,7 @@ def test_a_header_that_is_nested_without_end_does_not_hold_up_the_others(service
     deep: Any = "the bottom"
     for _ in range(500):
         deep = [deep]
-    assert len(park(service, failed(b"one"), failed(b"two", headers={"deep": deep, "flat": 1}))) == 2
+    assert len(park(service, failed(b"one"), failed(DEDUCT, headers={"deep": deep, "flat": 1}))) == 2
     _, dead_letter = parked(service)
     assert dead_letter.properties["headers"]["flat"] == 1
     assert replay_of(dead_letter).headers["flat"] == 1
@@ -141,7 +144,7 @@ def test_a_header_that_is_nested_without_end_does_not_hold_up_the_others(service
 def test_the_body_comes_back_byte_by_byte(service: DeadLetters, body: bytes) -> None:
     (dead_letter,) = park(service, failed(body))
     assert dead_letter.body == body
-    assert replay_of(dead_letter).body == body
+    assert as_delivered(dead_letter).body == body
 
 
 @pytest.mark.parametrize(
@@ -156,15 +159,15 @@ def test_the_body_comes_back_byte_by_byte(service: DeadLetters, body: bytes) -> 
         ("billing.replies.operator2", "mallory", {}, True),
         ("billing.replies", None, {}, True),
         ("amq.rabbitmq.reply-to.x.y", None, {}, True),
-        ("billing.replies.operator.x", "mallory", {"x-billing-sent-by": "operator"}, False),
+        ("billing.replies.operator.x", "mallory", {"x-billing-sender": "operator"}, False),
     ],
 )
 def test_replay_names_no_queue_of_the_operator_for_somebody_else(
     service: DeadLetters, reply_to: str, sender: str | None, headers: dict[str, Any], *, kept: bool
 ) -> None:
-    """On replay the operator is the sender that the broker vouches for."""
+    """On replay the broker vouches for the operator."""
     properties = {"reply_to": reply_to} | ({} if sender is None else {"user_id": sender})
-    (dead_letter,) = park(service, failed(properties=properties, headers=headers))
+    (dead_letter,) = park(service, failed(DEDUCT, properties=properties, headers=headers))
     replay = replay_of(dead_letter, "operator")
     assert replay.properties.get("reply_to") == (reply_to if kept else None)
 
@@ -173,14 +176,15 @@ def test_sender_of_a_dead_letter_that_the_broker_made_is_not_read_from_its_heade
     service: DeadLetters,
 ) -> None:
     death = {"queue": "billing.usage", "reason": "rejected"}
-    headers = {"x-death": [death], "x-billing-sent-by": "operator"}
-    properties = {"reply_to": "billing.replies.operator.x"}
-    (dead_letter,) = park(service, replace(failed(properties=properties), headers=headers))
+    headers = {"x-death": [death], "x-billing-sender": "operator"}
+    properties = {"reply_to": "billing.replies.operator.x", "user_id": "mallory"}
+    (dead_letter,) = park(service, replace(failed(DEDUCT), properties=properties, headers=headers))
+    assert dead_letter.sender == "mallory"
     assert "reply_to" not in replay_of(dead_letter, "operator").properties
 
 
 def test_replay_leaves_out_what_the_broker_or_a_worker_added(service: DeadLetters) -> None:
-    delivery = failed(headers={"trace": "t"})
+    delivery = failed(DEDUCT, headers={"trace": "t"})
     said = {
         "x-death": [{"count": 1}],
         "x-first-death-queue": "q",
@@ -199,7 +203,7 @@ def test_replay_leaves_out_what_the_broker_or_a_worker_added(service: DeadLetter
         service, replace(delivery, headers={**delivery.headers, **said}, properties=brokers)
     )
     replay = replay_of(dead_letter, "operator")
-    assert replay.headers == {"trace": "t"}
+    assert replay.headers == {"trace": "t", "x-billing-sender": "bridge"}
     assert replay.properties == {"user_id": "operator"}
     assert dead_letter.properties["properties"]["user_id"] == "bridge", "an operator can see it"
 
@@ -277,7 +281,7 @@ def test_a_crash_after_the_commit_leaves_one_dead_letter_and_counts_it_once(
 
 
 def test_long_history_is_read_only_for_the_failures_in_question(engine: Engine) -> None:
-    service = DeadLetters(engine, clock=lambda: NOW + timedelta(days=1))
+    service = DeadLetters(engine, clock=lambda: NOW + timedelta(days=1), worker_users=OWN_USERS)
     for second in range(20):
         park(service, failed(at=NOW + timedelta(seconds=second)))
     with recorded_statements(engine) as statements:

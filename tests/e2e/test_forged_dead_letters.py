@@ -16,6 +16,7 @@ from worker.broker import BILLING, Delivery
 from worker.deadletters.models import StoredDeadLetter
 from worker.deadletters.store.filters import DeadLetterFilter
 from worker.messages.dead_letters import Failure, dead_letter_for
+from worker.messages.policy import Policy
 
 DEDUCT = {"type": "usage.deduct", "referenceId": "job-1", "userId": "ann", "tokens": 5}
 NOTICE = {"type": "balance.low", "id": "n-1", "userId": "bob", "referenceId": "job-2"}
@@ -28,8 +29,8 @@ def forged_headers(body: bytes) -> dict[str, Any]:
         DeadLetterReason.UNPROCESSABLE, "m", type="payment.succeeded", reference_id="pi_1", user_id="victim"
     )
     failed = Delivery(body, "billing.payments", "billing", "payment.succeeded", 1)
-    dead_letter = dead_letter_for(failed, reason, queue="billing.dead", tries=1, now=utc_now())
-    return dict(dead_letter.headers) | {"x-billing-sent-by": "gateway"}
+    dead_letter = dead_letter_for(failed, reason, Policy(), tries=1, now=utc_now())
+    return dict(dead_letter.headers) | {"x-billing-sender": "gateway"}
 
 
 def drained(application: Application, count: int) -> list[StoredDeadLetter]:
@@ -81,3 +82,6 @@ def test_forged_headers_give_no_identity(
         (dead_letter.type, dead_letter.reference_id, dead_letter.user_id) for dead_letter in dead_letters
     ] == [said] * 2
     assert list(application.service().every_dead_letter(DeadLetterFilter(user_id="victim"))) == []
+    for dead_letter in dead_letters:
+        assert (dead_letter.sender, dead_letter.is_origin_known) == (None, False)
+        assert (dead_letter.reason, dead_letter.attempts, dead_letter.queue) == ("unknown", None, None)

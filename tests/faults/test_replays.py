@@ -26,6 +26,7 @@ from worker.ledger.engine import ledger_engine
 from worker.ledger.migrations import migrate
 from worker.ledger.queries import Reader
 from worker.messages.dead_letters import Failure, dead_letter_for
+from worker.messages.policy import Policy
 from worker.settings import Settings, load_settings
 
 USERS = [f"u{n}" for n in range(50)]
@@ -42,20 +43,20 @@ def open_accounts(application: Application) -> None:
     applied(application.engine, application.catalog, *commands)
 
 
-def dead(count: int, first: int = 0) -> Iterator[Outgoing]:
+def dead(policy: Policy, count: int, first: int = 0) -> Iterator[Outgoing]:
     """Yield dead letters of deductions of one token, whose cause is gone."""
     for n in range(first, first + count):
         user = USERS[n % len(USERS)]
         body = {"type": "usage.deduct", "referenceId": f"r-{n}", "userId": user, "tokens": 1}
-        yield dead_letter(json.dumps(body).encode(), BUG, reference=f"r-{n}", user=user)
+        yield dead_letter(policy, json.dumps(body).encode(), BUG, reference=f"r-{n}", user=user)
 
 
-def dead_letter(body: bytes, reason: Failure, *, reference: str, user: str) -> Outgoing:
+def dead_letter(policy: Policy, body: bytes, reason: Failure, *, reference: str, user: str) -> Outgoing:
     was = Delivery(body, "billing.usage", "billing", "usage.deduct", 1, properties={"message_id": reference})
     failure = Failure(
         reason.code, reason.message, reason.field, reason.traceback, "usage.deduct", reference, user
     )
-    return dead_letter_for(was, failure, queue=BILLING.dead.name, tries=1, now=utc_now())
+    return dead_letter_for(was, failure, policy, tries=1, now=utc_now())
 
 
 def publish(url: str, dead_letters: Sequence[Outgoing]) -> None:
@@ -100,7 +101,7 @@ def test_replay_of_a_killed_process_resumes_and_applies_each_once(
     application: Application, worker_settings: Settings, broker_url: str
 ) -> None:
     open_accounts(application)
-    publish(broker_url, list(dead(300)))
+    publish(broker_url, list(dead(application.policy, 300)))
     drain(application, 300)
     with running(application):
         arguments = ("--code", "unprocessable", "--yes", "--rate", "100/s", "--reason", "mended")
@@ -128,7 +129,7 @@ def test_ctrl_c_interrupts_a_replay_and_prints_the_command_to_resume(
     application: Application, worker_settings: Settings, broker_url: str
 ) -> None:
     open_accounts(application)
-    publish(broker_url, list(dead(100)))
+    publish(broker_url, list(dead(application.policy, 100)))
     drain(application, 100)
     with running(application):
         arguments = ("--code", "unprocessable", "--yes", "--rate", "20/s", "--reason", "mended")
@@ -163,7 +164,7 @@ def test_replay_continues_after_a_restart_of_the_database(
     settings = load_settings(broker_url=broker_url, database_url=url, readers=0)
     application = Application(settings)
     open_accounts(application)
-    publish(broker_url, list(dead(200)))
+    publish(broker_url, list(dead(application.policy, 200)))
     drain(application, 200)
     with running(application):
         arguments = ("--code", "unprocessable", "--yes", "--rate", "60/s", "--reason", "mended")
@@ -188,7 +189,7 @@ def test_operators_who_discard_and_replay_the_same_dead_letters_share_them(
     application: Application, worker_settings: Settings, broker_url: str
 ) -> None:
     open_accounts(application)
-    publish(broker_url, list(dead(200)))
+    publish(broker_url, list(dead(application.policy, 200)))
     drain(application, 200)
     service = application.service()
     with running(application):
@@ -211,9 +212,13 @@ def test_replay_of_a_group_takes_many_dead_letters_and_no_other(
 ) -> None:
     open_accounts(application)
     other = dead_letter(
-        b"oops", Failure(DeadLetterReason.NOT_JSON, "The body is not JSON."), reference="other", user="u0"
+        application.policy,
+        b"oops",
+        Failure(DeadLetterReason.NOT_JSON, "The body is not JSON."),
+        reference="other",
+        user="u0",
     )
-    publish(broker_url, [*dead(many), other])
+    publish(broker_url, [*dead(application.policy, many), other])
     drain(application, many + 1)
     service = application.service()
     groups = service.groups(order="count").groups

@@ -11,14 +11,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from schemas import DeadLetter, DeadLetterReason
+from tests.support.own_user import OWN_POLICY, OWN_USER, OWN_USERS
 from worker.broker import Delivery, Outgoing
 from worker.messages.dead_letters import (
     EPOCH,
+    UNKNOWN_ORIGIN,
     Failure,
     dead_letter_for,
     dead_letter_id,
-    dead_letter_in,
     identities_in,
+    read_dead_letter,
 )
 
 NOW = datetime(2026, 11, 22, 10, 15, tzinfo=UTC)
@@ -54,7 +56,7 @@ def dead_letter_of(
     delivered: Delivery | None = None, reason: Failure = REASON, *, tries: int = 1, now: datetime = NOW
 ) -> Outgoing:
     given_ = delivery() if delivered is None else delivered
-    return dead_letter_for(given_, reason, queue="billing.dead", tries=tries, now=now)
+    return dead_letter_for(given_, reason, OWN_POLICY, tries=tries, now=now)
 
 
 def arrived(sent: Outgoing) -> Delivery:
@@ -140,7 +142,7 @@ def test_dead_letter_keeps_body_and_properties() -> None:
     }
     sent = dead_letter_of(delivery(bytes(range(256)), properties=properties, headers={"trace": "t"}))
     assert sent.body == bytes(range(256))
-    assert sent.properties == properties
+    assert sent.properties == {**properties, "user_id": OWN_USER}
     assert sent.headers["trace"] == "t"
     assert (sent.exchange, sent.routing_key) == ("", "billing.dead")
 
@@ -149,14 +151,14 @@ def test_sender_and_expiration_are_kept_as_headers_and_not_as_properties() -> No
     sent = dead_letter_of(
         delivery(properties={"user_id": "bridge", "expiration": "60000", "cluster_id": "c"})
     )
-    assert sent.properties == {}
-    assert sent.headers["x-billing-sent-by"] == "bridge"
+    assert sent.properties == {"user_id": OWN_USER}
+    assert sent.headers["x-billing-sender"] == "bridge"
     assert sent.headers["x-billing-expiration"] == "60000"
 
 
 def test_properties_that_nobody_can_parse_are_kept_as_they_came() -> None:
     sent = dead_letter_of(delivery(properties={"unreadable": b"\x01\xff"}, unreadable=b"\x01\xff"))
-    assert sent.properties == {}
+    assert sent.properties == {"user_id": OWN_USER}
     assert sent.headers["x-billing-unreadable-properties"] == "01ff"
 
 
@@ -170,6 +172,8 @@ RESERVED = {
     "BCC": ["billing.payments"],
     "cc": ["billing.payments"],
     "x-billing-reason": "forged",
+    "x-billing-sender": "forged",
+    "x-billing-replay": 1,
 }
 
 
@@ -180,14 +184,15 @@ def test_headers_of_the_broker_are_omitted_and_named() -> None:
     assert read.headers_omitted is not None
     assert sorted(read.headers_omitted.split(", ")) == sorted(RESERVED)
     assert (sent.headers["x-trace"], sent.headers["x-deathly"]) == ("t", "hallows")
-    assert not (RESERVED.keys() - {"x-billing-reason"}) & sent.headers.keys()
+    assert not (RESERVED.keys() - {"x-billing-reason", "x-billing-sender"}) & sent.headers.keys()
+    assert sent.headers["x-billing-sender"] == "", "an anonymous user sent it"
 
 
 def test_headers_that_cannot_be_written_are_named() -> None:
     headers = {"huge": 2**70, "odd": object(), "fine": 1, b"\xff": "bytes are fine", "n" * 256: "long name"}
     sent = dead_letter_of(delivery(headers=headers))
     assert sent.headers["x-billing-headers-omitted"] == f"huge, odd, {'n' * 256}"
-    assert dead_letter_in(arrived(sent)).reason == "not_json"
+    assert read_in(arrived(sent)).reason == "not_json"
 
 
 # -- sizes ------------------------------------------------------------------------------------------------
@@ -249,7 +254,7 @@ def test_a_dead_letter_comes_back_as_it_was_written() -> None:
     reason = Failure(DeadLetterReason.UNPROCESSABLE, "m", traceback="t", reference_id="r", user_id="u")
     delivered = delivery(b'{"referenceId": "r", "userId": "u"}')
     sent = dead_letter_of(delivered, reason, tries=3, now=NOW + timedelta(microseconds=1))
-    assert dead_letter_in(arrived(sent)) == DeadLetter.from_headers(sent.headers)
+    assert read_in(arrived(sent)) == DeadLetter.from_headers(sent.headers)
 
 
 DEATH = {
@@ -262,45 +267,90 @@ DEATH = {
 }
 
 
-def test_death_header_of_the_broker_is_understood() -> None:
-    body = b'{"type": "usage.deduct", "referenceId": "r-1", "userId": "ann", "tokens": 5}'
-    read = dead_letter_in(
-        delivery(
-            body,
-            queue="billing.dead",
-            exchange="",
-            routing_key="billing.dead",
-            headers={"x-death": [DEATH, DEATH | {"reason": "expired"}]},
-        )
+def read_in(dead: Delivery) -> DeadLetter:
+    return read_dead_letter(dead, OWN_USERS).dead_letter
+
+
+def in_dead_queue(
+    body: bytes = b"oops", headers: Mapping[Any, Any] | None = None, **properties: Any
+) -> Delivery:
+    """Return a message that somebody has put into the dead-letter queue."""
+    return delivery(
+        body,
+        queue="billing.dead",
+        exchange="",
+        routing_key="billing.dead",
+        properties=properties,
+        headers=headers,
     )
-    assert (read.reason, read.attempts) == ("rejected", 2)
-    assert read.message == "The broker put this message here: rejected."
-    assert (read.queue, read.exchange, read.routing_key) == ("billing.usage", "billing", "usage.deduct")
-    assert read.last_failed_at == datetime(2026, 11, 22, 10, 0, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("user", "headers", "is_vouched"),
+    [
+        (OWN_USER, {}, True),
+        ("mallory", {}, False),
+        (None, {}, False),
+        (OWN_USER, {"x-death": [DEATH]}, False),
+        (OWN_USER, {"x-death": None}, False),
+        (OWN_USER, {"x-billing-reason": 5}, False),
+    ],
+    ids=["ours", "another user", "nobody", "out of a queue", "half out of a queue", "half a dead letter"],
+)
+def test_headers_are_believed_where_a_worker_user_published_them(
+    user: str | None, headers: dict[str, Any], *, is_vouched: bool
+) -> None:
+    """Without a worker nothing that would steer an operator is taken from them."""
+    sent = dead_letter_of(delivery(b"x", properties={"user_id": "app"}), tries=7)
+    read = read_dead_letter(in_dead_queue(b"x", {**sent.headers, **headers}, user_id=user), OWN_USERS)
+    assert read.is_vouched is is_vouched
+    assert read.sender == ("app" if user == OWN_USER else user)
+    kept = read.dead_letter
+    if is_vouched:
+        assert (kept.reason, kept.queue, kept.attempts) == ("not_json", "billing.usage", 7)
+    else:
+        assert {name: getattr(kept, name) for name in UNKNOWN_ORIGIN} == UNKNOWN_ORIGIN
+        assert kept.message.startswith("Of unknown origin: no worker published it.")
+        assert (kept.traceback, kept.field) == (None, None)
+
+
+def test_reason_in_the_death_header_is_shown_as_its_word() -> None:
+    body = b'{"type": "usage.deduct", "referenceId": "r-1", "userId": "ann", "tokens": 5}'
+    read = read_in(in_dead_queue(body, {"x-death": [DEATH, DEATH | {"reason": "expired"}]}))
+    assert (read.reason, read.last_failed_at) == ("rejected", datetime(2026, 11, 22, 10, 0, tzinfo=UTC))
+    assert read.message == (
+        "Of unknown origin: no worker published it. "
+        "Its header x-death says that the broker took it from 'billing.usage': rejected."
+    )
     assert (read.type, read.reference_id, read.user_id) == ("usage.deduct", "r-1", "ann")
 
 
-def test_dead_letters_of_broker_and_worker_share_an_id() -> None:
-    dead = delivery(b"x", queue="billing.dead", properties={"message_id": "m"}, headers={"x-death": [DEATH]})
-    failed = delivery(b"x", queue="billing.usage", properties={"message_id": "m"})
-    assert dead_letter_in(dead).letter_id == dead_letter_id(failed)
+@pytest.mark.parametrize("reason", ["unprocessable", "notice_refused", "x" * 500, 5, None])
+def test_reason_in_the_death_header_is_one_of_the_brokers(reason: Any) -> None:
+    assert read_in(in_dead_queue(headers={"x-death": [DEATH | {"reason": reason}]})).reason == "unknown"
 
 
-def test_death_header_of_the_broker_overrides_headers_of_a_producer() -> None:
-    said = dead_letter_of(
-        delivery(b"another"), Failure(DeadLetterReason.UNPROCESSABLE, "never happened", traceback="t")
-    ).headers
-    dead = delivery(b"x", queue="billing.dead", headers={**said, "x-death": [DEATH | {"reason": "expired"}]})
-    read = dead_letter_in(dead)
-    assert (read.reason, read.traceback) == ("expired", None)
-    assert read.letter_id == dead_letter_id(delivery(b"x")) != said["x-billing-letter-id"]
+def test_dead_letter_of_unknown_origin_never_is_one_of_a_worker() -> None:
+    """Or the same bytes with a forged header would change what a worker has said."""
+    ours = read_in(arrived(dead_letter_of(delivery(b"x", properties={"message_id": "m"}))))
+    for headers in ({}, {"x-death": [DEATH]}, dead_letter_of(delivery(b"x")).headers):
+        assert read_in(in_dead_queue(b"x", headers, message_id="m")).letter_id != ours.letter_id
+
+
+@pytest.mark.parametrize("death", [None, DEATH], ids=["another queue", "the broker's"])
+@pytest.mark.parametrize("user", [OWN_USER, "app"])
+def test_replay_is_known_by_headers_of_a_worker_user(user: str, death: dict[str, Any] | None) -> None:
+    headers = {"x-billing-replay": 3, "x-billing-replay-letter": 7, "x-billing-sender": "app"}
+    read = read_in(
+        in_dead_queue(headers=headers | ({} if death is None else {"x-death": [death]}), user_id=user)
+    )
+    assert (read.replay, read.replay_letter) == ((3, 7) if user == OWN_USER else (None, None))
 
 
 def test_id_comes_from_the_bytes_and_not_from_the_header() -> None:
-    said = dead_letter_of(delivery(b"another")).headers
-    assert dead_letter_in(delivery(b"x", queue="billing.dead", headers=said)).letter_id == dead_letter_id(
-        delivery(b"x")
-    )
+    sent = dead_letter_of(delivery(b"another"))
+    read = read_in(in_dead_queue(b"x", sent.headers, user_id=OWN_USER))
+    assert read.letter_id == dead_letter_id(delivery(b"x"))
 
 
 @pytest.mark.parametrize(
@@ -319,11 +369,9 @@ def test_id_comes_from_the_bytes_and_not_from_the_header() -> None:
     ],
 )
 def test_message_without_headers_is_a_dead_letter(headers: Mapping[Any, Any]) -> None:
-    read = dead_letter_in(
-        delivery(queue="billing.dead", exchange="", routing_key="billing.dead", headers=headers)
-    )
-    assert (read.reason, read.attempts, read.last_failed_at) == ("unknown", 1, EPOCH)
-    assert (read.queue, read.exchange, read.routing_key) == ("billing.dead", "", "billing.dead")
+    read = read_in(in_dead_queue(headers=headers))
+    assert (read.reason, read.last_failed_at) == ("unknown", EPOCH)
+    assert {name: getattr(read, name) for name in UNKNOWN_ORIGIN} == UNKNOWN_ORIGIN
 
 
 SAID = {"type": "usage.deduct", "reference_id": "r-1", "user_id": "ann"}
@@ -367,7 +415,7 @@ def test_type_reference_and_user_come_from_the_body(body: bytes, said: dict[str,
     assert identities_in(body) == said
     forged = {f"x-billing-{name}": "forged" for name in ("type", "reference-id", "user-id")}
     for headers in ({}, dead_letter_of(delivery(body)).headers, {"x-death": [DEATH]}):
-        read = dead_letter_in(delivery(body, queue="billing.dead", headers={**headers, **forged}))
+        read = read_in(in_dead_queue(body, {**headers, **forged}, user_id=OWN_USER))
         assert {name: getattr(read, name) for name in said} == said
 
 
@@ -401,10 +449,8 @@ def test_identities_are_read_from_any_body(body: bytes) -> None:
         ({"x-billing-last-failed-at": "9999-12-31T23:59:59-14:00"}, {"last_failed_at": EPOCH}),
     ],
 )
-def test_forged_dead_letter_fits_the_table(forged: dict[str, Any], kept: dict[str, Any]) -> None:
-    read = dead_letter_in(
-        arrived(Outgoing(b"", "", "billing.dead", headers={**dead_letter_of().headers, **forged}))
-    )
+def test_strange_dead_letter_of_a_worker_fits_the_table(forged: dict[str, Any], kept: dict[str, Any]) -> None:
+    read = read_in(in_dead_queue(b"", {**dead_letter_of().headers, **forged}, user_id=OWN_USER))
     assert {name: getattr(read, name) for name in kept} == kept
 
 
@@ -430,6 +476,7 @@ _FIELDS = ["x-billing-" + name.replace("_", "-") for name in DeadLetter.model_fi
 )
 def test_any_headers_are_read(headers: dict[str, Any], deaths: list[dict[str, Any]], whole: bool) -> None:
     complete = dead_letter_of().headers if whole else {}
-    read = dead_letter_in(delivery(queue="billing.dead", headers={"x-death": deaths, **complete, **headers}))
+    deaths_in = {"x-death": deaths} if deaths else {}
+    read = read_in(in_dead_queue(headers={**deaths_in, **complete, **headers}, user_id=OWN_USER))
     assert read.attempts >= 1
     assert read.last_failed_at.tzinfo is not None

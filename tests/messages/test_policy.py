@@ -2,7 +2,9 @@
 
 import pytest
 
+from schemas import MESSAGE_TYPES, QUERY_TYPES
 from worker.messages.policy import Policy
+from worker.messages.rights import unmatched
 
 DIRECT = "amq.rabbitmq.reply-to.g1h2AA5y.HvZU"
 
@@ -63,7 +65,8 @@ def test_prefix_of_the_operator_is_open_to_everybody() -> None:
         ("usage.deduct", None, None),
         ("usage.record", "ocr", None),
         ("usage.record", "meter", ""),
-        ("payment.failed", None, ""),
+        ("payment.failed", None, None),
+        ("query.balance", None, ""),
     ],
 )
 def test_longest_pattern_decides_the_prefix(type_: str, sender: str | None, prefix: str | None) -> None:
@@ -91,3 +94,45 @@ def test_import_is_allowed_by_a_rule_that_names_it_alone(
 
 def test_other_types_of_accounts_follow_patterns() -> None:
     assert Policy(senders={"account.*": ["app"]}).prefix_of_references("account.open", "app") == ""
+
+
+OPEN = {
+    *("usage.batch", "usage.deduct", "usage.extend", "usage.free_upload", "usage.record", "usage.release"),
+    *("usage.reserve", "usage.settle", "account.settle"),
+    *("query.afford", "query.balance", "query.catalog", "query.history", "query.operation", "query.usage"),
+}
+
+
+@pytest.mark.parametrize("type_", [*MESSAGE_TYPES, *QUERY_TYPES])
+def test_what_gives_credit_or_reads_many_accounts_needs_a_rule_once_there_is_one(type_: str) -> None:
+    """Usage and questions about one account may come from anyone until a rule is about them."""
+    for sender in ("app", None):
+        assert Policy().prefix_of_references(type_, sender) == ""
+        allowed = Policy(senders={"credit.refund": ["desk"]}).prefix_of_references(type_, sender)
+        assert allowed == ("" if type_ in OPEN else None)
+
+
+def test_worker_users_may_always_post_what_is_due() -> None:
+    policy = Policy(senders={"account.*": ["ops"]}, worker_users=frozenset({"worker"}))
+    assert policy.prefix_of_references("account.settle", "worker") == ""
+    assert policy.prefix_of_references("account.settle", "app") is None
+    assert policy.prefix_of_references("account.open", "worker") is None
+
+
+@pytest.mark.parametrize(
+    ("senders", "types"),
+    [
+        ({}, ["payment.succeeded", "credit.bonus"]),
+        ({"usage.*": ["app"]}, []),
+        ({"payment.*": ["gateway"]}, []),
+    ],
+)
+def test_policy_says_which_credit_may_come_from_anyone(
+    senders: dict[str, list[str]], types: list[str]
+) -> None:
+    assert Policy(senders=senders).credit_from_anyone == types
+
+
+def test_pattern_of_no_type_is_named() -> None:
+    senders = {"usage.*": ["app"], "payments.*": ["gateway"], "Usage.deduct": [], "query.stats": []}
+    assert unmatched(senders) == ["payments.*", "Usage.deduct"]

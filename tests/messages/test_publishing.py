@@ -7,6 +7,7 @@ import pytest
 
 from schemas import DeadLetterReason, Notice
 from tests.support.fakes import FakeLink, delivery
+from tests.support.own_user import OWN_POLICY
 from worker.broker import BILLING
 from worker.errors import BrokerUnavailableError
 from worker.messages.dead_letters import Failure, dead_letter_for
@@ -43,7 +44,7 @@ def notice() -> OutgoingNotice:
 
 def dead_letter() -> OutgoingDeadLetter:
     failure = Failure(DeadLetterReason.NOT_JSON, "no JSON")
-    return dead_letter_for(delivery(b"x"), failure, queue=DEAD, tries=1, now=NOW)
+    return dead_letter_for(delivery(b"x"), failure, OWN_POLICY, tries=1, now=NOW)
 
 
 @pytest.fixture

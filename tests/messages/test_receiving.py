@@ -10,6 +10,7 @@ import pytest
 
 from schemas import DeadLetterReason, DeductUsage, Message, UsageBatch
 from tests.support.fakes import delivery
+from tests.support.own_user import OWN_POLICY, OWN_USER
 from worker.broker import Delivery
 from worker.messages import receiving
 from worker.messages.dead_letters import Failure
@@ -30,7 +31,7 @@ def batch(*items: dict[str, Any], reference: str = "batch") -> dict[str, Any]:
 
 
 def command_in(one: Delivery) -> Message:
-    message = message_in(one, Policy(), NOW)
+    message = message_in(one, OWN_POLICY, NOW)
     assert not isinstance(message, Failure)
     return message
 
@@ -77,10 +78,57 @@ def test_routing_key_must_be_the_type(message: dict[str, Any]) -> None:
     assert failure.reference_id == message["referenceId"]
 
 
-def test_routing_key_of_another_exchange_is_a_queue() -> None:
-    assert isinstance(
-        message_in(delivery(deduct(), exchange="", routing_key="billing.usage"), Policy(), NOW), DeductUsage
-    )
+@pytest.mark.parametrize(
+    ("key", "fits"),
+    [
+        ("usage.deduct.07", True),
+        ("usage.deduct.63", True),
+        ("usage.deduct.7", False),
+        ("usage.deduct.007", False),
+        ("usage.deduct.x7", False),
+        ("usage.deduct.", False),
+        ("usage.deduct07", False),
+        ("usage.deduct.07.07", False),
+        ("usage.record.07", False),
+        ("", False),
+    ],
+)
+def test_routing_key_may_have_a_partition_behind_the_type(key: str, *, fits: bool) -> None:
+    found = message_in(delivery(deduct(), routing_key=key), Policy(), NOW)
+    assert isinstance(found, DeductUsage) is fits
+
+
+DEATHS = {"x-death": [{"queue": "mine", "exchange": "", "reason": "expired"}]}
+WAYS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+    ({"exchange": "", "routing_key": "billing.usage"}, {}, "by the default exchange"),
+    ({"exchange": "", "routing_key": "usage.deduct"}, {}, "by the default exchange"),
+    ({"exchange": "mine", "routing_key": "usage.deduct"}, {}, "by the exchange 'mine'"),
+    ({"exchange": "billing.events", "routing_key": "usage.deduct"}, {}, "by the exchange 'billing.events'"),
+    ({}, DEATHS, "out of another queue, by its dead-letter exchange"),
+    ({}, {"x-death": None}, "out of another queue, by its dead-letter exchange"),
+]
+
+
+@pytest.mark.parametrize(("route", "headers", "way"), WAYS)
+def test_message_that_walked_past_the_exchanges_of_commands_is_refused(
+    route: dict[str, Any], headers: dict[str, Any], way: str
+) -> None:
+    """Also from a worker user, unless it has published the message again."""
+    for user in ("app", None, OWN_USER):
+        came = replace(delivery(deduct(), user_id=user, **route), headers=headers)
+        failure = failure_in(came, OWN_POLICY)
+        assert (failure.code, failure.field) == (DeadLetterReason.WRONG_EXCHANGE, None)
+        assert failure.message == f"A usage.deduct came {way}; publish it to the exchange 'billing'."
+
+
+@pytest.mark.parametrize(("route", "headers", "way"), WAYS)
+def test_message_that_we_publish_again_may_go_to_its_queue(
+    route: dict[str, Any], headers: dict[str, Any], way: str
+) -> None:
+    del way
+    came = delivery(deduct(), user_id=OWN_USER, **route)
+    found = message_in(replace(came, headers=headers | {"x-billing-sender": "app"}), OWN_POLICY, NOW)
+    assert isinstance(found, Failure) == ("x-death" in headers)
 
 
 BULK: dict[str, Any] = {"queue": "billing.bulk", "exchange": "billing.bulk"}
@@ -113,24 +161,30 @@ LATE = "2026-11-22T10:00:00Z"
 
 
 def test_replayed_dead_letter_has_no_deadline() -> None:
-    replayed = delivery(batch(deduct(validUntil=LATE), deduct("e"), {}))
+    replayed = delivery(batch(deduct(validUntil=LATE), deduct("e"), {}), user_id=OWN_USER)
     replayed = replace(replayed, headers={"x-billing-replay": 1, "x-billing-replay-letter": 7})
-    message = message_in(replayed, Policy(), NOW)
+    message = message_in(replayed, OWN_POLICY, NOW)
     assert isinstance(message, UsageBatch)
     assert [item.valid_until for item in message.items] == [None, None]
     assert list(message.malformed) == [2]
     alone = replace(replayed, routing_key="usage.deduct", body=json.dumps(deduct(validUntil=LATE)).encode())
     assert deadline_of(command_in(alone)) is None
+    forged = replace(alone, properties={"user_id": "app"})
+    assert deadline_of(command_in(forged)) is not None, "headers of ours count from worker users alone"
 
 
 def test_recovered_message_keeps_only_the_deadlines_that_were_over_before() -> None:
     since = int(NOW.timestamp()) - 60
     ahead = "2026-11-22T10:14:30Z"
-    recovered = delivery(batch(deduct(validUntil=LATE), deduct("e", validUntil=ahead), deduct("f")))
+    items = (deduct(validUntil=LATE), deduct("e", validUntil=ahead), deduct("f"))
+    recovered = delivery(batch(*items), user_id="ops")
     recovered = replace(recovered, headers={"x-billing-recovery": 7, "x-billing-recovery-since": since})
-    message = message_in(recovered, Policy(), NOW)
+    message = message_in(recovered, Policy(worker_users=frozenset({"ops"})), NOW)
     assert isinstance(message, UsageBatch)
     assert [item.valid_until for item in message.items] == [datetime.fromisoformat(LATE), None, None]
+    forged = message_in(recovered, Policy(), NOW)
+    assert isinstance(forged, UsageBatch)
+    assert forged.items[1].valid_until is not None
 
 
 def test_message_that_is_no_replay_keeps_its_deadline() -> None:
@@ -245,9 +299,56 @@ def test_open_tier_is_for_senders_who_may_open_accounts(sender: str | None, fiel
     assert refused_field(batch(deduct("d-0"), deduct(openTier="free")), sender, policy) == in_batch
 
 
-def test_open_tier_is_for_everybody_where_no_rule_is_about_opening() -> None:
+def test_open_tier_needs_a_rule_about_opening_once_there_are_rules() -> None:
     assert refused_field(deduct(openTier="free"), "app", Policy()) is None
-    assert refused_field(deduct(openTier="free"), "app", Policy(senders={"usage.*": ["app"]})) is None
+    assert refused_field(deduct(openTier="free"), "app", Policy(senders={"usage.*": ["app"]})) == "openTier"
+
+
+BONUS = {"type": "credit.bonus", "referenceId": "b", "userId": "u", "tokens": 1_000_000}
+RULES: dict[str, Any] = {
+    "credit.*": {"gateway": "gw-", OWN_USER: ""},
+    "usage.*": ["app", "clerk"],
+    "account.*": ["gateway"],
+}
+CLERK = "clerk"  #: one of our own users without the right to give credit
+
+
+@pytest.mark.parametrize(
+    ("publisher", "sender", "reference", "refusal"),
+    [
+        (OWN_USER, "gateway", "gw-1", None),
+        (OWN_USER, "gateway", "x-1", "'gateway' may send credit.bonus only with references"),
+        (OWN_USER, "app", "gw-1", "'app' may not send credit.bonus."),
+        (OWN_USER, "", "gw-1", "An anonymous user may not send credit.bonus."),
+        (OWN_USER, 7, "gw-1", "An anonymous user may not send credit.bonus."),
+        (OWN_USER, None, "x-1", None),
+        (CLERK, "gateway", "gw-1", "'clerk' may not send credit.bonus."),
+        (CLERK, None, "gw-1", "'clerk' may not send credit.bonus."),
+        ("app", "gateway", "gw-1", "'app' is no worker user, so its header x-billing-sender is not"),
+        ("gateway", "gateway", "gw-1", "'gateway' is no worker user, so its header x-billing-sender is not"),
+        (None, OWN_USER, "gw-1", "An anonymous user is no worker user"),
+        ("gateway", None, "gw-1", None),
+    ],
+)
+def test_copy_that_we_publish_needs_the_right_of_its_first_sender_and_of_its_publisher(
+    publisher: str | None, sender: Any, reference: str, refusal: str | None
+) -> None:
+    policy = replace(OWN_POLICY, senders=RULES, worker_users=frozenset({OWN_USER, CLERK}))
+    headers = {} if sender is None else {"x-billing-sender": sender}
+    came = replace(delivery(BONUS | {"referenceId": reference}, user_id=publisher), headers=headers)
+    found = message_in(came, policy, NOW)
+    if refusal is None:
+        assert not isinstance(found, Failure)
+    else:
+        assert isinstance(found, Failure)
+        assert found.code is DeadLetterReason.WRONG_SENDER
+        assert found.message.startswith(refusal)
+
+
+def test_forged_sender_is_refused_where_there_are_no_rules() -> None:
+    failure = failure_in(replace(delivery(deduct(), user_id="app"), headers={"x-billing-sender": "ops"}))
+    assert failure.code is DeadLetterReason.WRONG_SENDER
+    assert failure.message.endswith("leave the header out, or name the user in BILLING_WORKER_USERS.")
 
 
 def test_refusal_of_an_open_tier_names_the_way_out() -> None:

@@ -1,10 +1,12 @@
 """The sender of a delivery, whatever its properties hold."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from tests.support.fakes import delivery
+from tests.support.own_user import OWN_USER, OWN_USERS
 from worker.ledger.senders import UNNAMED, Sender
 from worker.messages.senders import sender_in
 
@@ -25,8 +27,26 @@ MARK = "\N{REPLACEMENT CHARACTER}"
     ],
 )
 def test_sender_is_read_from_the_properties(properties: dict[str, Any], sender: Sender) -> None:
-    assert sender_in(delivery({"type": "usage.deduct"}, **properties)) == sender
+    assert sender_in(delivery({"type": "usage.deduct"}, **properties), OWN_USERS) == sender
+
+
+@pytest.mark.parametrize(
+    ("publisher", "header", "sender"),
+    [
+        (OWN_USER, "ocr", Sender("ocr", "scan")),
+        (OWN_USER, "", Sender("", "scan")),
+        (OWN_USER, None, Sender(OWN_USER, "scan")),
+        ("app", "ocr", Sender("app", "scan")),
+        (None, "ocr", Sender("", "scan")),
+    ],
+)
+def test_first_sender_is_believed_where_a_worker_user_names_it(
+    publisher: str | None, header: str | None, sender: Sender
+) -> None:
+    came = delivery({"type": "usage.deduct"}, user_id=publisher, app_id="scan")
+    came = replace(came, headers={} if header is None else {"x-billing-sender": header})
+    assert sender_in(came, OWN_USERS) == sender
 
 
 def test_delivery_with_unreadable_properties_has_no_sender() -> None:
-    assert sender_in(delivery({"type": "usage.deduct"}, unreadable=b"\0")) == UNNAMED
+    assert sender_in(delivery({"type": "usage.deduct"}, unreadable=b"\0"), OWN_USERS) == UNNAMED

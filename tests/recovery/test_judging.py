@@ -73,6 +73,15 @@ def test_message_whose_sender_has_no_right_is_refused(sender: str | None) -> Non
     assert found.found.code == "wrong_sender"
 
 
+def test_message_that_the_recovering_user_may_not_send_is_refused() -> None:
+    policy = Policy(senders={"usage.*": ["app"]}, worker_users=frozenset({"ops"}))
+    for message in (DEDUCT, b"oops"):
+        assert judged(message, user_id="app", policy=policy).handling is Handling.REFUSED
+    found = judged(user_id="app", policy=policy).found
+    assert isinstance(found, Failure)
+    assert "'ops' may not send usage.deduct" in found.message
+
+
 def test_message_under_the_key_of_another_type_is_refused() -> None:
     assert judged(DEDUCT, key="payment.succeeded", user_id="ops").handling is Handling.REFUSED
 
@@ -81,6 +90,20 @@ def test_malformed_message_is_a_dead_letter_again_where_its_sender_may_send_the_
     assert judged(b"oops", user_id="app").handling is Handling.DEAD_LETTER
     assert judged(b"oops", user_id="other").handling is Handling.REFUSED
     assert judged(b"oops", user_id="app", key="payment.succeeded").handling is Handling.REFUSED
+
+
+@pytest.mark.parametrize(
+    "past",
+    [{"exchange": "mine"}, {"headers": {"x-first-death-queue": "mine"}}],
+    ids=["bound", "dead-lettered"],
+)
+@pytest.mark.parametrize("body", [DEDUCT, b"oops"], ids=["command", "malformed"])
+def test_message_that_walked_past_the_exchanges_is_refused(
+    past: dict[str, Any], body: dict[str, Any] | bytes
+) -> None:
+    found = judged(body, user_id="app", **past)
+    assert found.handling is Handling.REFUSED
+    assert found.outgoing.exchange == "billing"
 
 
 def test_bulk_message_is_judged_as_one_of_the_bulk_lane() -> None:
@@ -93,7 +116,7 @@ def test_bulk_message_is_judged_as_one_of_the_bulk_lane() -> None:
     [
         (0, "ops", Handling.COPY),
         (4, "ops", Handling.COMMAND),  # its original is not read
-        (0, "app", Handling.COMMAND),  # the header of a producer means nothing
+        (0, "app", Handling.REFUSED),  # a producer names a first sender
     ],
 )
 def test_copy_is_skipped_where_its_original_is_read_as_well(

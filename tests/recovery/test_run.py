@@ -18,6 +18,7 @@ from worker.messages.policy import Policy
 from worker.recovery.run import RecoveryControls, RecoveryResources, RecoveryRun
 from worker.recovery.span import Span, span_since
 
+OURS = Policy(worker_users=frozenset({"ops"}))
 NOW = datetime(2026, 11, 22, 10, 15, tzinfo=UTC)
 
 
@@ -84,7 +85,7 @@ class World:
     def run(self, recovery: Recovery, rate: float | None = None) -> RecoveryRun:
         journal = self.journal
         resources = RecoveryResources(
-            journal, self.link, self.engine, Policy(), lambda: NOW, lambda: journal.passed_s, "ops"
+            journal, self.link, self.engine, OURS, lambda: NOW, lambda: journal.passed_s, "ops"
         )
         return RecoveryRun(resources, recovery, RecoveryControls(self.stop, self.troubles.append), rate)
 

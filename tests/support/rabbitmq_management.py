@@ -101,6 +101,11 @@ class ManagementClient:
         self._request("PUT", f"permissions/{_segment(vhost)}/{_segment(name)}", permissions)
         return replace(self._address, user=name, password=password).url(vhost)
 
+    def limit_topics(self, name: str, vhost: str, exchange: str, *, write: str) -> None:
+        """Let a user publish to ``exchange`` only with routing keys that the regular expression matches."""
+        path = f"topic-permissions/{_segment(vhost)}/{_segment(name)}"
+        self._request("PUT", path, {"exchange": exchange, "write": write, "read": ""})
+
     def delete_user(self, name: str) -> None:
         """Delete a user; its open connections stay."""
         self._request("DELETE", f"users/{_segment(name)}")

@@ -19,7 +19,7 @@ from worker.cli.reply_link import reply_link
 from worker.cli.table_width import Column
 from worker.core import Answer, reply_for
 from worker.errors import ConfigurationError, NoReplyError
-from worker.payment_retries import forecast, log_retries, next_attempts, retry_of
+from worker.payment_retries import first_senders, forecast, log_retries, next_attempts, retry_of
 
 _CHUNK = 100
 _LOOK_S = 0.5
@@ -120,9 +120,17 @@ def _sent(
 
 def _publish(application: Application, link: Link, queue: str, by_id: Mapping[str, Command]) -> None:
     sent_as = reply_sender_of(application)
+    senders = first_senders(application.engine, list(by_id.values()))
     result = link.publish(
         [
-            retry_of(command, message_id=id_, app_id="billing-worker retry", sent_as=sent_as, reply_to=queue)
+            retry_of(
+                command,
+                message_id=id_,
+                app_id="billing-worker retry",
+                sent_as=sent_as,
+                sender=senders.get(command.reference_id),
+                reply_to=queue,
+            )
             for id_, command in by_id.items()
         ]
     )

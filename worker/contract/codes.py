@@ -218,6 +218,10 @@ DEAD_LETTER_REASONS: Final[dict[DeadLetterReason, ReasonEntry]] = {
         "the sender may not send this type, or not with this reference", Actor.OPERATOR
     ),
     DeadLetterReason.WRONG_ROUTING_KEY: _malformed("the routing key is not the type"),
+    DeadLetterReason.WRONG_EXCHANGE: _malformed(
+        "it came by another way than an exchange of commands: the default exchange, one bound to it, or a "
+        "dead-letter exchange"
+    ),
     DeadLetterReason.WRONG_LANE: _malformed(
         "the bulk lane takes `usage.*` alone; send it to the exchange `billing`"
     ),
@@ -241,10 +245,12 @@ DEAD_LETTER_REASONS: Final[dict[DeadLetterReason, ReasonEntry]] = {
     DeadLetterReason.NOTICE_REFUSED: _from_broker(
         "a queue bound to `billing.events` is full; the message is a notice"
     ),
-    DeadLetterReason.REJECTED: _from_broker("the broker put it here: a consumer rejected it"),
-    DeadLetterReason.EXPIRED: _from_broker("the broker put it here: its time to live ended"),
-    DeadLetterReason.MAXLEN: _from_broker("the broker put it here: its queue was full"),
-    DeadLetterReason.UNKNOWN: _from_broker("the broker put it here and names no reason"),
+    DeadLetterReason.REJECTED: _from_broker("its header `x-death` says so: a consumer rejected it"),
+    DeadLetterReason.EXPIRED: _from_broker("its header `x-death` says so: its time to live ended"),
+    DeadLetterReason.MAXLEN: _from_broker("its header `x-death` says so: its queue was full"),
+    DeadLetterReason.UNKNOWN: _from_broker(
+        "no worker vouches for it and its header `x-death` names no reason; look at who sent it"
+    ),
 }
 
 #: Queries store nothing: `again` and `mended` are all that there is to retry.

@@ -63,7 +63,12 @@ class ReplayState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class StoredDeadLetter:
-    """One dead letter as it is kept: reason, origin, times, tries, and the message itself."""
+    """One dead letter as it is kept: reason, origin, times, tries, and the message itself.
+
+    ``queue``, ``exchange`` and ``routing_key`` are None where its origin is unknown: no worker user published
+    it. Tries and versions are None as well, until a replay of it fails in a worker. ``sender`` is the broker
+    user that sent the message first, as far as the broker vouches for it.
+    """
 
     number: int
     letter_id: str
@@ -72,17 +77,17 @@ class StoredDeadLetter:
     message: str
     field: str | None
     traceback: str | None
-    queue: str
-    exchange: str
-    routing_key: str
-    attempts: int
+    queue: str | None
+    exchange: str | None
+    routing_key: str | None
+    attempts: int | None
     first_failed_at: datetime | None
     last_failed_at: datetime | None
     type: str | None
     reference_id: str | None
     user_id: str | None
-    worker_version: str
-    schema_version: int
+    worker_version: str | None
+    schema_version: int | None
     body: bytes
     properties: Mapping[str, Any]
     note: str | None
@@ -90,11 +95,24 @@ class StoredDeadLetter:
     tokens_at_stake: int | None
     replay_id: int | None
     edited_body: bytes | None
+    sender: str | None
 
     @classmethod
     def from_row(cls, row: Row[Any]) -> Self:
         """Return the dead letter of a row of the table."""
-        return cls(**{name: getattr(row, name) for name in cls.__slots__})
+        values = {name: getattr(row, name) for name in cls.__slots__ if name != "sender"}
+        if not row.queue:
+            values |= dict.fromkeys(("queue", "exchange", "routing_key"))
+        if not row.worker_version:
+            values |= dict.fromkeys(("attempts", "worker_version", "schema_version"))
+        # Rows from before senders were kept name none: what their headers say, nobody vouches for.
+        sender = row.properties.get("sender")
+        return cls(**values, sender=sender if isinstance(sender, str) else None)
+
+    @property
+    def is_origin_known(self) -> bool:
+        """True where a worker user published the dead letter, and so its headers were believed."""
+        return self.queue is not None
 
     @property
     def current_body(self) -> bytes:
@@ -114,7 +132,7 @@ class DeadLetterLine(View):
     type: str | None
     reference_id: str | None
     user_id: str | None
-    attempts: int
+    attempts: int | None
     first_failed_at: datetime | None
     last_failed_at: datetime | None
     fingerprint: str

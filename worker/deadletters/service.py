@@ -1,11 +1,11 @@
 """The dead letters as consoles and commands see them: the only door to them.
 
 A dead letter is acknowledged in its queue only after its row is committed, so that reading and acting need
-the database alone. A replay goes through the queue, to the exchange and key it first came by, so that
+the database alone. A replay goes through the queue, to the exchange and key of its type, so that
 everything the ledger knows of its reference holds. Times are aware and in UTC; None is "unknown".
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -60,8 +60,9 @@ class DeadLetters:
 
     ``receive`` is the worker's own judgement of a delivery, ``catalog`` holds what is for sale: without them
     nothing is judged, and the tokens of payments are unknown. ``sent_as`` is the broker user that would send
-    a dead letter again. Cheap to make, and shared by threads: each call is a transaction of its own. Every
-    method raises LedgerUnavailableError.
+    a dead letter again; drained ones are believed where one of ``worker_users`` published them. Cheap to
+    make, and shared by threads: each call is a transaction of its own. Every method raises
+    LedgerUnavailableError.
     """
 
     def __init__(
@@ -72,9 +73,10 @@ class DeadLetters:
         receive: Receive | None = None,
         clock: Callable[[], datetime] = _utc_now,
         sent_as: str | None = None,
+        worker_users: Collection[str | None] = (),
     ) -> None:
         self._engine, self._catalog, self._receive = engine, catalog, receive
-        self._clock, self._sent_as = clock, sent_as
+        self._clock, self._sent_as, self._worker_users = clock, sent_as, worker_users
 
     # -- draining -----------------------------------------------------------------------------------------
 
@@ -109,7 +111,7 @@ class DeadLetters:
         return abandoned.end_shown(self._engine, self._clock())
 
     def _ingest(self, deliveries: Sequence[Delivery]) -> None:
-        drained = [drained_from(delivery, self._catalog) for delivery in deliveries]
+        drained = [drained_from(delivery, self._catalog, self._worker_users) for delivery in deliveries]
         ingest(self._engine, self._clock(), drained)
 
     # -- reading ------------------------------------------------------------------------------------------

@@ -2,10 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from amqp.serialization import dumps
 from pydantic import TypeAdapter, ValidationError
@@ -17,12 +18,15 @@ from schemas.dead_letter import (
     RECOVERY_SINCE_HEADER,
     REPLAY_DEAD_LETTER_HEADER,
     REPLAY_HEADER,
+    SENDER_HEADER,
 )
 from schemas.decoding import BODY_MAX_BYTES
 from schemas.fields import Identifier
 from worker import __version__
 from worker.broker import Delivery
+from worker.messages.origin import DEATHS, Origin, origin_of, republished
 from worker.messages.outgoing import OutgoingDeadLetter
+from worker.messages.policy import Policy
 
 # All headers must fit one frame (128 KiB), beside the properties and the headers added here.
 _HEADERS_MAX_BYTES = 96 * 1024
@@ -33,6 +37,15 @@ _MESSAGE_MAX_BYTES = 1_000
 # broker's cycle detection.
 _BROKERS_OWN = {"cc", "bcc", "x-death", "x-delivery-count", "x-acquired-count"}
 _BROKERS_PREFIXES = ("x-first-death-", "x-last-death-", HEADER_PREFIX)
+
+# Headers of a replay.
+_SAID_ANEW = {
+    REPLAY_HEADER,
+    REPLAY_DEAD_LETTER_HEADER,
+    SENDER_HEADER,
+    RECOVERY_HEADER,
+    RECOVERY_SINCE_HEADER,
+}
 
 # user_id must name the connection that publishes, expiration would end the dead letter's life.
 _PROPERTIES_NOT_SENT_AGAIN = {"application_headers", "user_id", "expiration", "delivery_mode", "cluster_id"}
@@ -84,10 +97,15 @@ class Failure:
 
 
 def dead_letter_for(
-    delivery: Delivery, failure: Failure, *, queue: str, tries: int, now: datetime
+    delivery: Delivery, failure: Failure, policy: Policy, *, tries: int, now: datetime
 ) -> OutgoingDeadLetter:
-    """Return the message to publish to ``queue``: the delivery's bytes, its properties, and the reason."""
-    headers, omitted = sendable(delivery.headers)
+    """Return the message for the dead-letter queue: the delivery's bytes, its properties, and the reason.
+
+    It names the user that publishes it: whoever drains the queue believes worker users alone.
+    """
+    origin = origin_of(delivery, policy.worker_users)
+    headers, omitted = sendable(delivery.headers, origin)
+    replay = delivery.headers if origin.is_ours else {}
     dead_letter = DeadLetter(
         letter_id=dead_letter_id(delivery),
         reason=failure.code,
@@ -106,17 +124,18 @@ def dead_letter_for(
         worker_version=__version__,
         schema_version=SCHEMA_VERSION,
         headers_omitted=_beginning(", ".join(omitted)) or None,
-        replay=_number(delivery, REPLAY_HEADER),
-        replay_letter=_number(delivery, REPLAY_DEAD_LETTER_HEADER),
+        replay=_number(replay, REPLAY_HEADER),
+        replay_letter=_number(replay, REPLAY_DEAD_LETTER_HEADER),
     )
-    return OutgoingDeadLetter(
+    message = OutgoingDeadLetter(
         body=delivery.body,
         exchange="",
-        routing_key=queue,
+        routing_key=policy.topology.dead.name,
         properties=_properties(delivery),
         reason=failure.code,
         headers=headers | dead_letter.to_headers() | _kept_as_headers(delivery),
     )
+    return republished(message, sender=origin.sender, sent_as=policy.user)
 
 
 def dead_letter_id(delivery: Delivery, queue: str | None = None) -> str:
@@ -135,9 +154,9 @@ def encodable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _number(delivery: Delivery, header: str) -> int | None:
-    """Return a number that a replay put into a header. Any publisher may forge it, so it proves nothing."""
-    value = delivery.headers.get(header)
+def _number(headers: Mapping[str, Any], header: str) -> int | None:
+    """Return a number that a replay put into a header."""
+    value = headers.get(header)
     return value if type(value) is int and 0 < value < 2**63 else None
 
 
@@ -159,7 +178,6 @@ def _properties(delivery: Delivery) -> dict[str, Any]:
 
 def _kept_as_headers(delivery: Delivery) -> dict[str, str]:
     kept = {
-        "x-billing-sent-by": delivery.text("user_id"),
         "x-billing-expiration": delivery.text("expiration"),
         "x-billing-unreadable-properties": None
         if delivery.unreadable is None
@@ -168,14 +186,14 @@ def _kept_as_headers(delivery: Delivery) -> dict[str, str]:
     return {name: value for name, value in kept.items() if value is not None}
 
 
-def sendable(headers: Mapping[Any, Any]) -> tuple[dict[str, Any], list[str]]:
+def sendable(headers: Mapping[Any, Any], origin: Origin) -> tuple[dict[str, Any], list[str]]:
     """Return the original headers that can be sent along, and the names of the others."""
     sendable: dict[str, Any] = {}
     omitted: list[str] = []
     room = _HEADERS_MAX_BYTES
     for name, value in headers.items():
         size = _size(name, value)
-        if name in _OF_THIS_DELIVERY:
+        if origin.is_ours and name in _SAID_ANEW:
             continue  # the dead letter says it, or it is about this delivery alone
         if size is None or size > room or is_brokers_own(str(name)):
             omitted.append(str(name).encode("unicode_escape").decode())
@@ -183,14 +201,6 @@ def sendable(headers: Mapping[Any, Any]) -> tuple[dict[str, Any], list[str]]:
             sendable[name] = value
             room -= size
     return sendable, omitted
-
-
-_OF_THIS_DELIVERY = (
-    REPLAY_HEADER,
-    REPLAY_DEAD_LETTER_HEADER,
-    RECOVERY_HEADER,
-    RECOVERY_SINCE_HEADER,
-)
 
 
 def is_brokers_own(name: str) -> bool:
@@ -206,23 +216,37 @@ def _size(name: Any, value: Any) -> int | None:
         return None
 
 
-def dead_letter_in(delivery: Delivery) -> DeadLetter:
-    """Return the dead letter of a message in the dead-letter queue, also where the broker put it there.
+@dataclass(frozen=True, slots=True)
+class ReadDeadLetter:
+    """A dead letter as it was read from its queue.
 
-    Nothing is trusted: any publisher to that queue may have written anything. Type, reference and user are
-    taken from the body, whatever the headers say.
+    ``is_vouched`` is True where the broker vouches that a worker user published it: only then its headers
+    are believed, and its origin is known. ``sender`` is the first sender, as far as the broker vouches.
     """
+
+    dead_letter: DeadLetter
+    sender: str | None
+    is_vouched: bool
+
+
+def read_dead_letter(delivery: Delivery, worker_users: Collection[str | None]) -> ReadDeadLetter:
+    """Return the dead letter of a message in the dead-letter queue, also where no worker put it there.
+
+    Any publisher to that queue may have written anything. Type, reference and user are taken from the body,
+    whatever the headers say.
+    """
+    origin = origin_of(delivery, worker_users)
     headers: Mapping[Any, Any] = delivery.headers  # the client leaves a name as bytes where it isn't UTF-8
     named = {name: value for name, value in headers.items() if isinstance(name, str)}
-    death = _last_death(named.get("x-death"))
-    if death.get("queue", delivery.queue) != delivery.queue:
-        # A worker sends no x-death along: the broker took it from a queue of work, and the other headers are
-        # the producer's word.
-        return _brokers_dead_letter(delivery, death)
-    try:
-        dead_letter = DeadLetter.from_headers(named)
-    except ValidationError:
-        return _brokers_dead_letter(delivery, death)
+    # A worker sends no x-death along: the broker took such a message from another queue.
+    if origin.is_republished and DEATHS not in named:
+        with suppress(ValidationError):
+            vouched = _vouched(delivery, DeadLetter.from_headers(named))
+            return ReadDeadLetter(vouched, origin.sender, is_vouched=True)
+    return ReadDeadLetter(_of_unknown_origin(delivery, origin), origin.sender, is_vouched=False)
+
+
+def _vouched(delivery: Delivery, dead_letter: DeadLetter) -> DeadLetter:
     return dead_letter.model_copy(
         update={
             # Not the id that it claims: under the id of another dead letter these bytes would be lost.
@@ -279,33 +303,56 @@ def _last_death(deaths: Any) -> Mapping[str, Any]:
     return deaths[0] if isinstance(deaths, list) and deaths and isinstance(deaths[0], dict) else {}
 
 
-def _brokers_dead_letter(delivery: Delivery, death: Mapping[str, Any]) -> DeadLetter:
-    """Return the dead letter made of ``x-death`` and the body."""
+def _of_unknown_origin(delivery: Delivery, origin: Origin) -> DeadLetter:
+    """Return a dead letter that no worker vouches for: of its body, and of what ``x-death`` says.
+
+    The broker writes ``x-death``, and so does any publisher: it gives a reason out of the broker's own and a
+    time, on which nothing depends. Queue, exchange, key and tries are placeholders.
+    """
+    death = _last_death(delivery.headers.get(DEATHS))
+    reason = death.get("reason")
+    is_brokers = isinstance(reason, str) and reason in _BROKERS_REASONS
     moment = _moment(death.get("time"))
-    reason = _text(death.get("reason"), DeadLetterReason.UNKNOWN)
-    queue = _text(death.get("queue"), delivery.queue)
-    keys = death.get("routing-keys")
-    key = keys[0] if isinstance(keys, list) and keys else None
+    replay = delivery.headers if origin.is_ours else {}
     return DeadLetter(
-        letter_id=dead_letter_id(delivery, queue),
-        reason=reason,
-        message=f"The broker put this message here: {reason}.",
-        queue=queue,
-        exchange=_text(death.get("exchange"), encodable(delivery.exchange)),
-        routing_key=_text(key, encodable(delivery.routing_key)),
-        attempts=_attempts(death.get("count")),
+        letter_id=dead_letter_id(delivery),
+        reason=str(reason) if is_brokers else DeadLetterReason.UNKNOWN,
+        message=_text_of_unknown_origin(death if is_brokers else {}),
+        **UNKNOWN_ORIGIN,
         first_failed_at=moment,
         last_failed_at=moment,
         **identities_in(delivery.body),
-        worker_version=__version__,
-        schema_version=SCHEMA_VERSION,
-        replay=_number(delivery, REPLAY_HEADER),
-        replay_letter=_number(delivery, REPLAY_DEAD_LETTER_HEADER),
+        replay=_number(replay, REPLAY_HEADER),
+        replay_letter=_number(replay, REPLAY_DEAD_LETTER_HEADER),
     )
 
 
-def _text(value: Any, otherwise: str) -> str:
-    return encodable(value) if isinstance(value, str) else otherwise
+def _text_of_unknown_origin(death: Mapping[str, Any]) -> str:
+    unknown = "Of unknown origin: no worker published it."
+    if not death:
+        return unknown
+    queue = death.get("queue")
+    taken = f" from {encodable(queue)[:_NAME_MAX]!r}" if isinstance(queue, str) else ""
+    return f"{unknown} Its header x-death says that the broker took it{taken}: {death['reason']}."
+
+
+#: Values that stand in the row of a dead letter of unknown origin, for columns that are never null.
+UNKNOWN_ORIGIN: Final[Mapping[str, Any]] = {
+    "queue": "",
+    "exchange": "",
+    "routing_key": "",
+    "attempts": 1,
+    "worker_version": "",
+    "schema_version": 0,
+}
+
+_BROKERS_REASONS = {
+    DeadLetterReason.REJECTED,
+    DeadLetterReason.EXPIRED,
+    DeadLetterReason.MAXLEN,
+    DeadLetterReason.DELIVERY_LIMIT,
+}
+_NAME_MAX = 100
 
 
 def _attempts(value: Any) -> int:

@@ -1,11 +1,11 @@
 """Message-handling policy: limits, tries, reply addresses and senders."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 
-from schemas import ImportAccount, Limits, type_of
+from schemas import Limits
 from worker.broker import BILLING, DIRECT_REPLY_TO, Topology
+from worker.messages.rights import CREDIT_TYPES, SETTLE, SenderRules, Users, rules_by_type
 
 #: Number of earlier deliveries from which a message may be poison: it is tried on record.
 TRIAL_AFTER = 3
@@ -17,28 +17,31 @@ GIVE_UP_AFTER = 3
 SCHEDULER_APP_ID = "billing-scheduler"
 
 
-#: Types that only a rule which names them allows: they came after the rules of today's operators.
-_NAMED_ONLY = frozenset({type_of(ImportAccount)})
-
-
 @dataclass(frozen=True, slots=True)
 class Policy:
     """Limits of messages, tries of a fault, addresses of replies, and who may send what.
 
     ``senders`` maps a pattern of types to the broker users that may send them, or to users with the prefix
-    that their references must begin with; of several patterns that match, the longest holds, and a type that
-    none matches may come from anyone. Where there are any, an import must be named itself: a pattern that was
-    written for other types allows nobody to give credit. ``reply_to_prefixes`` are beginnings of queue names
-    that any message may name, whoever sends it.
+    that their references must begin with (see ``worker.messages.rights``). ``reply_to_prefixes`` are
+    beginnings of queue names that any message may name, whoever sends it.
+
+    ``user`` is the broker user that publishes here, and ``worker_users`` are those of our own processes: what
+    they publish may carry headers of ours. None is the anonymous user of a broker that vouches for nobody.
     """
 
     limits: Limits = field(default_factory=Limits)
     tries: int = 3
     reply_queue: str = "billing.replies"
     reply_to_prefixes: tuple[str, ...] = ()
-    senders: Mapping[str, Sequence[str] | Mapping[str, str]] = field(default_factory=dict)
+    senders: SenderRules = field(default_factory=dict)
     topology: Topology = BILLING
+    user: str | None = None
     worker_users: frozenset[str | None] = frozenset()
+    _rules: Mapping[str, Users] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # Looked up once: every message is compared with them.
+        object.__setattr__(self, "_rules", rules_by_type(self.senders))
 
     def allows_reply_to(self, reply_to: str, sender: str | None) -> bool:
         """Return whether a message of ``sender`` may name ``reply_to``.
@@ -54,14 +57,14 @@ class Policy:
 
     def prefix_of_references(self, type_: str, sender: str | None) -> str | None:
         """Return the prefix of ``sender``'s references; None where it may not send ``type_`` at all."""
-        patterns = [pattern for pattern in self.senders if fnmatchcase(type_, pattern)]
-        if type_ in _NAMED_ONLY and self.senders:
-            patterns = [pattern for pattern in patterns if pattern == type_]
-            if not patterns:
-                return None
-        if not patterns:
+        users = self._rules.get(type_)
+        if users is None or (type_ == SETTLE and sender in self.worker_users):
             return ""
-        users = self.senders[max(patterns, key=len)]
         if sender is None or sender not in users:
             return None
         return users[sender] if isinstance(users, Mapping) else ""
+
+    @property
+    def credit_from_anyone(self) -> list[str]:
+        """The types that give credit and that anyone may send."""
+        return [type_ for type_ in CREDIT_TYPES if type_ not in self._rules]

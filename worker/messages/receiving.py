@@ -14,9 +14,10 @@ from schemas import (
     decode,
     type_of,
 )
-from schemas.dead_letter import RECOVERY_HEADER, RECOVERY_SINCE_HEADER, REPLAY_DEAD_LETTER_HEADER
+from schemas.dead_letter import RECOVERY_HEADER, RECOVERY_SINCE_HEADER, SENDER_HEADER
 from worker.broker import Delivery
 from worker.messages.dead_letters import Failure
+from worker.messages.origin import Origin, is_key_of, is_replay, origin_of, wrong_way
 from worker.messages.policy import Policy
 
 
@@ -30,25 +31,29 @@ def message_in(delivery: Delivery, policy: Policy, now: datetime) -> Message | F
     decoded = decode(delivery.body, now=now, limits=policy.limits)
     if isinstance(decoded, Malformed):
         return Failure.of_malformed(decoded)
-    message = _without_past_deadline(delivery, decoded)
+    origin = origin_of(delivery, policy.worker_users)
+    message = _without_past_deadline(delivery, origin, decoded)
     return (
         _refused_lane(delivery, message, policy)
+        or _refused_way(delivery, message, origin, policy)
         or _refused_route(delivery, message, policy)
-        or _refused_sender(delivery, message, policy)
+        or _refused_sender(message, origin, policy)
         or message
     )
 
 
-def _without_past_deadline(delivery: Delivery, message: Message) -> Message:
-    """Return ``message`` without deadlines that are over only because it is sent again.
+def _without_past_deadline(delivery: Delivery, origin: Origin, message: Message) -> Message:
+    """Return ``message`` without deadlines that are over only because one of us sends it again.
 
     An operator who replays or recovers it has decided that it is still to be done. A recovery leaves what was
-    too late when it was sent. Who forges the headers gives up its own deadline, nothing else.
+    too late when it was sent.
     """
-    if RECOVERY_HEADER in delivery.headers:
+    if is_replay(delivery, origin):
+        return without_deadline(message)
+    if origin.is_ours and RECOVERY_HEADER in delivery.headers:
         since = delivery.headers.get(RECOVERY_SINCE_HEADER)
         return without_deadline(message, since if isinstance(since, int) else 0)
-    return without_deadline(message) if REPLAY_DEAD_LETTER_HEADER in delivery.headers else message
+    return message
 
 
 def without_deadline(message: Message, since: int = 0) -> Message:
@@ -111,9 +116,22 @@ def _refused_lane(delivery: Delivery, message: Message, policy: Policy) -> Failu
     )
 
 
+def _refused_way(delivery: Delivery, message: Message, origin: Origin, policy: Policy) -> Failure | None:
+    """Refuse what walked past the exchanges on which rights are granted, unless we published it again."""
+    way = wrong_way(delivery, origin, policy.topology)
+    if way is None:
+        return None
+    return Failure.of(
+        message,
+        DeadLetterReason.WRONG_EXCHANGE,
+        f"A {message.type} came {way}; publish it to the exchange {policy.topology.exchange!r}.",
+    )
+
+
 def _refused_route(delivery: Delivery, message: Message, policy: Policy) -> Failure | None:
     """Refuse another type than the routing key says, by which rights to publish are granted."""
-    if delivery.exchange not in policy.topology.command_exchanges or delivery.routing_key == message.type:
+    is_command = delivery.exchange in policy.topology.command_exchanges
+    if not is_command or is_key_of(delivery.routing_key, message.type):
         return None
     return Failure.of(
         message,
@@ -123,15 +141,22 @@ def _refused_route(delivery: Delivery, message: Message, policy: Policy) -> Fail
     )
 
 
-def _refused_sender(delivery: Delivery, message: Message, policy: Policy) -> Failure | None:
-    """Return the failure where the sender may not send ``message``; each item of a batch counts alone.
+def _refused_sender(message: Message, origin: Origin, policy: Policy) -> Failure | None:
+    """Return the failure where a user of ``origin`` may not send ``message``."""
+    if origin.is_forged:
+        return _forged_sender(message, origin)
+    if not policy.senders:
+        return None
+    refusals = (_refused_user(message, user, policy) for user in origin.users)
+    return next((refusal for refusal in refusals if refusal is not None), None)
+
+
+def _refused_user(message: Message, sender: str | None, policy: Policy) -> Failure | None:
+    """Return the failure where ``sender`` may not send ``message``; each item of a batch counts alone.
 
     The reference of a batch itself follows the rule of its type like any other: the ledger claims it for
     nothing, but readers of a shared reply queue tell replies by it.
     """
-    if not policy.senders:
-        return None
-    sender = delivery.text("user_id")
     commands = [(-1, message)]
     if isinstance(message, UsageBatch):
         commands += zip(message.places, message.items, strict=True)
@@ -150,6 +175,14 @@ def _refused_sender(delivery: Delivery, message: Message, policy: Policy) -> Fai
 
 
 _OPEN = type_of(OpenAccount)
+
+
+def _forged_sender(message: Message, origin: Origin) -> Failure:
+    text = (
+        f"{_named(origin.publisher)} is no worker user, so its header {SENDER_HEADER} is not believed: leave "
+        "the header out, or name the user in BILLING_WORKER_USERS."
+    )
+    return Failure.of(message, DeadLetterReason.WRONG_SENDER, text)
 
 
 def _wrong_opener(message: Message, sender: str | None, place: str) -> Failure:

@@ -21,6 +21,7 @@ from worker.broker import DIRECT_REPLY_TO, Delivery
 from worker.core import Answer, Decided, Outcome, reply_for
 from worker.core.incidents import notices_of
 from worker.messages.dead_letters import Failure, dead_letter_for
+from worker.messages.origin import origin_of
 from worker.messages.outgoing import (
     OutgoingDeadLetter,
     OutgoingDirectReply,
@@ -70,7 +71,7 @@ class Replies:
         self, delivery: Delivery, failure: Failure, tries: int, now: datetime
     ) -> OutgoingDeadLetter:
         """Return the dead letter alone."""
-        return dead_letter_for(delivery, failure, queue=self._policy.topology.dead.name, tries=tries, now=now)
+        return dead_letter_for(delivery, failure, self._policy, tries=tries, now=now)
 
     def dead_letter_for_notice(self, refused: OutgoingNotice, now: datetime) -> OutgoingDeadLetter:
         """Return the dead letter of a notice that the broker refused; its replay is the notice again."""
@@ -118,9 +119,10 @@ class Replies:
 
     def _allowed_reply_to(self, delivery: Delivery) -> str | None:
         reply_to = delivery.text("reply_to")
-        if reply_to is None or not self._policy.allows_reply_to(reply_to, delivery.text("user_id")):
+        if reply_to is None:
             return None
-        return reply_to
+        users = origin_of(delivery, self._policy.worker_users).users
+        return reply_to if any(self._policy.allows_reply_to(reply_to, user) for user in users) else None
 
     def _outgoing_reply(self, delivery: Delivery, reply: Reply) -> OutgoingReply | OutgoingDirectReply:
         correlation = _correlation(delivery)

@@ -23,6 +23,7 @@ from schemas import (
 )
 from worker.broker import BILLING, DIRECT_REPLY_TO, Delivery, Link
 from worker.errors import BillingError
+from worker.messages.origin import Origin, is_key_of, wrong_way
 from worker.messages.outgoing import OutgoingAnswer, OutgoingDirectAnswer
 from worker.messages.policy import Policy
 from worker.messages.publishing import publish_direct
@@ -153,14 +154,27 @@ def query_in(delivery: Delivery, policy: Policy, now: datetime) -> Query | Query
             user_id=decoded.user_id,
             field=decoded.field,
         )
-    if delivery.exchange == policy.topology.exchange and delivery.routing_key != decoded.type:
-        text = f"A {decoded.type} came with the routing key {delivery.routing_key!r}; they must be equal."
-        return problem(ProblemCode.MALFORMED, text, now, decoded, "type")
-    return _refused(delivery, decoded, policy, now) or decoded
+    refused = _refused_way(delivery, decoded, policy, now) or _refused_sender(delivery, decoded, policy, now)
+    return refused or decoded
 
 
-def _refused(delivery: Delivery, query: Query, policy: Policy, now: datetime) -> QueryProblem | None:
-    """Return the problem of a sender that may not ask this, or not about this reference."""
+def _refused_way(delivery: Delivery, query: Query, policy: Policy, now: datetime) -> QueryProblem | None:
+    """Return the problem of a query that walked past the rights on the exchange and its routing keys."""
+    way = wrong_way(delivery, Origin(None, None), policy.topology)
+    if way is not None:
+        text = f"A {query.type} came {way}; publish it to the exchange {policy.topology.exchange!r}."
+        return problem(ProblemCode.NOT_ALLOWED, text, now, query)
+    if not is_key_of(delivery.routing_key, query.type):
+        text = f"A {query.type} came with the routing key {delivery.routing_key!r}; they must be equal."
+        return problem(ProblemCode.MALFORMED, text, now, query, "type")
+    return None
+
+
+def _refused_sender(delivery: Delivery, query: Query, policy: Policy, now: datetime) -> QueryProblem | None:
+    """Return the problem of a sender that may not ask this, or not about this reference.
+
+    Nobody publishes a query again: who asks is who published it.
+    """
     sender = delivery.text("user_id")
     prefix = policy.prefix_of_references(query.type, sender)
     who = "An anonymous user" if sender is None else repr(sender)

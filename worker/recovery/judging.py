@@ -8,19 +8,19 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
-from schemas import DeadLetterReason, Message
+from schemas import MESSAGE_TYPES, DeadLetterReason, Message
 from schemas.dead_letter import (
     RECOVERY_HEADER,
     RECOVERY_SINCE_HEADER,
     REPLAY_DEAD_LETTER_HEADER,
     REPLAY_HEADER,
-    SENDER_HEADER,
 )
 from worker.broker import Delivery, Outgoing
 from worker.broker.journal import OFFSET_HEADER, JournalMessage
 from worker.messages.dead_letters import Failure, dead_letter_id, sendable
-from worker.messages.origin import republished
+from worker.messages.origin import DEATHS, Origin, is_key_of, origin_of, republished, wrong_way
 from worker.messages.policy import Policy
 from worker.messages.receiving import message_in
 
@@ -52,6 +52,8 @@ _NO_COMMAND = frozenset(
         DeadLetterReason.INVALID_FIELD,
     }
 )
+#: Header of a message that a dead-letter exchange has published.
+_FIRST_DEATH = "x-first-death-queue"
 _BY_HAND = {f"billing-worker {name}": name for name in ("adjust", "retry", "console")}
 
 
@@ -116,22 +118,24 @@ class Judge:
 
     def _judged(self, message: JournalMessage, now: datetime) -> JudgedMessage:
         delivery = self._as_from_its_queue(message.delivery)
-        sender = self._sender_of(delivery)
-        again = self._headers_of_copy(delivery) or {
+        origin = origin_of(delivery, self._policy.worker_users)
+        again = _headers_of_copy(delivery, origin) or {
             RECOVERY_HEADER: message.offset,
             RECOVERY_SINCE_HEADER: self._since,
         }
-        outgoing = self._outgoing(delivery, sender, again)
+        outgoing = self._outgoing(delivery, origin, again)
         found = self._found(delivery, outgoing, now)
         is_copy = self._first <= again[RECOVERY_HEADER] < message.offset
-        handling = self._handling(found, delivery, sender, is_copy=is_copy)
-        return JudgedMessage(message.offset, delivery, sender, handling, found, outgoing)
+        handling = self._handling(found, delivery, origin, is_copy=is_copy)
+        return JudgedMessage(message.offset, delivery, origin.sender, handling, found, outgoing)
 
     def _as_from_its_queue(self, delivery: Delivery) -> Delivery:
         """Return the delivery as a worker gets it, from a queue of work."""
         topology = self._policy.topology
         is_bulk = delivery.exchange == topology.bulk_exchange
         queue = topology.bulk if is_bulk else topology.queue_of(delivery.routing_key)
+        # A stream keeps no arrays, such as x-death.
+        deaths: dict[str, Any] = {DEATHS: []} if _FIRST_DEATH in delivery.headers else {}
         return Delivery(
             delivery.body,
             queue.name,
@@ -139,37 +143,22 @@ class Judge:
             delivery.routing_key,
             tag=0,
             properties=delivery.properties,
-            headers=delivery.headers,
+            headers={**delivery.headers, **deaths},
             unreadable=delivery.unreadable,
         )
 
-    def _is_ours(self, delivery: Delivery) -> bool:
-        """Return True where the broker vouches for one of our own users."""
-        return delivery.text("user_id") in self._policy.worker_users - {None}
-
-    def _sender_of(self, delivery: Delivery) -> str | None:
-        named = delivery.headers.get(SENDER_HEADER)
-        if isinstance(named, str) and self._is_ours(delivery):
-            return named or None
-        return delivery.text("user_id")
-
-    def _headers_of_copy(self, delivery: Delivery) -> dict[str, int] | None:
-        """Return the headers of an earlier recovery's copy; None for any other message."""
-        names = (RECOVERY_HEADER, RECOVERY_SINCE_HEADER)
-        found = {name: value for name in names if isinstance(value := delivery.headers.get(name), int)}
-        return found if len(found) == len(names) and self._is_ours(delivery) else None
-
-    def _outgoing(self, delivery: Delivery, sender: str | None, again: Mapping[str, int]) -> Outgoing:
+    def _outgoing(self, delivery: Delivery, origin: Origin, again: Mapping[str, int]) -> Outgoing:
         own = {name: value for name, value in delivery.headers.items() if name != OFFSET_HEADER}
-        headers, _ = sendable(own)
+        headers, _ = sendable(own, origin)
+        is_bulk = delivery.queue == self._policy.topology.bulk.name
         message = Outgoing(
             body=delivery.body,
-            exchange=delivery.exchange,
+            exchange=self._policy.topology.bulk_exchange if is_bulk else self._policy.topology.exchange,
             routing_key=delivery.routing_key,
             properties={name: value for name, value in delivery.properties.items() if name in _KEPT},
             headers={**headers, **again},
         )
-        return republished(message, sender=sender, sent_as=self._sent_as)
+        return republished(message, sender=origin.sender, sent_as=self._sent_as)
 
     def _found(self, delivery: Delivery, outgoing: Outgoing, now: datetime) -> Message | Failure:
         """Return the message, or the failure of the one that was sent, or of the one to send."""
@@ -179,14 +168,29 @@ class Judge:
         return message_in(_delivered(outgoing, delivery.queue), self._policy, now)
 
     def _handling(
-        self, found: Message | Failure, delivery: Delivery, sender: str | None, *, is_copy: bool
+        self, found: Message | Failure, delivery: Delivery, origin: Origin, *, is_copy: bool
     ) -> Handling:
         if is_copy:
             return Handling.COPY
         if not isinstance(found, Failure):
             return Handling.COMMAND
-        may_send = self._policy.prefix_of_references(delivery.routing_key, sender) is not None
-        return Handling.DEAD_LETTER if found.code in _NO_COMMAND and may_send else Handling.REFUSED
+        is_again = found.code in _NO_COMMAND and self._may_come(delivery, origin)
+        return Handling.DEAD_LETTER if is_again else Handling.REFUSED
+
+    def _may_come(self, delivery: Delivery, origin: Origin) -> bool:
+        """Return True where all its users may send the type that its key names."""
+        if wrong_way(delivery, origin, self._policy.topology) is not None or origin.is_forged:
+            return False
+        type_ = next((name for name in MESSAGE_TYPES if is_key_of(delivery.routing_key, name)), "")
+        users = {*origin.users, self._sent_as}
+        return all(self._policy.prefix_of_references(type_, user) is not None for user in users)
+
+
+def _headers_of_copy(delivery: Delivery, origin: Origin) -> dict[str, int] | None:
+    """Return the headers of an earlier recovery's copy; None for any other message."""
+    names = (RECOVERY_HEADER, RECOVERY_SINCE_HEADER)
+    found = {name: value for name in names if isinstance(value := delivery.headers.get(name), int)}
+    return found if len(found) == len(names) and origin.is_ours else None
 
 
 def _delivered(message: Outgoing, queue: str) -> Delivery:

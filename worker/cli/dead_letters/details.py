@@ -39,6 +39,7 @@ def show(application: Application, *, number: int, as_json: bool) -> None:
     _show_details(details)
 
 
+_ORIGIN = ("queue", "exchange", "routing_key", "attempts", "worker_version", "schema_version", "sender")
 _LONG = ("body", "edited_body", "properties", "traceback")
 
 
@@ -92,8 +93,12 @@ def _fields(details: DeadLetterDetails) -> list[tuple[str, Any]]:
     fields = []
     for name in StoredDeadLetter.__slots__:
         value = getattr(dead_letter, name)
-        if name not in _LONG and value is not None:
+        if name in _ORIGIN and value is None:
+            fields.append((_label(name), "unknown"))
+        elif name not in _LONG and value is not None:
             fields.append((_label(name), moment(value) if isinstance(value, datetime) else value))
+    if not dead_letter.is_origin_known:
+        fields.append(("origin", "unknown: no worker published it, and its headers count for nothing"))
     if details.past_deadline is not None:
         fields.append(("valid until", f"{moment(details.past_deadline)}, which has passed; {DROPPED}"))
     if details.problem is not None:
@@ -107,6 +112,7 @@ _LABELS = {
     "attempts": "tries",
     "tokens_at_stake": "tokens affected",
     "replay_id": "replay",
+    "sender": "sent by",
 }
 
 

@@ -12,7 +12,7 @@ from worker.console.parameters import moment_in, text_in
 from worker.errors import ConfigurationError, QueryError
 from worker.ledger.queries import snapshot
 from worker.ledger.queries.incidents import IncidentFilter, IncidentKind, incidents
-from worker.payment_retries import RETRIES_MAX, log_retries, next_attempts, retry_of
+from worker.payment_retries import RETRIES_MAX, first_senders, log_retries, next_attempts, retry_of
 from worker.settings import broker_user
 
 page = Blueprint("payments", __name__)
@@ -86,12 +86,14 @@ def _publish(commands: list[Command]) -> None:
     """Publish the commands; nobody waits for their replies, and what is applied leaves the list."""
     application = context().application
     sent_as = broker_user(application.settings.broker_url)
+    senders = first_senders(application.engine, commands)
     messages = [
         retry_of(
             command.model_copy(update={"replies": "none"}),
             message_id=uuid4().hex,
             app_id="billing-worker console",
             sent_as=sent_as,
+            sender=senders.get(command.reference_id),
         )
         for command in commands
     ]

@@ -224,7 +224,12 @@ def _forecast(
     match received:
         case None:
             return DeadLetterForecast(
-                dead_letter.number, "deliver", "delivered", f"goes to {_place(dead_letter)} as it is", None, 0
+                dead_letter.number,
+                "deliver",
+                "delivered",
+                f"goes to exchange {dead_letter.exchange} as it is",
+                None,
+                0,
             )
         case Failure():
             return DeadLetterForecast(
@@ -268,10 +273,6 @@ def _judgement(answer: Answer) -> tuple[str, str, str, int]:
 def _counted(words: Sequence[str]) -> str:
     kinds = ("apply", "reject", "duplicate", "conflict", "malformed")
     return "of its items " + ", ".join(f"{words.count(kind)} {kind}" for kind in kinds if kind in words)
-
-
-def _place(dead_letter: StoredDeadLetter) -> str:
-    return f"exchange {dead_letter.exchange}" if dead_letter.exchange else f"queue {dead_letter.routing_key}"
 
 
 _Kind = tuple[str, str, str | None]

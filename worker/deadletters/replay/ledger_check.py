@@ -7,12 +7,12 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection
 
 from schemas import Command, Limits, Malformed, commands_of, decode, first_malformed
-from worker.broker import BILLING
 from worker.core import Outcome
 from worker.core.contents import content_of, first_difference
 from worker.core.replies import message_for
 from worker.core.superseded import Superseded, may_supersede, owner_of
 from worker.deadletters.models import ItemState, LedgerLine, StoredDeadLetter
+from worker.deadletters.replay.message import is_notice
 from worker.ledger.loading import Judged, judged_under, superseded_by
 from worker.ledger.slots import parts_of
 from worker.messages.receiving import deadline_of
@@ -60,13 +60,8 @@ def past_deadline_in(dead_letter: StoredDeadLetter, now: datetime) -> datetime |
 
 
 def leads_to_workers(dead_letter: StoredDeadLetter) -> bool:
-    """Return True for a message that goes back to a queue of work.
-
-    A reply or a notice ends on delivery.
-    """
-    if dead_letter.exchange:
-        return dead_letter.exchange in BILLING.command_exchanges
-    return dead_letter.routing_key in {queue.name for queue in BILLING.work}
+    """Return True for a message that goes back to a queue of work. A notice ends on delivery."""
+    return not is_notice(dead_letter)
 
 
 @dataclass(frozen=True, slots=True)

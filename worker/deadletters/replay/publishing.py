@@ -6,6 +6,7 @@ from worker.broker import Outgoing, PublishResult
 from worker.deadletters.replay.items import Claimed
 from worker.deadletters.replay.links import RunLinks
 from worker.deadletters.replay.message import replay_of
+from worker.errors import NotPossibleError
 
 #: Those that the broker has, and by number the reason of those that can't be sent. Others are sent again.
 Published = tuple[list[Claimed], dict[int, str]]
@@ -22,8 +23,20 @@ class RunPublisher:
         self.refusal: str | None = None
 
     def publish(self, claimed: Sequence[Claimed]) -> Published:
-        """Publish dead letters together, or one by one after a fault."""
-        messages = {replay_of(each.dead_letter, self._sent_as, self._replay_id): each for each in claimed}
+        """Publish dead letters together, or one by one after a fault; those without a way aren't sent."""
+        messages: dict[Outgoing, Claimed] = {}
+        unsent: dict[int, str] = {}
+        for each in claimed:
+            try:
+                messages[replay_of(each.dead_letter, self._sent_as, self._replay_id)] = each
+            except NotPossibleError as error:
+                unsent[each.dead_letter.number] = str(error)
+        if not messages:
+            return [], unsent
+        sent, returned = self._publish_all(messages)
+        return sent, unsent | returned
+
+    def _publish_all(self, messages: Mapping[Outgoing, Claimed]) -> Published:
         try:
             result = self._links.publish(list(messages))
         except Exception:  # noqa: BLE001 - one message is at fault until proven otherwise

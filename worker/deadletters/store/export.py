@@ -26,7 +26,7 @@ from worker.deadletters.tokens import tokens_affected
 from worker.errors import BadLineError
 from worker.ledger.bulk import Keys, select_rows
 from worker.ledger.queries import snapshot
-from worker.messages.dead_letters import EPOCH, identities_in
+from worker.messages.dead_letters import EPOCH, UNKNOWN_ORIGIN, identities_in
 
 FORMAT = "billing-dead-letter/1"
 _CHUNK = 500
@@ -70,17 +70,17 @@ class _Line(BaseModel):
     message: str
     field: str | None = None
     traceback: str | None = None
-    queue: str
-    exchange: str
-    routing_key: str
-    attempts: int = Field(ge=1, le=2**31 - 1)
+    queue: str | None
+    exchange: str | None
+    routing_key: str | None
+    attempts: int | None = Field(ge=1, le=2**31 - 1)
     first_failed_at: UtcTimestamp | None
     last_failed_at: UtcTimestamp | None
     type: str | None = None
     reference_id: str | None = None
     user_id: str | None = None
-    worker_version: str
-    schema_version: int = Field(ge=0, le=_SMALL_MAX)
+    worker_version: str | None
+    schema_version: int | None = Field(ge=0, le=_SMALL_MAX)
     properties: dict[str, Any]
     note: str | None = None
     body: str | None = None
@@ -102,6 +102,7 @@ class _Line(BaseModel):
         values = indexable({name: clean(getattr(self, name)) for name in _PLAIN})
         # Earlier versions export an unknown time as the beginning of 1970.
         values |= {name: None for name in _TIMES if values[name] == EPOCH}
+        values |= {name: value for name, value in UNKNOWN_ORIGIN.items() if values[name] is None}
         body = _bytes(self.body, self.body_base64)
         values |= identities_in(body)
         edited = None

@@ -6,7 +6,7 @@ the replay added, also where its body was edited: but only if that replay has se
 these bytes. Otherwise the headers are forged, and the message is a dead letter of its own.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -24,7 +24,7 @@ from worker.deadletters.store.group_changes import LatestFailure
 from worker.deadletters.store.transaction import HELD, DeadLetterTransaction, in_transaction
 from worker.deadletters.tokens import tokens_affected
 from worker.ledger.bulk import Keys, among, select_rows
-from worker.messages.dead_letters import EPOCH, dead_letter_in
+from worker.messages.dead_letters import EPOCH, read_dead_letter
 
 _TRANSPORTS_OWN = {"application_headers", "delivery_mode", "delivery_info", "body_encoding", "delivery_tag"}
 #: Columns set by the latest failure.
@@ -69,9 +69,15 @@ class _Copies:
     dead_letter: Row[Any] | None = None
 
 
-def drained_from(delivery: Delivery, catalog: Catalog | None) -> DrainedDeadLetter:
-    """Return the dead letter of a delivery; reads it, whatever is in it, and judges nothing."""
-    dead_letter = dead_letter_in(delivery)
+def drained_from(
+    delivery: Delivery, catalog: Catalog | None, worker_users: Collection[str | None]
+) -> DrainedDeadLetter:
+    """Return the dead letter of a delivery; reads it, whatever is in it.
+
+    Its headers are believed where the broker vouches that one of ``worker_users`` published it.
+    """
+    read = read_dead_letter(delivery, worker_users)
+    dead_letter = read.dead_letter
     fields = dead_letter.model_dump(exclude={"headers_omitted", "replay", "replay_letter"})
     properties = {name: value for name, value in delivery.properties.items() if name not in _TRANSPORTS_OWN}
     row = indexable({name: clean(value) for name, value in fields.items()})
@@ -80,7 +86,9 @@ def drained_from(delivery: Delivery, catalog: Catalog | None) -> DrainedDeadLett
         "first_failed_at": _known(dead_letter.first_failed_at),
         "last_failed_at": _known(dead_letter.last_failed_at),
         "body": delivery.body,
-        "properties": kept({"properties": properties, "headers": dict(delivery.headers)}),
+        "properties": kept(
+            {"properties": properties, "headers": dict(delivery.headers), "sender": read.sender}
+        ),
         "fingerprint": fingerprint_of(
             row["reason"], row["type"], row["field"], row["message"], row["traceback"]
         ),
@@ -235,13 +243,13 @@ def _add_event(
     transaction.add_event(
         number,
         kind,
-        actor=f"worker {row['worker_version']}",
+        actor=f"worker {row['worker_version']}" if row["worker_version"] else None,
         text=row["message"],
         at=failure.at,
         replay_id=replay_id,
         reason=row["reason"],
         field=row["field"],
-        attempts=row["attempts"],
+        attempts=row["attempts"] if row["worker_version"] else None,
     )
 
 

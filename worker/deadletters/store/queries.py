@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, literal, select
+from sqlalchemy import Connection, Row, case, func, literal, select
 
 from worker.deadletters.models import DeadLetterLine, DeadLetterPage, StoredDeadLetter, columns_of
 from worker.deadletters.store import tables
@@ -24,8 +24,11 @@ _SEARCHED = 5_000
 _PAGE_OF_ALL = 100
 
 _DEAD_LETTER = tables.dead_letters.c
+_MADE = {"is_edited", "size", "attempts"}
 _LINE = [
-    *(_DEAD_LETTER[name] for name in columns_of(DeadLetterLine) if name not in {"is_edited", "size"}),
+    *(_DEAD_LETTER[name] for name in columns_of(DeadLetterLine) if name not in _MADE),
+    # Its tries are unknown where no worker has published it.
+    case((_DEAD_LETTER.worker_version != "", _DEAD_LETTER.attempts)).label("attempts"),
     _DEAD_LETTER.edited_body.is_not(None).label("is_edited"),
     func.length(_DEAD_LETTER.body).label("size"),
 ]

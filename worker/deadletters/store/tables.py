@@ -30,7 +30,9 @@ from worker.ledger.tables import JsonObject, RowId, UtcDateTime, metadata
 _WAITING = "status IN ('parked', 'replaying')"
 
 #: Dead letters, drained from their queue so that they can be read without disturbing it. The original message
-#: is never changed: an edit is kept beside it. Tokens and times are null where unknown.
+#: is never changed: an edit is kept beside it. Tokens and times are null where unknown. Of a dead letter of
+#: unknown origin queue, exchange, routing key and worker version are empty, and its tries and schema version
+#: stand for nothing.
 dead_letters = Table(
     "dead_letters",
     metadata,

@@ -141,6 +141,7 @@ export type DeadLetterReason =
   | "invalid_field"
   | "wrong_sender"
   | "wrong_routing_key"
+  | "wrong_exchange"
   | "wrong_lane"
   | "unreadable_properties"
   | "reference_conflict"
