@@ -1,11 +1,14 @@
 """Reading of the journal: offsets, times, and messages as they were sent, on a real stream."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from threading import Event, Thread
 
 import pytest
 
 from tests.support.rabbit_client import RabbitClient
+from tests.support.short_quiet import short_quiet
 from tests.support.waiting import eventually, past
 from worker.broker import BILLING, JournalLimits, Link, Outgoing, open_link
 from worker.broker.journal import Offsets, ReadsJournal, open_journal
@@ -14,7 +17,7 @@ from worker.errors import ConfigurationError
 
 @pytest.fixture(autouse=True)
 def _short_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.broker.rabbitmq.streams._QUIET_S", 0.3)
+    short_quiet(monkeypatch)
 
 
 @pytest.fixture
@@ -52,6 +55,30 @@ def test_journal_is_read_in_order_to_the_offset_that_was_last(link: Link, journa
     assert ids == [f"m{number}" for number in range(5, 1_200)]
     assert all(len(chunk) <= 500 for chunk in chunks)
     assert journal.offsets() == Offsets(0, 1_299)
+
+
+def test_last_offset_is_found_while_others_publish(
+    link: Link, journal: ReadsJournal, broker_url: str
+) -> None:
+    link.publish([usage(number) for number in range(100)])
+    enough = Event()
+
+    def publish() -> None:
+        with closing(open_link(broker_url)) as other:
+            while not enough.wait(0.002):
+                other.publish([usage(0)])
+
+    publisher = Thread(target=publish)
+    publisher.start()
+    try:
+        kept = [journal.offsets() for _ in range(3)]
+    finally:
+        enough.set()
+        publisher.join()
+    lasts = [each.last for each in kept if each is not None]
+    assert 99 <= lasts[0] < lasts[1] < lasts[2]
+    read = [message.offset for chunk in journal.read(0, lasts[2]) for message in chunk]
+    assert read == list(range(lasts[2] + 1))
 
 
 def test_large_messages_come_some_at_a_time(link: Link, journal: ReadsJournal) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from tests.cli.console import Cli, FilledLedger
 from tests.support.rabbit_client import RabbitClient
+from tests.support.short_quiet import short_quiet
 from tests.support.waiting import eventually
 from worker.bootstrap import Application
 from worker.broker import BILLING, JournalLimits, Outgoing, open_link
@@ -26,7 +27,7 @@ _SINCE = ("--since", "1h")
 @pytest.fixture(autouse=True)
 def _short_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorten the wait at the end of a stream: the broker of the tests answers at once."""
-    monkeypatch.setattr("worker.broker.rabbitmq.streams._QUIET_S", 0.3)
+    short_quiet(monkeypatch)
 
 
 @pytest.fixture

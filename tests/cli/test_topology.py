@@ -158,6 +158,15 @@ def test_journal_takes_what_the_queues_of_work_take_and_nothing_else(
     assert kept == ["payment.succeeded", "usage.deduct"]
 
 
+def test_declare_binds_a_journal_that_is_there(broker_cli: Cli, rabbit: RabbitClient) -> None:
+    broker_cli("topology", "declare", "--journal")
+    for exchange in ("billing", "billing.bulk"):
+        rabbit.channel.queue_unbind("billing.journal", exchange, "usage.*")
+    assert broker_cli("topology", "declare").code == 0
+    rabbit.publish({"type": "usage.deduct"})
+    assert len(read_stream(rabbit, "billing.journal", 1)) == 1
+
+
 def read_stream(rabbit: RabbitClient, stream: str, count: int) -> list[bytes]:
     """Return the first messages of a stream, read with another client than the worker's."""
     bodies: list[bytes] = []

@@ -15,6 +15,7 @@ from tests.support.pages import page, section, tables
 from tests.support.processes import WorkerProcesses
 from tests.support.provision import PostgresServer, RabbitMQServer
 from tests.support.rabbit_client import RabbitClient, user_of
+from tests.support.short_quiet import short_quiet
 from tests.support.waiting import eventually
 from worker.broker import BILLING, JournalLimits, open_link
 from worker.settings import Settings, environment_of
@@ -125,7 +126,7 @@ def test_named_rights_suffice_to_recover_and_no_worker_reads_the_journal(
     broker_url: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("worker.broker.rabbitmq.streams._QUIET_S", 0.3)
+    short_quiet(monkeypatch)
     with closing(open_link(broker_url)) as link:
         link.declare_journal(BILLING, JournalLimits())
     rabbit.publish(OPENING)

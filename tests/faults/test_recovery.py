@@ -25,6 +25,7 @@ from tests.support.pages import page, section
 from tests.support.processes import run_cli, worker_environment
 from tests.support.rabbit_client import RabbitClient
 from tests.support.restoring import BackedUpPostgres
+from tests.support.short_quiet import short_quiet
 from tests.support.waiting import eventually
 from tests.support.worker_thread import running
 from worker.bootstrap import Application
@@ -211,7 +212,7 @@ def followed(settings: Settings, since: datetime, count: int, monkeypatch: pytes
 def test_restored_ledger_gets_back_what_the_journal_has(
     backed_up: BackedUpPostgres, broker_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.broker.rabbitmq.streams._QUIET_S", 0.3)
+    short_quiet(monkeypatch)
     rehearsed(backed_up, broker_url, 400, monkeypatch)
 
 

@@ -65,7 +65,10 @@ class Administers(Connected, Protocol):
     """A connection that declares, deletes and inspects queues."""
 
     def declare(self, topology: Topology) -> None:
-        """Make what is missing; raises ConfigurationError where something exists and differs."""
+        """Make what is missing; raises ConfigurationError where something exists and differs.
+
+        A journal that is there is bound like the queues of work; none is made.
+        """
         ...
 
     def declare_journal(self, topology: Topology, limits: JournalLimits) -> None:

@@ -150,6 +150,7 @@ def progress(description: str, total: int | None) -> Iterator[Progress]:
         TimeElapsedColumn(),
         console=Console(stderr=True),
         disable=not sys.stderr.isatty(),
+        redirect_stdout=is_terminal(),  # else lines for a pipe would go to standard error
     )
     with bar:
         bar.add_task(description, total=total)

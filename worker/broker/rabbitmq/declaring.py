@@ -22,6 +22,11 @@ def declare(channel: Any, topology: Topology) -> None:
 def declare_journal(channel: Any, topology: Topology, limits: JournalLimits) -> None:
     """Declare the journal and bind it to the exchanges of commands."""
     _declare_queue(channel, Queue(topology.journal, arguments=limits.arguments))
+    bind_journal(channel, topology)
+
+
+def bind_journal(channel: Any, topology: Topology) -> None:
+    """Bind the journal to the exchanges of commands, with the keys of the queues of work."""
     for exchange, key in topology.journal_bindings:
         channel.queue_bind(topology.journal, exchange, key)
 

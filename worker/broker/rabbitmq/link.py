@@ -90,6 +90,9 @@ class AmqpLink(Link):
     def declare(self, topology: Topology) -> None:
         with self._channel() as channel:
             declaring.declare(channel, topology)
+        if self.has_journal(topology):  # a later version may have more keys
+            with self._channel() as channel:
+                declaring.bind_journal(channel, topology)
 
     def declare_journal(self, topology: Topology, limits: JournalLimits) -> None:
         try:

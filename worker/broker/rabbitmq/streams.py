@@ -28,6 +28,8 @@ _PREFETCH = 500
 _CHUNK_MAX_BYTES = 4 * 1024 * 1024
 #: Time without a delivery after which a consumer at the end of a stream has got all of it.
 _QUIET_S = 1.0
+#: Time without any delivery after which nothing is taken to be there: what is overlooked would be lost.
+_NOTHING_S = 5.0
 #: Time for the first delivery of a place that has one.
 _PATIENCE_S = 15.0
 #: No journal is kept for longer.
@@ -76,7 +78,7 @@ class StreamReader(ReadsJournal):
         with self._consumer("next", 1) as newer, self._consumer("last", _PREFETCH) as newest:
             last: int | None = None
             quiet_since = monotonic()
-            while monotonic() - quiet_since < _QUIET_S:
+            while monotonic() - quiet_since < (_NOTHING_S if last is None else _QUIET_S):
                 self._drain(0.05, newer, newest)
                 if newer.arrived:
                     return _after_none(_offset_of(newer.arrived[0]) - 1)
@@ -86,7 +88,7 @@ class StreamReader(ReadsJournal):
 
     def offset_at(self, moment: datetime) -> int | None:
         with broker_errors():
-            return self._offset_from(moment, _QUIET_S)
+            return self._offset_from(moment, _NOTHING_S)
 
     def begins_at(self, kept: Offsets, now: datetime) -> datetime | None:
         # No delivery says when it was kept: a time that leads to the first one is not later than that.
