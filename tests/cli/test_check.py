@@ -36,11 +36,21 @@ def test_check_says_of_each_part_in_a_line_that_it_is_well(
         "ok",
     ) | {"payments": "ok"}
     noted = dict.fromkeys(
-        ["journal", "delivery", "readers", "workers"], "note"
+        ["senders", "journal", "delivery", "readers", "workers"], "note"
     )  # the worker may start after the check
     assert states(ended) == {**well, **noted}
     assert ended.err == ""
     assert "\x1b" not in ended.out
+
+
+def test_check_warns_while_anyone_may_give_credit(cli: Cli) -> None:
+    line = next(line for line in cli("check").lines if "senders" in line)
+    assert line == (
+        "note senders: anyone who may publish may send payment.succeeded and credit.bonus: "
+        "say in BILLING_SENDERS who may"
+    )
+    ended = cli("check", BILLING_SENDERS='{"payment.*": ["gateway"]}')
+    assert "ok   senders: rules say who may give credit" in ended.lines
 
 
 def test_check_is_coloured_on_a_terminal(cli: Cli) -> None:
@@ -73,7 +83,7 @@ def test_check_says_what_is_bad_and_what_to_do_and_looks_at_the_rest(
     ended = cli("check")
     assert ended.code == 1
     assert [name for name, forecast in states(ended).items() if forecast == "bad"] == bad
-    assert len(ended.lines) == 14
+    assert len(ended.lines) == 15
     assert advice in next(line for line in ended.lines if line.startswith("bad"))
 
 

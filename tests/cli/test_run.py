@@ -5,6 +5,7 @@ from pathlib import Path
 
 from tests.cli.console import Cli
 from tests.support.rabbit_client import RabbitClient
+from worker import __version__
 
 
 def test_drain_applies_what_waits_and_ends(cli: Cli, rabbit: RabbitClient) -> None:
@@ -33,7 +34,7 @@ def test_embedded_broker_serves_all_commands(ledger_cli: Cli, tmp_path: Path) ->
     assert ledger_cli("topology", "verify").code == 0
     assert ledger_cli("check").code == 0
     opened = {"type": "account.open", "referenceId": "o", "userId": "ann", "tier": "free"}
-    lines = json.dumps(opened).encode() + b"\noops\n"
+    lines = json.dumps(opened).encode() + b'\n{"type": "usage.deduct"}\n'
     assert ledger_cli("publish", "-", "--unchecked", stdin=lines).code == 0
     assert ledger_cli("run", "--drain").code == 0
     assert ledger_cli("dead-letters", "drain").code == 0
@@ -42,7 +43,8 @@ def test_embedded_broker_serves_all_commands(ledger_cli: Cli, tmp_path: Path) ->
     assert json.loads(reply)["code"] == "account_opened"
     (line,) = ledger_cli("dead-letters", "list", "--json").json["deadLetters"]
     dead_letter = ledger_cli("dead-letters", "show", str(line["number"]), "--json").json
-    assert (line["reason"], dead_letter["body"]) == ("not_json", "oops")
+    assert (line["reason"], dead_letter["body"]) == ("missing_field", '{"type": "usage.deduct"}')
+    assert (dead_letter["queue"], dead_letter["workerVersion"]) == ("billing.usage", __version__)
     replayed = ledger_cli("dead-letters", "replay", "1", "--reason", "again", "--patience", "0")
     assert (replayed.code, "is a worker running?" in replayed.out + replayed.err) == (1, True)
     assert ledger_cli("run", "--drain").code == 0

@@ -64,7 +64,7 @@ def test_question_is_about_the_dead_letters_that_the_action_changes(
     ids=" ".join,
 )
 def test_stored_dead_letters_need_no_broker(cli: Cli, rabbit: RabbitClient, command: tuple[str, ...]) -> None:
-    rabbit.publish(b"oops", exchange="", routing_key="billing.dead")
+    rabbit.publish(BONUS, exchange="", routing_key="billing.dead")
     cli("dead-letters", "drain")
     ended = cli("dead-letters", *command, stdin=b"{}", BILLING_BROKER_URL=AWAY)
     assert (ended.code, ended.err) == (0, "")
