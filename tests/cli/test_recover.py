@@ -190,6 +190,37 @@ def test_recovery_is_in_the_activity_log_and_goes_on_by_its_number(
     assert (unknown.code, "no recovery 2" in unknown.error) == (4, True)
 
 
+def test_stopped_recovery_names_the_command_that_goes_on(
+    journal_cli: Cli, rabbit: RabbitClient, lost: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost(deduct("d-1"))
+    with monkeypatch.context() as patch:
+        patch.setattr("worker.cli.recover.SignalStop", _Stopped)
+        stopped = journal_cli("recover", *_SINCE)
+    assert (stopped.code, waiting(rabbit)) == (1, 0)
+    assert stopped.err.endswith("go on with: billing-worker recover --resume 1\n")
+    assert (journal_cli("recover", "--resume", "1").code, waiting(rabbit)) == (0, 1)
+
+
+class _Stopped:
+    requested = True
+
+    def install(self) -> None:
+        pass
+
+
+def test_recovery_begins_only_where_every_queue_of_work_is_there(
+    journal_cli: Cli, rabbit: RabbitClient, lost: Callable[..., None]
+) -> None:
+    lost(deduct("d-1"))
+    rabbit.channel.queue_delete("billing.usage")  # the journal takes its messages, and nothing comes back
+    ended = journal_cli("recover", *_SINCE)
+    assert ended.code == 3
+    assert "billing.usage" in ended.err
+    assert "run `billing-worker topology declare`" in ended.err
+    assert journal_cli("recover", *_SINCE, "--dry-run").lines[0].startswith("published 1,")
+
+
 def test_recovery_of_an_empty_time_does_nothing(journal_cli: Cli) -> None:
     ended = journal_cli("recover", *_SINCE)
     assert (ended.code, ended.lines[-1].endswith("nothing was sent since")) == (0, True)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from sqlalchemy import Engine, select
@@ -22,8 +23,10 @@ from tests.cli.console import Cli, Ended
 from tests.support.apply_commands import applied
 from tests.support.mixed_messages import Message, mixed, open_accounts
 from tests.support.pages import page, section
+from tests.support.pages import tables as tables_of
 from tests.support.processes import run_cli, worker_environment
-from tests.support.rabbit_client import RabbitClient
+from tests.support.provision import RabbitMQServer
+from tests.support.rabbit_client import RabbitClient, user_of
 from tests.support.restoring import BackedUpPostgres
 from tests.support.short_quiet import short_quiet
 from tests.support.waiting import eventually
@@ -54,26 +57,36 @@ _PAID = {
 
 @dataclass(frozen=True)
 class LedgerState:
-    """All of a ledger that hangs on no clock: results by reference, sums by user, dead letters by id."""
+    """All of a ledger that hangs on no clock: results and holds by reference, sums by user, dead letters."""
 
     results: Mapping[str, tuple[Any, ...]]
+    holds: Mapping[str, tuple[Any, ...]]
     sums: Mapping[str, tuple[Any, ...]]
     dead_letters: frozenset[str]
 
     @classmethod
     def of(cls, url: str) -> "LedgerState":
         engine = ledger_engine(url)
-        operation, account = tables.operations.c, tables.accounts.c
-        names = (operation.user_id, operation.status, operation.code, operation.amount)
+        operation, hold, account = tables.operations.c, tables.holds.c, tables.accounts.c
+        sender = tables.senders.c.broker_user
+        names = (operation.user_id, sender, operation.status, operation.code, operation.amount)
+        same = operation.sender_id == tables.senders.c.sender_id
+        with_sender = tables.operations.outerjoin(tables.senders, same)
         try:
             with engine.connect() as connection:
-                results = connection.execute(select(operation.reference_id, *names)).all()
+                results = connection.execute(
+                    select(operation.reference_id, *names).select_from(with_sender)
+                ).all()
+                holds = connection.execute(
+                    select(hold.reference_id, hold.amount, hold.captured, hold.state)
+                ).all()
                 sums = connection.execute(select(account.user_id, *(account[name] for name in _SUMS))).all()
                 ids = connection.scalars(select(dead_letters.c.letter_id)).all()
         finally:
             engine.dispose()
         return cls(
             {row[0]: tuple(row[1:]) for row in results},
+            {row[0]: tuple(row[1:]) for row in holds},
             {row[0]: tuple(row[1:]) for row in sums},
             frozenset(ids),
         )
@@ -121,13 +134,35 @@ def commands_of_the_page() -> list[list[str]]:
     return [shlex.split(line)[1:] for line in lines]
 
 
+@pytest.fixture
+def operator_url(rabbitmq: RabbitMQServer, broker_url: str) -> Iterator[str]:
+    """URL of an operator who has the rights that the manual names for a recovery, and no others."""
+    rows, *_ = tables_of(section(page("worker/OPERATING.md"), "Users and rights on the broker"))
+    (rights,) = (cells for who, *cells in rows if who == "recover")
+    configure, write, read = (right.strip("`").replace("\\|", "|") for right in rights)
+    name = f"ops-{uuid4().hex[:8]}"
+    yield rabbitmq.management.create_user(
+        name, "secret", broker_url.rpartition("/")[2], configure=configure, write=write, read=read
+    )
+    rabbitmq.management.delete_user(name)
+
+
 def rehearsed(
-    backed_up: BackedUpPostgres, broker_url: str, messages: int, monkeypatch: pytest.MonkeyPatch
+    backed_up: BackedUpPostgres,
+    broker_url: str,
+    operator_url: str,
+    messages: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Lose the second half of so many messages, bring it back, and compare."""
     name = "billing_drill"
     backed_up.server.databases.create_database(name)
-    intact = load_settings(broker_url=broker_url, database_url=backed_up.server.address.url(name), readers=0)
+    intact = load_settings(
+        broker_url=broker_url,
+        database_url=backed_up.server.address.url(name),
+        readers=0,
+        worker_users=user_of(operator_url),
+    )
     count = prepared(intact)
     backed_up.back_up()
     halves = [list(half) for half in halves_of(messages)]
@@ -150,7 +185,7 @@ def rehearsed(
             settings = intact.model_validate(
                 {**intact.model_dump(), "database_url": restored.address.url(name)}
             )
-            lost = followed(settings, since, count, monkeypatch)
+            lost = followed(settings, operator_url, since, count, monkeypatch)
             before, after = (
                 LedgerState.of(str(one.database_url.get_secret_value())) for one in (intact, settings)
             )
@@ -159,10 +194,11 @@ def rehearsed(
     assert after.results.keys() == before.results.keys()
     assert before.differences(after) == {
         "late": (
-            (POOR, "rejected", "insufficient_balance", before.results["late"][-1]),
-            (POOR, "applied", "tokens_deducted", after.results["late"][-1]),
+            (POOR, rabbit.user, "rejected", "insufficient_balance", before.results["late"][-1]),
+            (POOR, rabbit.user, "applied", "tokens_deducted", after.results["late"][-1]),
         )
     }
+    assert after.holds == before.holds
     assert {user: sums for user, sums in after.sums.items() if before.sums[user] != sums}.keys() == {POOR}
     assert after.dead_letters == before.dead_letters
     assert len(after.dead_letters) == 1
@@ -192,9 +228,11 @@ def references_in(halves: list[list[Message]]) -> int:
     return sum(len(message.get("items", (message,))) for half in halves for message in half)
 
 
-def followed(settings: Settings, since: datetime, count: int, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Run the commands of the manual; return the number of commands that were lost."""
-    cli = Cli(monkeypatch, environment_of(settings))
+def followed(
+    settings: Settings, operator_url: str, since: datetime, count: int, monkeypatch: pytest.MonkeyPatch
+) -> int:
+    """Run the commands of the manual as the operator; return the number of commands that were lost."""
+    cli = Cli(monkeypatch, {**environment_of(settings), "BILLING_BROKER_URL": operator_url})
     ended: list[Ended] = []
     for words in commands_of_the_page():
         if words[0] == "run":
@@ -210,18 +248,18 @@ def followed(settings: Settings, since: datetime, count: int, monkeypatch: pytes
 
 
 def test_restored_ledger_gets_back_what_the_journal_has(
-    backed_up: BackedUpPostgres, broker_url: str, monkeypatch: pytest.MonkeyPatch
+    backed_up: BackedUpPostgres, broker_url: str, operator_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     short_quiet(monkeypatch)
-    rehearsed(backed_up, broker_url, 400, monkeypatch)
+    rehearsed(backed_up, broker_url, operator_url, 400, monkeypatch)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_restored_ledger_gets_back_thousands_of_messages(
-    backed_up: BackedUpPostgres, broker_url: str, monkeypatch: pytest.MonkeyPatch
+    backed_up: BackedUpPostgres, broker_url: str, operator_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rehearsed(backed_up, broker_url, 10_000, monkeypatch)
+    rehearsed(backed_up, broker_url, operator_url, 10_000, monkeypatch)
 
 
 @pytest.mark.slow

@@ -106,6 +106,11 @@ def test_message_that_walked_past_the_exchanges_is_refused(
     assert found.outgoing.exchange == "billing"
 
 
+def test_message_that_somebody_wrote_to_the_stream_itself_is_refused() -> None:
+    for message in (DEDUCT, b"oops"):
+        assert judged(message, exchange="", key="billing.journal", user_id="app").handling is Handling.REFUSED
+
+
 def test_bulk_message_is_judged_as_one_of_the_bulk_lane() -> None:
     found = judged(user_id="app", exchange="billing.bulk")
     assert (found.delivery.queue, found.outgoing.exchange) == ("billing.bulk", "billing.bulk")

@@ -89,6 +89,8 @@ def recover(
             "--resume goes on with a recovery; for --dry-run and --check give --since TIME"
         )
     application.require_newest_schema()
+    if not dry and not checks:
+        _waiting(application)  # raises where a queue is missing: the journal alone would take its messages
     with ExitStack() as open_parts:
         resources = application.recovery_resources()
         open_parts.callback(resources.link.close)
@@ -166,15 +168,16 @@ def _run(
     stop.install()
     controls = RecoveryControls(stop, lambda text: click.echo(printable(text), err=True))
     run = RecoveryRun(resources, recovery, controls, rate)
-    with progress(f"recovery {recovery.number}", recovery.last - recovery.first + 1) as bar:
-        _show(
-            _advancing(bar, run.messages(), recovery.first), lambda: _as_dict(run.recovery), as_json=as_json
-        )
+    try:
+        with progress(f"recovery {recovery.number}", recovery.last - recovery.first + 1) as bar:
+            messages = _advancing(bar, run.messages(), recovery.first)
+            _show(messages, lambda: _as_dict(run.recovery), as_json=as_json)
+    finally:
+        if not run.recovery.is_done:
+            click.echo(f"go on with: billing-worker recover --resume {recovery.number}", err=True)
     done = run.recovery
     if not as_json:
         click.echo(_counted(_counts_of(done)))
-    if not done.is_done:
-        click.echo(f"go on with: billing-worker recover --resume {done.number}", err=True)
     sys.exit(0 if done.is_done and not done.refused and is_covered else 1)
 
 

@@ -133,7 +133,10 @@ class Judge:
         """Return the delivery as a worker gets it, from a queue of work."""
         topology = self._policy.topology
         is_bulk = delivery.exchange == topology.bulk_exchange
-        queue = topology.bulk if is_bulk else topology.queue_of(delivery.routing_key)
+        others = (queue for queue in topology.work if queue is not topology.bulk)
+        # Who may write to the stream itself names no key of a queue: any will do for the refusal.
+        queue = next((one for one in others if one.takes(delivery.routing_key)), topology.work[0])
+        queue = topology.bulk if is_bulk else queue
         # A stream keeps no arrays, such as x-death.
         deaths: dict[str, Any] = {DEATHS: []} if _FIRST_DEATH in delivery.headers else {}
         return Delivery(

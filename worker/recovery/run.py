@@ -54,8 +54,7 @@ def judged_messages(
 ) -> Iterator[list[JudgedMessage]]:
     """Yield the messages of a recovery, judged, some hundreds at a time; from ``start`` on where it goes on.
 
-    Messages that the database has as dead letters
-    already are known: operators may have dealt with them.
+    Messages that the database has as dead letters already are known: operators may have dealt with them.
     """
     judge = Judge(resources.policy, since=since, first=offsets.first, sent_as=resources.sent_as)
     for chunk in resources.journal.read(offsets.first if start is None else start, offsets.last):

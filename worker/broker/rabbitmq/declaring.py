@@ -7,6 +7,7 @@ from amqp.exceptions import AccessRefused, NotFound, PreconditionFailed
 
 from worker.broker.rabbitmq.connection import broker_errors, channel_of
 from worker.broker.topology import JournalLimits, Queue, Topology
+from worker.errors import ConfigurationError
 
 
 def declare(channel: Any, topology: Topology) -> None:
@@ -29,6 +30,18 @@ def bind_journal(channel: Any, topology: Topology) -> None:
     """Bind the journal to the exchanges of commands, with the keys of the queues of work."""
     for exchange, key in topology.journal_bindings:
         channel.queue_bind(topology.journal, exchange, key)
+
+
+def is_there(connection: Any, queue: str) -> bool:
+    """Return True where a queue of this name exists. Raises ConfigurationError for users who may not ask."""
+    try:
+        with broker_errors(passing=True), channel_of(connection) as channel:
+            channel.queue_declare(queue, passive=True)
+    except NotFound:
+        return False
+    except AccessRefused as error:
+        raise ConfigurationError(f"the broker refuses: {error.reply_text}") from error
+    return True
 
 
 def differences(connection: Any, topology: Topology) -> list[str]:

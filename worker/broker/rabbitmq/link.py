@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from amqp.exceptions import AccessRefused, NotFound, PreconditionFailed
+from amqp.exceptions import AccessRefused, PreconditionFailed
 
 from worker.broker.deliveries import Delivery
 from worker.broker.outgoing import Outgoing, PublishResult
@@ -107,12 +107,7 @@ class AmqpLink(Link):
             raise ConfigurationError(f"the broker refuses: {error.reply_text}") from error
 
     def has_journal(self, topology: Topology) -> bool:
-        try:
-            with broker_errors(passing=True), channel_of(self._publisher().connection) as channel:
-                channel.queue_declare(topology.journal, passive=True)
-        except NotFound:
-            return False
-        return True
+        return declaring.is_there(self._publisher().connection, topology.journal)
 
     def differences(self, topology: Topology) -> list[str]:
         return declaring.differences(self._publisher().connection, topology)

@@ -10,18 +10,11 @@ from datetime import UTC, datetime, timedelta
 from time import monotonic, sleep
 from typing import Any
 
-from amqp.exceptions import NotFound
-
 from worker.broker.deliveries import Delivery
 from worker.broker.journal import OFFSET_HEADER, JournalMessage, Offsets, ReadsJournal
-from worker.broker.rabbitmq.connection import (
-    Heartbeat,
-    broker_errors,
-    channel_of,
-    close_connection,
-    opened,
-)
+from worker.broker.rabbitmq.connection import Heartbeat, broker_errors, close_connection, opened
 from worker.broker.rabbitmq.consuming import HELD_MAX_BYTES, QueueChannel, drain_arrived
+from worker.broker.rabbitmq.declaring import is_there
 from worker.errors import BrokerUnavailableError, ConfigurationError
 
 _PREFETCH = 500
@@ -51,14 +44,11 @@ class StreamReader(ReadsJournal):
 
     def _with_stream(self, connection: Any) -> Any:
         """Return the connection where the stream is there. Raises ConfigurationError."""
-        try:
-            with broker_errors(passing=True), channel_of(connection) as channel:
-                channel.queue_declare(self._stream, passive=True)
-        except NotFound as error:
+        if not is_there(connection, self._stream):
             raise ConfigurationError(
                 f"there is no journal {self._stream!r}: `billing-worker topology declare --journal` makes "
                 "one, which keeps what is sent from then on"
-            ) from error
+            )
         return connection
 
     def offsets(self) -> Offsets | None:
