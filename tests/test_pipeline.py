@@ -267,12 +267,15 @@ def test_only_trusted_senders_may_send_what_is_guarded(
     engine: Engine, catalog: Catalog, metrics: Metrics
 ) -> None:
     guarded = make_pipeline(
-        engine, catalog, metrics, Policy(senders={"credit.*": ["gateway"], "credit.bonus": ["marketing"]})
+        engine,
+        catalog,
+        metrics,
+        Policy(senders={"credit.*": ["gateway"], "credit.bonus": ["marketing"], "account.*": ["app"]}),
     )
     bonus = {"type": "credit.bonus", "referenceId": "b", "userId": "u", "tokens": 5}
     link = process(
         guarded,
-        delivery(OPEN),
+        delivery(OPEN, user_id="app"),
         delivery(bonus),
         delivery(bonus, user_id="uploader"),
         delivery(bonus, user_id="marketing"),

@@ -15,6 +15,7 @@ from worker.settings import (
     config_digest,
     environment_of,
     load_settings,
+    own_users,
     redacted,
 )
 
@@ -90,6 +91,8 @@ def test_senders_may_have_prefixes(monkeypatch: pytest.MonkeyPatch) -> None:
         ('{"usage.*": {"a": 5}}', r"BILLING_SENDERS \(usage\.\*\.a\): .*string"),
         ('{"usage.*": {"a": ["x-"]}}', r"BILLING_SENDERS \(usage\.\*\.a\): .*string"),
         ("[]", r"BILLING_SENDERS: .*dictionary"),
+        ('{"payments.*": ["a"]}', r"BILLING_SENDERS: 'payments\.\*' matches no type; write a type such as"),
+        ('{"usage.*": ["a"], "": [], "Usage.deduct": []}', r"BILLING_SENDERS: '', 'Usage.deduct' matches no"),
     ],
 )
 def test_sender_rule_of_another_shape_raises(monkeypatch: pytest.MonkeyPatch, value: str, error: str) -> None:
@@ -249,6 +252,21 @@ def test_broker_user_is_the_user_of_the_url(url: str, user: str | None) -> None:
     assert broker_user(load_settings(broker_url=url).broker_url) == user
 
 
+@pytest.mark.parametrize(
+    ("url", "named", "users"),
+    [
+        ("amqp://worker:x@host/", "", {"worker"}),
+        ("amqp://worker:x@host/", "ops, scheduler", {"worker", "ops", "scheduler"}),
+        ("sqla+sqlite:///broker.db", "", {None}),
+    ],
+)
+def test_user_of_the_broker_url_is_always_a_worker_user(
+    monkeypatch: pytest.MonkeyPatch, url: str, named: str, users: set[str | None]
+) -> None:
+    monkeypatch.setenv("BILLING_WORKER_USERS", named)
+    assert own_users(load_settings(broker_url=url)) == users
+
+
 # -- the settings of another process ----------------------------------------------------------------------
 
 
@@ -263,8 +281,9 @@ def test_broker_user_is_the_user_of_the_url(url: str, user: str | None) -> None:
         workers=st.integers(1, 64),
         max_quantity=st.integers(1, 2**63 - 1),
         reply_to_prefixes=st.lists(st.sampled_from(["a", "billing.replies", "ü"]), max_size=3).map(tuple),
+        worker_users=st.lists(st.sampled_from(["worker", "ops-1", "ü"]), max_size=3).map(tuple),
         senders=st.dictionaries(
-            st.text("abc.*ü\"'", min_size=1),
+            st.sampled_from(["*", "usage.*", "usage.[dr]*", "payment.succeeded", "query.?tats"]),
             st.lists(st.text("xyz")).map(tuple) | st.dictionaries(st.text("xyz"), st.text("a-ü")),
         ),
         log_level=st.sampled_from(["DEBUG", "ERROR"]),

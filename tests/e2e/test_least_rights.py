@@ -90,11 +90,12 @@ def test_named_rights_suffice_for_an_operator(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A correction, a dead letter seen, mended and replayed, with a worker beside."""
-    workers.start("--with-scheduler")
+    url = users.url_of("operator: command line, console")
+    workers.start("--with-scheduler", BILLING_WORKER_USERS=user_of(url))
     assert rabbit.request(OPENING)["code"] == "account_opened"
     assert rabbit.request(CONFLICT)["code"] == "reference_conflict"
-    settings = with_url(worker_settings, users.url_of("operator: command line, console"))
-    cli = Cli(monkeypatch, environment_of(settings))
+    settings = with_url(worker_settings, url)
+    cli = Cli(monkeypatch, environment_of(settings) | {"BILLING_WORKER_USERS": rabbit.user})
     for arguments in (
         ("adjust", "ann", "500", "--reason", "test"),
         ("replies", "--take", "--limit", "1", "--queue", "billing.replies"),

@@ -16,7 +16,6 @@ from tests.support.worker_thread import FlagStop, running
 from worker.bootstrap import Application
 from worker.broker import BILLING
 from worker.catalog import Catalog
-from worker.deadletters.service import DeadLetters
 from worker.deadletters.store.filters import DeadLetterFilter
 
 OPEN = {"type": "account.open", "referenceId": "open", "userId": "ann", "tier": "free"}
@@ -160,7 +159,7 @@ def test_notice_that_a_full_queue_refuses_becomes_a_dead_letter(
     refused = counted(application, "refused")
     assert refused
     kept = received_notices(rabbit, full, rabbit.depth(full))
-    service = DeadLetters(application.engine)
+    service = application.service()
     link = application.link(consume=[BILLING.dead.name])
     assert service.drain(link, expected=refused) == refused
     link.close()

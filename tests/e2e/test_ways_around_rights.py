@@ -107,3 +107,60 @@ def test_credit_comes_in_by_its_own_routing_key_alone(
     ]
     ann = Reader(application.engine).balance("ann", utc_now(), application.catalog)
     assert ann.balance == 10_000
+
+
+@pytest.fixture
+def clerk(rabbitmq: RabbitMQServer, broker_url: str) -> Iterator[RabbitClient]:
+    """An operator, whose user is one of ours, without the right to give credit."""
+    name = f"clerk{uuid4().hex[:8]}"
+    vhost = broker_url.rpartition("/")[2]
+    own = rf"billing\.replies\.{name}\..*"
+    url = rabbitmq.management.create_user(
+        name,
+        uuid4().hex,
+        vhost,
+        configure=f"^{own}$",
+        write=r"^(billing|amq\.default)$",
+        read=f"^{own}$",
+    )
+    with RabbitClient(url) as client:
+        yield client
+    rabbitmq.management.delete_user(name)
+
+
+@pytest.mark.usefixtures("account")
+def test_copy_has_the_rights_of_its_first_sender_and_of_its_publisher(
+    application: Application, workers: WorkerProcesses, rabbit: RabbitClient, ocr: Any, clerk: RabbitClient
+) -> None:
+    user = ocr.connection._impl.params.credentials.username
+    rules = {"credit.*": [rabbit.user, "gateway"], "usage.*": [user, clerk.user]}
+    workers.start(BILLING_SENDERS=json.dumps(rules), BILLING_WORKER_USERS=clerk.user)
+
+    def copied(client: RabbitClient, message: bytes, sender: str, **route: Any) -> tuple[str, str | None]:
+        """Publish a copy of what ``sender`` has sent; return the status and the text of the reply."""
+        headers = {"x-billing-sender": sender}
+        reply = client.request(message, headers=headers, user_id=client.user, **route)
+        return reply["status"], reply.get("reason") and reply["message"]
+
+    named = {"headers": {"x-billing-sender": "gateway"}, "user_id": user, "reply_to": "billing.replies"}
+    ocr.basic_publish(
+        "billing",
+        "usage.deduct",
+        b'{"type": "usage.deduct", "referenceId": "forged", "userId": "ann", "tokens": 1}',
+        pika.BasicProperties(**named),
+    )
+    ((_, reply),) = rabbit.take("billing.replies", 1)
+    assert json.loads(reply)["message"].startswith(f"{user!r} is no worker user, so its header")
+    by_key = {"routing_key": "credit.bonus"}
+    assert copied(rabbit, bonus("b-1"), "gateway", **by_key) == ("applied", None)
+    assert copied(rabbit, bonus("b-2"), user, **by_key) == ("failed", f"{user!r} may not send credit.bonus.")
+    assert copied(clerk, bonus("b-3"), "gateway", **by_key) == (
+        "failed",
+        f"{clerk.user!r} may not send credit.bonus.",
+    )
+    deduct = json.dumps({"type": "usage.deduct", "referenceId": "d", "userId": "ann", "tokens": 1}).encode()
+    passed_on = {"exchange": "", "routing_key": "billing.usage"}
+    assert copied(clerk, deduct, user, **passed_on) == ("applied", None)
+    sender_of_copy = application.service().explain("d").outcomes[-1].sender
+    assert sender_of_copy is not None
+    assert sender_of_copy.broker_user == user

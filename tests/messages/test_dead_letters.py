@@ -152,7 +152,7 @@ def test_sender_and_expiration_are_kept_as_headers_and_not_as_properties() -> No
         delivery(properties={"user_id": "bridge", "expiration": "60000", "cluster_id": "c"})
     )
     assert sent.properties == {"user_id": OWN_USER}
-    assert sent.headers["x-billing-sender"] == "bridge"
+    assert sent.headers["x-billing-sender"] == sent.headers["x-billing-sent-by"] == "bridge"
     assert sent.headers["x-billing-expiration"] == "60000"
 
 

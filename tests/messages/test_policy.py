@@ -104,7 +104,7 @@ OPEN = {
 
 
 @pytest.mark.parametrize("type_", [*MESSAGE_TYPES, *QUERY_TYPES])
-def test_what_gives_credit_or_reads_many_accounts_needs_a_rule_once_there_is_one(type_: str) -> None:
+def test_credit_and_reports_need_a_rule_once_there_is_one(type_: str) -> None:
     """Usage and questions about one account may come from anyone until a rule is about them."""
     for sender in ("app", None):
         assert Policy().prefix_of_references(type_, sender) == ""

@@ -330,7 +330,7 @@ CLERK = "clerk"  #: one of our own users without the right to give credit
         ("gateway", None, "gw-1", None),
     ],
 )
-def test_copy_that_we_publish_needs_the_right_of_its_first_sender_and_of_its_publisher(
+def test_copy_needs_the_rights_of_its_first_sender_and_publisher(
     publisher: str | None, sender: Any, reference: str, refusal: str | None
 ) -> None:
     policy = replace(OWN_POLICY, senders=RULES, worker_users=frozenset({OWN_USER, CLERK}))

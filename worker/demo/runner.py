@@ -13,7 +13,6 @@ from worker.bootstrap import Application, utc_now
 from worker.broker import BILLING, Link
 from worker.cli.application import reply_sender_of
 from worker.deadletters.models import DeadLetterStatus, StoredDeadLetter
-from worker.deadletters.service import DeadLetters
 from worker.deadletters.store.filters import DeadLetterFilter
 from worker.demo.collector import Collector
 from worker.demo.processes import STOP_S, DemoProcess, started_producer, started_worker
@@ -185,7 +184,7 @@ def _link_to(application: Application, queues: DemoQueues) -> Iterator[Link]:
 
 def _dead_letters(application: Application) -> Iterator[StoredDeadLetter]:
     """Yield all dead letters, after a drain of those that wait."""
-    service = DeadLetters(application.engine)
+    service = application.service()
     link = application.link(consume=[BILLING.dead.name])
     try:
         service.drain(link)

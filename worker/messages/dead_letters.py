@@ -178,6 +178,7 @@ def _properties(delivery: Delivery) -> dict[str, Any]:
 
 def _kept_as_headers(delivery: Delivery) -> dict[str, str]:
     kept = {
+        "x-billing-sent-by": delivery.text("user_id"),
         "x-billing-expiration": delivery.text("expiration"),
         "x-billing-unreadable-properties": None
         if delivery.unreadable is None

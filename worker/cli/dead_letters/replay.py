@@ -48,9 +48,10 @@ class _ReplayGroup(click.Group):
 def replay() -> None:
     """Send dead letters again, and watch for their outcomes.
 
-    Each goes to the exchange and key it first came by. The ledger's outcome of a reference holds: nothing is
-    applied twice. The set of dead letters is frozen at the start. A dead letter is resolved when the ledger
-    shows its outcome, not when it was sent; one that fails again is the same dead letter with one more try.
+    Each goes to the exchange of its type, as its first sender's. The ledger's outcome of a reference holds:
+    nothing is applied twice. The set of dead letters is frozen at the start. A dead letter is resolved when
+    the ledger shows its outcome, not when it was sent; one that fails again is the same dead letter with one
+    more try.
     Ctrl-C pauses the replay; `replay resume` goes on, also after a crash.
 
     \b
