@@ -397,9 +397,14 @@ class Application:
 
         url = self.settings.broker_url
         journal = open_journal(url.get_secret_value(), BILLING.journal, name=self._name)
+        try:
+            link = self.link()
+        except BaseException:
+            journal.close()
+            raise
         return RecoveryResources(
             journal=journal,
-            link=self.link(),
+            link=link,
             engine=self.engine,
             policy=self.policy,
             clock=self.clock,

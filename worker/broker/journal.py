@@ -7,9 +7,9 @@ on, and leaves out a number where it begins a segment.
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import NamedTuple, Protocol
-from urllib.parse import urlsplit
 
 from worker.broker.deliveries import Delivery
+from worker.broker.link import broker_is_embedded
 from worker.errors import ConfigurationError
 
 #: Header in which the broker names the offset of a delivery.
@@ -69,7 +69,7 @@ def open_journal(url: str, stream: str, *, name: str = "billing-worker") -> Read
     Raises ConfigurationError where there is none, where this user may not read it, and for the embedded
     broker; BrokerUnavailableError where the broker is away.
     """
-    if urlsplit(url).scheme == "sqla+sqlite":
+    if broker_is_embedded(url):
         raise ConfigurationError(NO_JOURNAL)
     from worker.broker.rabbitmq.streams import StreamReader
 
