@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from random import Random
 from typing import Any
@@ -32,7 +33,7 @@ HOSTILE = "<script>alert('x')</script>\"'&amp;{{7*7}}"
 #: Reverses the text that follows, so that a name looks like another one.
 DECEIVING = "ada\u202egnp.exe"
 
-#: The worker of the console's broker URL.
+#: The worker's user, as in the broker URL of a console without a broker.
 _POLICY = Policy(user="guest", worker_users=frozenset({"guest"}))
 
 _FEATURES = ("ocr", "summary", "translate", "chat", "export", None)
@@ -44,8 +45,10 @@ def dead_queue(dead_letters: Iterable[Delivery]) -> FakeLink:
 
 
 def drain(service: DeadLetters, dead_letters: Iterable[Delivery]) -> int:
-    """Drain dead letters as they come out of their queue; return their number."""
-    return service.drain(dead_queue(dead_letters), wait_s=0)
+    """Drain dead letters that a worker with the user of ``service`` has published; return their number."""
+    user = service._sent_as
+    published = (replace(one, properties={**one.properties, "user_id": user}) for one in dead_letters)
+    return service.drain(dead_queue(published), wait_s=0)
 
 
 def refused(

@@ -15,6 +15,7 @@ from sqlalchemy import Engine, insert, text
 from sqlalchemy.exc import DBAPIError
 
 from tests.deadletters.parts import DeadQueue, deduct, failed
+from tests.support.own_user import OWN_USERS
 from tests.support.provision import PostgresServer
 from worker.deadletters.fingerprints import fingerprint_of
 from worker.deadletters.models import DeadLetterStatus, StoredDeadLetter
@@ -165,7 +166,7 @@ def test_like_failures_meet_in_one_group(migrated: Engine) -> None:
 
 
 def test_new_dead_letters_join_the_groups_of_old_ones(migrated: Engine) -> None:
-    service = DeadLetters(migrated)
+    service = DeadLetters(migrated, worker_users=OWN_USERS)
     before = {group.fingerprint for group in service.groups(waiting_only=False).groups}
     queue = DeadQueue(
         *(
