@@ -12,6 +12,10 @@ REPLAY_HEADER, REPLAY_DEAD_LETTER_HEADER = "x-billing-replay", "x-billing-replay
 #: Header of a message that is published again: the broker user that sent it first; empty for an anonymous
 #: one. Believed only where the broker vouches (``user_id``) that a worker user published it.
 SENDER_HEADER = "x-billing-sender"
+#: Header of a message that a recovery publishes again from the journal: its offset there.
+RECOVERY_HEADER = "x-billing-recovery"
+#: Header beside it: the seconds of the time since which the recovery reads; deadlines before that were over.
+RECOVERY_SINCE_HEADER = "x-billing-recovery-since"
 
 
 class DeadLetter(BaseModel):

@@ -300,7 +300,7 @@ def test_compose_file_runs_these_commands() -> None:
     assert [(name, shlex.join(words)) for name, words in commands()] == [
         (
             "definitions",
-            "topology definitions --passwords /run/secrets --output /definitions/definitions.json",
+            "topology definitions --journal --passwords /run/secrets --output /definitions/definitions.json",
         ),
         ("migrate", "migrate --roles --passwords /run/secrets"),
         ("worker", "run --workers 2"),

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from worker.queries import QueryService
     from worker.queries.reader import QueryReader
     from worker.queries.sources import Database
+    from worker.recovery.run import RecoveryResources
     from worker.runtime.stop import Stop
     from worker.scheduler import Scheduler
     from worker.waiting_watch import WaitingWatch
@@ -458,6 +459,29 @@ class Application:
                 sent_as=broker_user(self.settings.broker_url),
                 hold_most_s=self._hold_most_s,
             )
+        )
+
+    def recovery_resources(self) -> RecoveryResources:
+        """Resources of a recovery: the journal and a link, opened now. The caller closes both."""
+        from worker.broker import BILLING
+        from worker.broker.journal import open_journal
+        from worker.recovery.run import RecoveryResources
+
+        url = self.settings.broker_url
+        journal = open_journal(url.get_secret_value(), BILLING.journal, name=self._name)
+        try:
+            link = self.link()
+        except BaseException:
+            journal.close()
+            raise
+        return RecoveryResources(
+            journal=journal,
+            link=link,
+            engine=self.engine,
+            policy=self.policy,
+            clock=self.clock,
+            seconds=self._seconds,
+            sent_as=broker_user(url),
         )
 
     def _link_drainer(self) -> LinkDrainer:

@@ -46,6 +46,7 @@ def checks_of(application: Application) -> Sequence[HealthCheck]:
         ("senders", "", _senders),
         ("topology", "", _topology),
         ("delivery limits", "", _delivery_limits),
+        ("journal", "", _journal),
         ("replies", "", _replies),
         ("readers", "", _readers),
         ("workers", "", _workers),
@@ -180,6 +181,23 @@ def _topology(application: Application) -> CheckResult:
             "all of it is there; to compare it takes the right to configure, which no worker needs"
         )
     return _ok("as it must be")
+
+
+def _journal(application: Application) -> CheckResult:
+    """Check that commands are kept for a recovery; whether its limits suffice only an operator knows."""
+    if broker_is_embedded(application.settings.broker_url.get_secret_value()):
+        return _ok("none on an embedded broker")
+    try:
+        with closing(application.link()) as link:
+            is_there = link.has_journal(BILLING)
+    except (ConfigurationError, TransientError) as error:
+        return _unknown(error)  # the lines above say that it is bad
+    if is_there:
+        return _ok(f"kept in {BILLING.journal}")
+    return CheckResult(
+        HealthState.NOTE,
+        "none: a restored ledger loses what came since the backup; see `topology declare --journal`",
+    )
 
 
 def _delivery_limits(application: Application) -> CheckResult:

@@ -132,7 +132,7 @@ def test_bulk_that_fills_the_memory_stands_before_nobody(
     broker_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Messages that are not read wait in their socket; bulk has one of its own."""
-    monkeypatch.setattr(consuming, "_HELD_MAX_BYTES", 64 * 1024)
+    monkeypatch.setattr(consuming, "HELD_MAX_BYTES", 64 * 1024)
     link = open_link(broker_url, consume=[USAGE, BULK], prefetch=500, bulk=BULK)
     body = b"x" * 16 * 1024
     link.publish([Outgoing(body, BILLING.bulk_exchange, "usage.deduct") for _ in range(500)])

@@ -36,7 +36,7 @@ def test_check_says_of_each_part_in_a_line_that_it_is_well(
         "ok",
     ) | {"payments": "ok"}
     noted = dict.fromkeys(
-        ["senders", "delivery", "readers", "workers"], "note"
+        ["senders", "journal", "delivery", "readers", "workers"], "note"
     )  # the worker may start after the check
     assert states(ended) == {**well, **noted}
     assert ended.err == ""
@@ -83,7 +83,7 @@ def test_check_says_what_is_bad_and_what_to_do_and_looks_at_the_rest(
     ended = cli("check")
     assert ended.code == 1
     assert [name for name, forecast in states(ended).items() if forecast == "bad"] == bad
-    assert len(ended.lines) == 14
+    assert len(ended.lines) == 15
     assert advice in next(line for line in ended.lines if line.startswith("bad"))
 
 
@@ -125,7 +125,7 @@ def test_check_finds_a_topology_that_is_missing(ledger_cli: Cli, bare_broker_url
     ended = ledger_cli("check", BILLING_BROKER_URL=bare_broker_url)
     assert ended.code == 1
     assert states(ended)["broker"] == "ok"
-    *_, topology, _, _, _, workers, _ = ended.lines
+    *_, topology, _, _, _, _, workers, _ = ended.lines
     assert "queue 'billing.usage' is missing: run `billing-worker topology declare`" in topology
     assert workers.startswith("note workers: unknown: ")
 
@@ -235,3 +235,9 @@ def test_check_notes_events_that_wait_too_long_or_cannot_count(cli: Cli, ledger:
     )
     stuck = line_of_payments(cli("check"))
     assert stuck.endswith("1 can't count for theirs: see `billing-worker payments`")
+
+
+def test_check_names_the_journal_where_there_is_one(cli: Cli, broker_url: str) -> None:
+    assert "note journal: none: a restored ledger loses what came since the backup" in cli("check").out
+    cli("topology", "declare", "--journal")
+    assert "ok   journal: kept in billing.journal" in cli("check").lines

@@ -37,11 +37,12 @@ PASSWORD = b"a long password\n"
 #: Arguments of each command, standard input, and the lists of its output; in the order in which they run.
 CALLS: dict[tuple[str, ...], tuple[tuple[str, ...], bytes, tuple[str, ...]]] = {
     ("migrate",): ((), b"", ()),
-    ("topology", "declare"): ((), b"", ("queues", "exchanges", "policies")),
+    ("topology", "declare"): (("--journal",), b"", ("queues", "exchanges", "policies")),
     ("topology", "verify"): ((), b"", ("differences",)),
     ("publish",): (("-",), BONUS.encode(), ()),
     ("adjust",): (("ann", "5", "--reason", "x", "--timeout", "60"), b"", ()),
     ("check",): ((), b"", ("checks",)),
+    ("recover",): (("--since", "1h"), b"", ("messages",)),
     ("scheduler",): (("--once",), b"", ()),
     ("resume",): (("billing.usage",), b"", ("resumed",)),
     ("balance",): (("ann",), b"", ("quotas",)),

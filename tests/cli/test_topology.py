@@ -11,7 +11,7 @@ from tests.cli.console import Cli
 from tests.support.provision import RabbitMQServer
 from tests.support.rabbit_client import RabbitClient
 from tests.support.waiting import eventually
-from worker.broker import BILLING, open_link
+from worker.broker import BILLING, JournalLimits, open_link
 from worker.broker.management import Management
 from worker.broker.topology import Queue, Topology
 
@@ -135,3 +135,88 @@ def test_topology_with_more_than_ours_is_as_it_must_be(broker_cli: Cli, broker_u
     link.declare(_OTHER)
     link.close()
     assert broker_cli("topology", "verify").code == 0
+
+
+# -- the journal ------------------------------------------------------------------------------------------
+
+
+def test_journal_takes_what_the_queues_of_work_take_and_nothing_else(
+    broker_cli: Cli, rabbit: RabbitClient
+) -> None:
+    declared = broker_cli("topology", "declare", "--journal")
+    assert declared.code == 0
+    (line,) = [line for line in declared.lines if line.startswith("billing.journal: declared")]
+    assert line.endswith("billing account.*, billing subscription.*, billing usage.*, billing.bulk usage.*")
+    assert broker_cli("topology", "declare", "--journal").out == declared.out
+    for key in ("usage.deduct.x", "usge.deduct", "query.unknown.x"):
+        with pytest.raises(pika.exceptions.UnroutableError):
+            rabbit.publish({"type": key})
+    rabbit.publish({"type": "query.balance"})
+    rabbit.publish({"type": "payment.succeeded"})
+    rabbit.publish({"type": "usage.deduct"}, exchange="billing.bulk")
+    kept = [json.loads(body)["type"] for body in read_stream(rabbit, "billing.journal", 2)]
+    assert kept == ["payment.succeeded", "usage.deduct"]
+
+
+def test_declare_binds_a_journal_that_is_there(broker_cli: Cli, rabbit: RabbitClient) -> None:
+    broker_cli("topology", "declare", "--journal")
+    for exchange in ("billing", "billing.bulk"):
+        rabbit.channel.queue_unbind("billing.journal", exchange, "usage.*")
+    assert broker_cli("topology", "declare").code == 0
+    rabbit.publish({"type": "usage.deduct"})
+    assert len(read_stream(rabbit, "billing.journal", 1)) == 1
+
+
+def read_stream(rabbit: RabbitClient, stream: str, count: int) -> list[bytes]:
+    """Return the first messages of a stream, read with another client than the worker's."""
+    bodies: list[bytes] = []
+    rabbit.channel.basic_qos(prefetch_count=100)
+    arguments = {"x-stream-offset": "first"}
+    for method, _, body in rabbit.channel.consume(stream, arguments=arguments, inactivity_timeout=5):
+        assert method is not None, f"{len(bodies)} of {count} messages"
+        rabbit.channel.basic_ack(method.delivery_tag)
+        bodies.append(body)
+        if len(bodies) == count:
+            break
+    rabbit.channel.cancel()
+    return bodies
+
+
+def test_journal_with_other_limits_is_refused_with_the_way_out(broker_cli: Cli) -> None:
+    words = ("topology", "declare", "--journal")
+    declared = broker_cli(*words, "--journal-age", "36h", "--journal-size", "1GB", "--json")
+    assert declared.json["journal"]["arguments"] == {
+        "x-queue-type": "stream",
+        "x-max-age": "36h",
+        "x-max-length-bytes": 10**9,
+        "x-stream-max-segment-size-bytes": 10**8,
+    }
+    ended = broker_cli(*words)
+    assert ended.code == 2
+    assert "queue 'billing.journal' differs: PRECONDITION_FAILED" in ended.error
+    assert ended.error.endswith(
+        "name the limits that it has, or delete it, with all that it keeps, and declare it again"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--journal-age", "2d"], "limits of the journal need --journal"),
+        (["--journal", "--journal-size", "150MB"], "--journal-size must hold two segments at least"),
+        (["--journal", "--journal-age", "7"], "must be like 7d"),
+        (["--journal", "--journal-segment", "0MB"], "must be like 500MB"),
+    ],
+)
+def test_limits_of_the_journal_that_make_no_sense_are_refused(
+    bare_cli: Cli, words: list[str], expected: str
+) -> None:
+    ended = bare_cli("topology", "declare", *words)
+    assert (ended.code, expected in ended.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "written"), [(604_800, "7D"), (129_600, "36h"), (5_400, "90m"), (30, "30s")]
+)
+def test_age_of_the_journal_has_one_form(seconds: int, written: str) -> None:
+    assert JournalLimits(max_age_s=seconds).arguments["x-max-age"] == written

@@ -20,9 +20,10 @@ from tests.support.processes import WorkerProcesses
 from tests.support.provision import PostgresServer, RabbitMQServer
 from tests.support.rabbit_client import RabbitClient, user_of
 from tests.support.rabbitmq_management import connected
+from tests.support.short_quiet import short_quiet
 from tests.support.waiting import eventually
 from worker.bootstrap import Application
-from worker.broker import BILLING, open_link
+from worker.broker import BILLING, JournalLimits, open_link
 from worker.broker.roles import (
     FURTHER_ROLES,
     ROLES,
@@ -215,10 +216,31 @@ def test_named_rights_suffice_to_declare_the_topology(
         f"declarer-{vhost}", "secret", vhost, configure=configure, write=write, read=read
     )
     cli = Cli(monkeypatch, {"BILLING_BROKER_URL": url})
-    for action in ("declare", "verify", "declare"):
-        done = cli("topology", action)
-        assert done.code == 0, (action, done)
+    for words in (("declare",), ("verify",), ("declare", "--journal"), ("declare", "--journal")):
+        done = cli("topology", *words)
+        assert done.code == 0, (words, done)
     rabbitmq.management.delete_user(f"declarer-{vhost}")
+
+
+def test_rights_suffice_to_recover_and_no_worker_reads_the_journal(
+    users: BrokerUsers,
+    roles: DatabaseRoles,
+    broker_url: str,
+    rabbit: RabbitClient,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    short_quiet(monkeypatch)
+    with closing(open_link(broker_url)) as link:
+        link.declare_journal(BILLING, JournalLimits())
+    rabbit.publish(OPENING)
+    rabbit.publish(IN_BULK, exchange="billing.bulk")
+    settings = worker_settings_of(users, roles)
+    operator = Cli(monkeypatch, environment_of(as_user(settings, users.url("ops"))))
+    done = operator("recover", "--since", "1h")
+    assert (done.code, done.out.startswith("published 2,")) == (0, True), done
+    worker = Cli(monkeypatch, environment_of(settings))
+    assert "ACCESS_REFUSED - access to queue 'billing.journal'" in worker("recover", "--since", "1h").error
+    assert "journal: kept in billing.journal" in worker("check").out, "check needs no right to read it"
 
 
 def drained(engine: Engine) -> int:

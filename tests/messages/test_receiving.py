@@ -173,6 +173,20 @@ def test_replayed_dead_letter_has_no_deadline() -> None:
     assert deadline_of(command_in(forged)) is not None, "headers of ours count from worker users alone"
 
 
+def test_recovered_message_keeps_only_the_deadlines_that_were_over_before() -> None:
+    since = int(NOW.timestamp()) - 60
+    ahead = "2026-11-22T10:14:30Z"
+    items = (deduct(validUntil=LATE), deduct("e", validUntil=ahead), deduct("f"))
+    recovered = delivery(batch(*items), user_id="ops")
+    recovered = replace(recovered, headers={"x-billing-recovery": 7, "x-billing-recovery-since": since})
+    message = message_in(recovered, Policy(worker_users=frozenset({"ops"})), NOW)
+    assert isinstance(message, UsageBatch)
+    assert [item.valid_until for item in message.items] == [datetime.fromisoformat(LATE), None, None]
+    forged = message_in(recovered, Policy(), NOW)
+    assert isinstance(forged, UsageBatch)
+    assert forged.items[1].valid_until is not None
+
+
 def test_message_that_is_no_replay_keeps_its_deadline() -> None:
     assert deadline_of(command_in(delivery(deduct(validUntil=LATE)))) == datetime(
         2026, 11, 22, 10, 0, tzinfo=UTC

@@ -1,6 +1,7 @@
 """Wanted replies: all, those about problems, or none; outcomes, dead letters and notices are as without."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -111,6 +112,20 @@ def test_message_without_a_body_that_can_be_read_gets_its_reply(pipeline: Pipeli
     items = pipeline.receive([delivery(b'{"replies": "none", ', correlation_id="c")])
     pipeline.reply_and_acknowledge(link, items)
     assert [reply["reason"] for reply in link.replies] == ["not_json"]
+
+
+@pytest.mark.parametrize(("message", "problems", "dead"), CASES, ids=NAMES)
+def test_recovered_message_gets_no_reply_but_its_dead_letter(
+    pipeline: Pipeline, message: Message, problems: int, dead: int
+) -> None:
+    link = FakeLink()
+    recovered = delivery({**message, "replies": "all"}, correlation_id="c", reply_to="billing.replies")
+    items = pipeline.receive([replace(recovered, headers={"x-billing-recovery": 7, "trace": "t"})])
+    pipeline.apply(items)
+    pipeline.reply_and_acknowledge(link, items)
+    assert (len(link.replies), len(link.dead_letters)) == (0, dead)
+    for dead_letter in link.dead_letters:
+        assert dead_letter.headers["trace"] == "t"
 
 
 def test_scheduler_gets_no_reply_whatever_it_says(pipeline: Pipeline) -> None:

@@ -6,10 +6,11 @@ from datetime import datetime
 from typing import Any
 
 from tests.support.fake_broker import FakeBroker
-from worker.broker import BILLING, Delivery, Link, Outgoing, PublishResult, Topology
+from worker.broker import BILLING, Delivery, JournalLimits, Link, Outgoing, PublishResult, Topology
 from worker.broker.deliveries import front_of
+from worker.broker.journal import NO_JOURNAL
 from worker.broker.sharing import BulkShare, Waiting, batch_of
-from worker.errors import BrokerUnavailableError
+from worker.errors import BrokerUnavailableError, ConfigurationError
 from worker.ledger.pauses import Pause
 from worker.ledger.trials import Trial, Trying
 from worker.messages.outgoing import OutgoingDeadLetter, OutgoingDirectReply, OutgoingNotice, OutgoingReply
@@ -112,6 +113,12 @@ class FakeLink(Link):
     def declare(self, topology: Topology) -> None:
         for queue in topology.queues:
             self._broker.queue(queue.name)
+
+    def declare_journal(self, topology: Topology, limits: JournalLimits) -> None:
+        raise ConfigurationError(NO_JOURNAL)
+
+    def has_journal(self, topology: Topology) -> bool:
+        return False
 
     def differences(self, topology: Topology) -> list[str]:
         return [

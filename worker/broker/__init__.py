@@ -5,7 +5,7 @@ from worker.broker.link import broker_is_embedded, open_link
 from worker.broker.outgoing import DIRECT_REPLY_TO, Outgoing, PublishResult
 from worker.broker.protocols import Administers, Consumes, Link, Publishes
 from worker.broker.sharing import BulkShare
-from worker.broker.topology import BILLING, Topology
+from worker.broker.topology import BILLING, JournalLimits, Topology
 
 __all__ = [
     "BILLING",
@@ -14,6 +14,7 @@ __all__ = [
     "BulkShare",
     "Consumes",
     "Delivery",
+    "JournalLimits",
     "Link",
     "Outgoing",
     "PublishResult",

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from worker.broker.roles import BrokerUser, require_apart, rights_of, sendable_keys
-from worker.broker.topology import Topology
+from worker.broker.topology import JournalLimits, Topology
 
 _HASHING = "rabbit_password_hashing_sha256"
 _SALT_BYTES = 4
@@ -26,12 +26,18 @@ def password_hash(password: str, salt: bytes) -> str:
 
 
 def definitions(
-    topology: Topology, users: Sequence[BrokerUser], *, vhost: str, hashes: Mapping[str, str] | None
+    topology: Topology,
+    users: Sequence[BrokerUser],
+    *,
+    vhost: str,
+    hashes: Mapping[str, str] | None,
+    journal: JournalLimits | None = None,
 ) -> Definitions:
     """Return the definitions of ``topology`` and ``users`` in ``vhost``.
 
     ``hashes`` are those of the users' passwords, by name; a user without one can't log in with a password.
-    None leaves the users themselves out, for a broker that has them. Raises ConfigurationError where two
+    None leaves the users themselves out, for a broker that has them. With ``journal`` its stream is among the
+    queues. Raises ConfigurationError where two
     users are not apart.
     """
     require_apart(users)
@@ -47,8 +53,11 @@ def definitions(
         ],
         "policies": list(_policies(topology, vhost)),
         "exchanges": [_exchange(name, vhost) for name in topology.exchanges],
-        "queues": [_queue(queue.name, queue.arguments, vhost) for queue in topology.queues],
-        "bindings": list(_bindings(topology, vhost)),
+        "queues": [_queue(name, arguments, vhost) for name, arguments in _queues(topology, journal)],
+        "bindings": [
+            _binding(source, key, queue, vhost)
+            for source, key, queue in _bindings(topology, has_journal=journal is not None)
+        ],
     }
 
 
@@ -101,6 +110,13 @@ def _exchange(name: str, vhost: str) -> Definitions:
     }
 
 
+def _queues(topology: Topology, journal: JournalLimits | None) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for queue in topology.queues:
+        yield queue.name, queue.arguments
+    if journal is not None:
+        yield topology.journal, journal.arguments
+
+
 def _queue(name: str, arguments: Mapping[str, Any], vhost: str) -> Definitions:
     return {
         "name": name,
@@ -111,14 +127,22 @@ def _queue(name: str, arguments: Mapping[str, Any], vhost: str) -> Definitions:
     }
 
 
-def _bindings(topology: Topology, vhost: str) -> Iterator[Definitions]:
+def _bindings(topology: Topology, *, has_journal: bool) -> Iterator[tuple[str, str, str]]:
+    """Yield exchange, routing key and queue of each binding."""
     for queue in topology.queues:
         for key in queue.routing_keys:
-            yield {
-                "source": queue.exchange or topology.exchange,
-                "vhost": vhost,
-                "destination": queue.name,
-                "destination_type": "queue",
-                "routing_key": key,
-                "arguments": {},
-            }
+            yield queue.exchange or topology.exchange, key, queue.name
+    if has_journal:
+        for exchange, key in topology.journal_bindings:
+            yield exchange, key, topology.journal
+
+
+def _binding(source: str, key: str, queue: str, vhost: str) -> Definitions:
+    return {
+        "source": source,
+        "vhost": vhost,
+        "destination": queue,
+        "destination_type": "queue",
+        "routing_key": key,
+        "arguments": {},
+    }

@@ -21,11 +21,12 @@ from sqlalchemy import bindparam, delete, insert, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from worker.broker.deliveries import Delivery, as_bytes, front_of
+from worker.broker.journal import NO_JOURNAL
 from worker.broker.outgoing import DIRECT_REPLY_TO, Outgoing, PublishResult
 from worker.broker.protocols import Link
 from worker.broker.sharing import BulkShare, Waiting, batch_of
-from worker.broker.topology import BILLING, Topology
-from worker.errors import BrokerUnavailableError
+from worker.broker.topology import BILLING, JournalLimits, Topology
+from worker.errors import BrokerUnavailableError, ConfigurationError
 
 _BATCH = 500
 _INDEX = text("CREATE INDEX IF NOT EXISTS kombu_message_in_order ON kombu_message (queue_id, id)")
@@ -211,6 +212,13 @@ class EmbeddedLink(Link):
                 self._channel.queue_declare(queue.name, durable=True)
                 for key in queue.routing_keys:
                     self._channel.queue_bind(queue.name, queue.exchange or topology.exchange, key)
+
+    def declare_journal(self, topology: Topology, limits: JournalLimits) -> None:
+        raise ConfigurationError(NO_JOURNAL)
+
+    def has_journal(self, topology: Topology) -> bool:
+        del topology
+        return False
 
     def differences(self, topology: Topology) -> list[str]:
         del topology  # opening the link has declared everything

@@ -6,7 +6,7 @@ from typing import Protocol
 from worker.broker.deliveries import Delivery
 from worker.broker.outgoing import Outgoing, PublishResult
 from worker.broker.sharing import BulkShare
-from worker.broker.topology import Topology
+from worker.broker.topology import JournalLimits, Topology
 
 
 class Connected(Protocol):
@@ -65,7 +65,21 @@ class Administers(Connected, Protocol):
     """A connection that declares, deletes and inspects queues."""
 
     def declare(self, topology: Topology) -> None:
-        """Make what is missing; raises ConfigurationError where something exists and differs."""
+        """Make what is missing; raises ConfigurationError where something exists and differs.
+
+        A journal that is there is bound like the queues of work; none is made.
+        """
+        ...
+
+    def declare_journal(self, topology: Topology, limits: JournalLimits) -> None:
+        """Make the journal where it is missing.
+
+        Raises ConfigurationError where it has other limits, and on a broker that keeps none.
+        """
+        ...
+
+    def has_journal(self, topology: Topology) -> bool:
+        """Return True where the journal is there; its bindings and limits are not looked at."""
         ...
 
     def differences(self, topology: Topology) -> list[str]:

@@ -141,7 +141,9 @@ def rights_of(user: BrokerUser, topology: Topology) -> BrokerRights:
         *([re.escape(topology.bulk_exchange)] if role.has_bulk else []),
         *([re.escape(topology.events)] if role.notifies else []),
     ]
-    read = [re.escape(queue.name) for queue in topology.queues if role.name in queue.readers]
+    readable = [queue.name for queue in topology.queues if role.name in queue.readers]
+    journal = [topology.journal] if role.name in topology.journal_readers else []
+    read = [re.escape(name) for name in (*readable, *journal)]
     if role.listens:  # it publishes nothing: see the head of this module
         return BrokerRights(_any(own), _any(own), _any([*own, re.escape(topology.events)]))
     return BrokerRights(_any(own), _any(written), _any([*read, *own]))

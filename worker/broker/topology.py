@@ -25,7 +25,7 @@ class Queue:
 
     name: str
     routing_keys: tuple[str, ...] = ()
-    arguments: Mapping[str, str] = field(default_factory=lambda: {"x-queue-type": "quorum"})
+    arguments: Mapping[str, str | int] = field(default_factory=lambda: {"x-queue-type": "quorum"})
     exchange: str | None = None
     readers: tuple[str, ...] = ()
 
@@ -35,11 +35,43 @@ class Queue:
 
 
 @dataclass(frozen=True, slots=True)
+class JournalLimits:
+    """Limits of the journal: the broker drops whole segments that are older, or beyond the size.
+
+    Source: https://www.rabbitmq.com/docs/streams#retention
+    """
+
+    max_age_s: int = 7 * 86_400
+    max_bytes: int = 20 * 10**9
+    segment_bytes: int = 100 * 10**6
+
+    @property
+    def arguments(self) -> Mapping[str, str | int]:
+        """Arguments of the queue. The same limits have the same arguments, however they were written."""
+        return {
+            "x-queue-type": "stream",
+            "x-max-age": self._max_age,
+            "x-max-length-bytes": self.max_bytes,
+            "x-stream-max-segment-size-bytes": self.segment_bytes,
+        }
+
+    @property
+    def _max_age(self) -> str:
+        unit, seconds = next((unit, each) for unit, each in _AGES.items() if self.max_age_s % each == 0)
+        return f"{self.max_age_s // seconds}{unit}"
+
+
+#: Units of an age, as RabbitMQ writes them, with their seconds.
+_AGES = {"D": 86_400, "h": 3_600, "m": 60, "s": 1}
+
+
+@dataclass(frozen=True, slots=True)
 class Topology:
     """All that must exist on the broker before a worker runs. ``work`` is served in its order.
 
     ``exchange`` takes commands and queries, ``bulk_exchange`` those of the bulk lane, which is served last.
-    Notices go to ``events``, to which a listener binds its queue.
+    Notices go to ``events``, to which a listener binds its queue. ``journal`` may exist beside them: a stream
+    that keeps every command for some days, for the roles of ``journal_readers`` alone.
     """
 
     exchange: str
@@ -49,6 +81,8 @@ class Topology:
     queries: Queue
     events: str = "billing.events"
     bulk_exchange: str = "billing.bulk"
+    journal: str = "billing.journal"
+    journal_readers: tuple[str, ...] = ("ops",)
     _bulk: Queue | None = field(init=False, default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -77,6 +111,16 @@ class Topology:
         if self._bulk is None:
             raise LookupError("this topology has no bulk lane")
         return self._bulk
+
+    @property
+    def journal_bindings(self) -> tuple[tuple[str, str], ...]:
+        """Exchanges and keys that lead to the journal: those of the queues of work, and no other.
+
+        A wider key would take misspelled types, whose senders then learn nothing of it.
+        """
+        return tuple(
+            (queue.exchange or self.exchange, key) for queue in self.work for key in queue.routing_keys
+        )
 
     def queue_of(self, type_: str) -> Queue:
         """The queue of work that commands of ``type_`` wait in, those of the bulk lane apart."""

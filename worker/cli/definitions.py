@@ -8,9 +8,10 @@ from pathlib import Path
 
 import click
 
-from worker.broker import BILLING
+from worker.broker import BILLING, JournalLimits
 from worker.broker.definitions import definitions, password_hash
 from worker.broker.roles import USERS, BrokerUser, own_users, require_apart, sender_rules
+from worker.cli.journal_options import with_journal
 from worker.cli.passwords import passwords_asked, passwords_in, with_passwords
 from worker.errors import ConfigurationError
 
@@ -40,8 +41,10 @@ _SALT_BYTES = 4
     is_flag=True,
     help="Print the variables of the workers that fit these users instead, for a shell.",
 )
+@with_journal
 def definitions_command(
     *,
+    journal: JournalLimits | None,
     vhost: str,
     users: Sequence[str],
     folder: Path | None,
@@ -76,7 +79,7 @@ def definitions_command(
         return
     names = [user.name for user in chosen]
     hashes = None if rights_only else _hashes(names, folder, prompt=prompt)
-    made = definitions(BILLING, chosen, vhost=vhost, hashes=hashes)
+    made = definitions(BILLING, chosen, vhost=vhost, hashes=hashes, journal=journal)
     text = json.dumps(made, indent=2, ensure_ascii=False)
     if output is None:
         click.echo(text)

@@ -4,7 +4,7 @@ import codecs
 import json
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any, Literal
@@ -57,6 +57,18 @@ def show_json_list(fields: dict[str, Any], name: str, items: Iterable[dict[str, 
         echo_json(f"{separator}{json.dumps(item, ensure_ascii=False)}", nl=False)
         separator = ",\n"
     click.echo('\n], "next": null}')
+
+
+def show_json_stream(
+    name: str, items: Iterable[dict[str, Any]], fields: Callable[[], dict[str, Any]]
+) -> None:
+    """Print one JSON object of a list, an item a line, and of fields that are known at its end."""
+    echo_json(f'{{"{name}": [', nl=False)
+    separator = "\n"
+    for item in items:
+        echo_json(f"{separator}{json.dumps(item, ensure_ascii=False)}", nl=False)
+        separator = ",\n"
+    echo_json(f"\n], {json.dumps(fields(), ensure_ascii=False)[1:]}")
 
 
 def show_table(title: str, columns: Sequence[str | Column], rows: Iterable[Sequence[Any]]) -> None:
@@ -138,6 +150,7 @@ def progress(description: str, total: int | None) -> Iterator[Progress]:
         TimeElapsedColumn(),
         console=Console(stderr=True),
         disable=not sys.stderr.isatty(),
+        redirect_stdout=is_terminal(),  # else lines for a pipe would go to standard error
     )
     with bar:
         bar.add_task(description, total=total)

@@ -99,6 +99,10 @@ _COMMANDS = {
         "Publish a file of JSON lines, one message a line; each is confirmed by the broker.",
     ),
     "readers": Lazy("worker.cli.run:readers", "Answer queries; until SIGTERM."),
+    "recover": Lazy(
+        "worker.cli.recover:recover",
+        "Publish again what the journal has kept since a time, after the ledger was restored to it.",
+    ),
     "replies": Lazy(
         "worker.cli.replies:replies", "Show the replies that wait in a queue, one JSON object a line."
     ),

@@ -9,9 +9,10 @@ from contextlib import closing
 import click
 
 from worker.bootstrap import Application
-from worker.broker import BILLING, broker_is_embedded
+from worker.broker import BILLING, JournalLimits, broker_is_embedded
 from worker.cli.application import with_application
 from worker.cli.definitions import definitions_command
+from worker.cli.journal_options import with_journal
 from worker.cli.options import as_json
 from worker.cli.output import show_json
 
@@ -27,28 +28,40 @@ topology.add_command(definitions_command)
 @topology.command()
 @with_application("broker_url")
 @click.option("--policies", is_flag=True, help="Set the policies as well, through the management API.")
+@with_journal
 @as_json
-def declare(application: Application, *, policies: bool, as_json: bool) -> None:
+def declare(
+    application: Application, *, policies: bool, journal: JournalLimits | None, as_json: bool
+) -> None:
     """Declare what is missing. Needs the right to configure; safe to run again.
 
     Prints the policies that an operator should set beside it, or sets them with --policies, which needs
     RabbitMQ's management API (BILLING_MANAGEMENT_URL) and the tag `policymaker`. Policies can be changed
     later, arguments of a queue can't.
+
+    With --journal the broker keeps every command for some days in the stream `billing.journal`, from which
+    `billing-worker recover` publishes again what a restored ledger has forgotten. Its limits are fixed; the
+    broker drops whole segments that are beyond one of them.
     """
     with closing(application.link()) as link:
         link.declare(BILLING)
+        if journal is not None:
+            link.declare_journal(BILLING, journal)
     wanted = (
         {} if broker_is_embedded(application.settings.broker_url.get_secret_value()) else BILLING.policies()
     )
     if not as_json:
         _show_declared()
+        if journal is not None:
+            _show_journal(journal)
     for name, (pattern, definition) in wanted.items():
         if policies:
             application.management.set_policy(name, pattern, definition)
         if not as_json:
             _show_policy(name, pattern, definition, is_set=policies)
     if as_json:
-        show_json(_declared(wanted, are_set=policies))
+        kept = None if journal is None else {"name": BILLING.journal, "arguments": dict(journal.arguments)}
+        show_json({**_declared(wanted, are_set=policies), "journal": kept})
 
 
 def _show_declared() -> None:
@@ -61,6 +74,12 @@ def _show_declared() -> None:
         (BILLING.events, "notices; bind a queue to receive them"),
     ):
         click.echo(f"exchange {exchange}: declared, for {what}")
+
+
+def _show_journal(journal: JournalLimits) -> None:
+    limits = ", ".join(f"{name} {value}" for name, value in journal.arguments.items())
+    bound = ", ".join(f"{exchange} {key}" for exchange, key in BILLING.journal_bindings)
+    click.echo(f"{BILLING.journal}: declared ({limits}), bound to {bound}")
 
 
 def _show_policy(name: str, pattern: str, definition: Mapping[str, str | int], *, is_set: bool) -> None:

@@ -839,3 +839,24 @@ accepted_configs = Table(
     Column("accepted_at", UtcDateTime, nullable=False),
     Column("accepted_by", Text, nullable=False),
 )
+
+#: A recovery from the journal, from the first to the last offset; all before the next one is published.
+recoveries = Table(
+    "recoveries",
+    metadata,
+    Column("recovery_id", RowId, Identity(always=True), primary_key=True),
+    Column("actor", Text, nullable=False),
+    Column("since", UtcDateTime, nullable=False),
+    Column("first_offset", BigInteger, nullable=False),
+    Column("next_offset", BigInteger, nullable=False),
+    Column("last_offset", BigInteger, nullable=False),
+    Column("published", BigInteger, nullable=False),
+    Column("dead_letters", BigInteger, nullable=False),
+    Column("refused", BigInteger, nullable=False),
+    Column("skipped", BigInteger, nullable=False),
+    Column("began_at", UtcDateTime, nullable=False),
+    Column("ended_at", UtcDateTime),
+    CheckConstraint(
+        "first_offset <= next_offset AND next_offset <= last_offset + 1", name="offsets_in_order"
+    ),
+)

@@ -12,7 +12,14 @@ from amqp.serialization import dumps
 from pydantic import TypeAdapter, ValidationError
 
 from schemas import SCHEMA_VERSION, DeadLetter, DeadLetterReason, Malformed, Message, WantedReplies
-from schemas.dead_letter import HEADER_PREFIX, REPLAY_DEAD_LETTER_HEADER, REPLAY_HEADER, SENDER_HEADER
+from schemas.dead_letter import (
+    HEADER_PREFIX,
+    RECOVERY_HEADER,
+    RECOVERY_SINCE_HEADER,
+    REPLAY_DEAD_LETTER_HEADER,
+    REPLAY_HEADER,
+    SENDER_HEADER,
+)
 from schemas.decoding import BODY_MAX_BYTES
 from schemas.fields import Identifier
 from worker import __version__
@@ -32,7 +39,13 @@ _BROKERS_OWN = {"cc", "bcc", "x-death", "x-delivery-count", "x-acquired-count"}
 _BROKERS_PREFIXES = ("x-first-death-", "x-last-death-", HEADER_PREFIX)
 
 # Headers of a replay.
-_SAID_ANEW = {REPLAY_HEADER, REPLAY_DEAD_LETTER_HEADER, SENDER_HEADER}
+_SAID_ANEW = {
+    REPLAY_HEADER,
+    REPLAY_DEAD_LETTER_HEADER,
+    SENDER_HEADER,
+    RECOVERY_HEADER,
+    RECOVERY_SINCE_HEADER,
+}
 
 # user_id must name the connection that publishes, expiration would end the dead letter's life.
 _PROPERTIES_NOT_SENT_AGAIN = {"application_headers", "user_id", "expiration", "delivery_mode", "cluster_id"}
@@ -91,7 +104,7 @@ def dead_letter_for(
     It names the user that publishes it: whoever drains the queue believes worker users alone.
     """
     origin = origin_of(delivery, policy.worker_users)
-    headers, omitted = _sendable(delivery.headers, origin)
+    headers, omitted = sendable(delivery.headers, origin)
     replay = delivery.headers if origin.is_ours else {}
     dead_letter = DeadLetter(
         letter_id=dead_letter_id(delivery),
@@ -174,7 +187,7 @@ def _kept_as_headers(delivery: Delivery) -> dict[str, str]:
     return {name: value for name, value in kept.items() if value is not None}
 
 
-def _sendable(headers: Mapping[Any, Any], origin: Origin) -> tuple[dict[str, Any], list[str]]:
+def sendable(headers: Mapping[Any, Any], origin: Origin) -> tuple[dict[str, Any], list[str]]:
     """Return the original headers that can be sent along, and the names of the others."""
     sendable: dict[str, Any] = {}
     omitted: list[str] = []
@@ -182,7 +195,7 @@ def _sendable(headers: Mapping[Any, Any], origin: Origin) -> tuple[dict[str, Any
     for name, value in headers.items():
         size = _size(name, value)
         if origin.is_ours and name in _SAID_ANEW:
-            continue  # the dead letter says it
+            continue  # the dead letter says it, or it is about this delivery alone
         if size is None or size > room or is_brokers_own(str(name)):
             omitted.append(str(name).encode("unicode_escape").decode())
         else:

@@ -14,7 +14,7 @@ from schemas import (
     decode,
     type_of,
 )
-from schemas.dead_letter import SENDER_HEADER
+from schemas.dead_letter import RECOVERY_HEADER, RECOVERY_SINCE_HEADER, SENDER_HEADER
 from worker.broker import Delivery
 from worker.messages.dead_letters import Failure
 from worker.messages.origin import Origin, is_key_of, is_replay, origin_of, wrong_way
@@ -32,7 +32,7 @@ def message_in(delivery: Delivery, policy: Policy, now: datetime) -> Message | F
     if isinstance(decoded, Malformed):
         return Failure.of_malformed(decoded)
     origin = origin_of(delivery, policy.worker_users)
-    message = without_deadline(decoded) if is_replay(delivery, origin) else decoded
+    message = _without_past_deadline(delivery, origin, decoded)
     return (
         _refused_lane(delivery, message, policy)
         or _refused_way(delivery, message, origin, policy)
@@ -42,21 +42,38 @@ def message_in(delivery: Delivery, policy: Policy, now: datetime) -> Message | F
     )
 
 
-def without_deadline(message: Message) -> Message:
+def _without_past_deadline(delivery: Delivery, origin: Origin, message: Message) -> Message:
+    """Return ``message`` without deadlines that are over only because one of us sends it again.
+
+    An operator who replays or recovers it has decided that it is still to be done. A recovery leaves what was
+    too late when it was sent.
+    """
+    if is_replay(delivery, origin):
+        return without_deadline(message)
+    if origin.is_ours and RECOVERY_HEADER in delivery.headers:
+        since = delivery.headers.get(RECOVERY_SINCE_HEADER)
+        return without_deadline(message, since if isinstance(since, int) else 0)
+    return message
+
+
+def without_deadline(message: Message, since: int = 0) -> Message:
     """Return ``message`` without the times until which its usage was valid.
 
-    An operator who replays it has decided that it is still to be done.
+    Those before ``since``, in seconds, stay.
     """
     if isinstance(message, UsageBatch):
-        return message.model_copy(update={"items": tuple(map(_without_deadline, message.items))})
-    return _without_deadline(message) if isinstance(message, UsageWithDeadline) else message
+        items = tuple(_without_deadline(item, since) for item in message.items)
+        return message.model_copy(update={"items": items})
+    return _without_deadline(message, since) if isinstance(message, UsageWithDeadline) else message
 
 
 _Timed = TypeVar("_Timed", bound=UsageWithDeadline)
 
 
-def _without_deadline(usage: _Timed) -> _Timed:
-    return usage.model_copy(update={"valid_until": None}) if usage.valid_until is not None else usage
+def _without_deadline(usage: _Timed, since: int) -> _Timed:
+    if usage.valid_until is None or usage.valid_until.timestamp() < since:
+        return usage
+    return usage.model_copy(update={"valid_until": None})
 
 
 def deadline_of(message: Message) -> datetime | None:

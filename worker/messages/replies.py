@@ -16,6 +16,7 @@ from schemas import (
     WantedReplies,
     first_malformed,
 )
+from schemas.dead_letter import RECOVERY_HEADER
 from worker.broker import DIRECT_REPLY_TO, Delivery
 from worker.core import Answer, Decided, Outcome, reply_for
 from worker.core.incidents import notices_of
@@ -231,7 +232,12 @@ def _failed(failure: Failure) -> Reply:
 
 
 def _is_reply_wanted(delivery: Delivery, replies: WantedReplies | None) -> bool:
-    """Return True where the sender wants a reply that tells of a problem, or all replies."""
+    """Return True where the sender wants a reply that tells of a problem, or all replies.
+
+    Nobody waits for a reply to what a recovery sends; who forges that gives up its own replies.
+    """
+    if RECOVERY_HEADER in delivery.headers:
+        return False
     is_awaited = delivery.text("app_id") != SCHEDULER_APP_ID or delivery.text("reply_to") is not None
     return is_awaited and _wants(replies) != "none"
 

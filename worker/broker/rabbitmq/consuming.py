@@ -12,7 +12,7 @@ from itertools import count
 from time import monotonic, sleep
 from typing import Any
 
-from amqp.exceptions import AccessRefused, NotFound
+from amqp.exceptions import AccessRefused, AMQPError, NotFound
 
 from worker.broker.deliveries import Delivery, as_bytes, front_of
 from worker.broker.protocols import Consumes
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 #: Prefetch counts messages; bodies far over the limit of the contract must not fill the memory before they
 #: are refused. What is not read yet waits in the socket and in the broker.
-_HELD_MAX_BYTES = 32 * 1024 * 1024
+HELD_MAX_BYTES = 32 * 1024 * 1024
 #: Longest wait on one of two connections without a look at the other.
 _KEEP_ALIVE_EVERY_S = 1.0
 #: Time between two looks for an optional queue that is missing.
@@ -84,7 +84,7 @@ class ConsumingConnection(Consumes):
             channel.look_again()
         self._drain(0)
         while (left := deadline - monotonic()) > 0:
-            if self._waiting_bytes() < _HELD_MAX_BYTES:
+            if self._waiting_bytes() < HELD_MAX_BYTES:
                 self._drain(min(left, 1.0))
             else:
                 sleep(min(left, 1.0))
@@ -102,25 +102,15 @@ class ConsumingConnection(Consumes):
     def _drain(self, timeout_s: float) -> None:
         """Wait for one message, or an answer, and read it."""
         with suppress(TimeoutError), self._connection.transport.having_timeout(timeout_s):
-            self._read_one()
+            read_one(self._connection)
         self._raise_if_cancelled()
 
     def _drain_arrived(self, most: int) -> None:
         """Read what is in the socket already."""
-        with suppress(TimeoutError), self._connection.transport.having_timeout(0):
-            while self._waiting() < most and self._waiting_bytes() < _HELD_MAX_BYTES:
-                self._read_one()
+        drain_arrived(
+            self._connection, lambda: self._waiting() >= most or self._waiting_bytes() >= HELD_MAX_BYTES
+        )
         self._raise_if_cancelled()
-
-    def _read_one(self) -> None:
-        """Read frames until they complete a method.
-
-        Not drain_events, which does the same and changes the mode of the socket, and looks after a time-out,
-        with every frame.
-        """
-        read, take = self._connection.transport.read_frame, self._connection.on_inbound_frame
-        while not take(read()):
-            pass
 
     def _on_cancel(self, tag: str) -> None:
         self._cancelled = tag
@@ -128,6 +118,24 @@ class ConsumingConnection(Consumes):
     def _raise_if_cancelled(self) -> None:
         if self._cancelled is not None:
             raise BrokerUnavailableError(f"the broker cancelled the consumer of {self._cancelled}")
+
+
+def drain_arrived(connection: Any, is_enough: Callable[[], bool]) -> None:
+    """Read what is in the socket already; the socket changes its mode once and not for every frame."""
+    with suppress(TimeoutError), connection.transport.having_timeout(0):
+        while not is_enough():
+            read_one(connection)
+
+
+def read_one(connection: Any) -> None:
+    """Read frames until they complete a method.
+
+    Not drain_events, which does the same and changes the mode of the socket, and looks after a time-out, with
+    every frame.
+    """
+    read, take = connection.transport.read_frame, connection.on_inbound_frame
+    while not take(read()):
+        pass
 
 
 class SplitConnection(Consumes):
@@ -172,14 +180,25 @@ class SplitConnection(Consumes):
 
 
 class QueueChannel:
-    """A channel that consumes one queue: its deliveries in their order, and the tags outstanding."""
+    """A channel that consumes one queue: its deliveries in their order, and the tags outstanding.
 
-    def __init__(self, connection: Any, queue: str, prefetch: int, on_cancel: Callable[[str], None]) -> None:
+    ``arguments`` are those of its consumers.
+    """
+
+    def __init__(
+        self,
+        connection: Any,
+        queue: str,
+        prefetch: int,
+        on_cancel: Callable[[str], None],
+        arguments: Mapping[str, Any] | None = None,
+    ) -> None:
         self.arrived: deque[Delivery] = deque()
         self.arrived_bytes = 0
         self._connection, self._queue, self._on_cancel = connection, queue, on_cancel
         self._outstanding: deque[int] = deque()
         self._consumers = count(1)
+        self._arguments = arguments
         self._most = 0
         self._channel = self._opened()
         self.hold_at_most(prefetch)
@@ -196,7 +215,14 @@ class QueueChannel:
         self._most = most
         self._channel.basic_qos(0, more, a_global=False)
         tag = f"{self._queue} {next(self._consumers)}"
-        self._channel.basic_consume(self._queue, consumer_tag=tag, on_cancel=self._on_cancel)
+        self._channel.basic_consume(
+            self._queue, consumer_tag=tag, on_cancel=self._on_cancel, arguments=self._arguments
+        )
+
+    def close(self) -> None:
+        """Close the channel, and with it the consumers."""
+        with suppress(AMQPError, OSError):
+            self._channel.close()
 
     def give_back(self) -> None:
         """Give back all that is held, by closing the channel.

@@ -7,7 +7,8 @@ from typing import Any
 from amqp.exceptions import AccessRefused, NotFound, PreconditionFailed
 
 from worker.broker.rabbitmq.connection import broker_errors, channel_of
-from worker.broker.topology import Queue, Topology
+from worker.broker.topology import JournalLimits, Queue, Topology
+from worker.errors import ConfigurationError
 
 
 def declare(channel: Any, topology: Topology) -> None:
@@ -18,6 +19,30 @@ def declare(channel: Any, topology: Topology) -> None:
         _declare_queue(channel, queue)
         for key in queue.routing_keys:
             channel.queue_bind(queue.name, queue.exchange or topology.exchange, key)
+
+
+def declare_journal(channel: Any, topology: Topology, limits: JournalLimits) -> None:
+    """Declare the journal and bind it to the exchanges of commands."""
+    _declare_queue(channel, Queue(topology.journal, arguments=limits.arguments))
+    bind_journal(channel, topology)
+
+
+def bind_journal(channel: Any, topology: Topology) -> None:
+    """Bind the journal to the exchanges of commands, with the keys of the queues of work."""
+    for exchange, key in topology.journal_bindings:
+        channel.queue_bind(topology.journal, exchange, key)
+
+
+def is_there(connection: Any, queue: str) -> bool:
+    """Return True where a queue of this name exists. Raises ConfigurationError for users who may not ask."""
+    try:
+        with broker_errors(passing=True), channel_of(connection) as channel:
+            channel.queue_declare(queue, passive=True)
+    except NotFound:
+        return False
+    except AccessRefused as error:
+        raise ConfigurationError(f"the broker refuses: {error.reply_text}") from error
+    return True
 
 
 def differences(connection: Any, topology: Topology) -> list[str]:

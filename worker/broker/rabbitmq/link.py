@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from amqp.exceptions import AccessRefused, PreconditionFailed
+
 from worker.broker.deliveries import Delivery
 from worker.broker.outgoing import Outgoing, PublishResult
 from worker.broker.protocols import Consumes, Link
@@ -16,8 +18,8 @@ from worker.broker.rabbitmq.connection import broker_errors, channel_of, opened
 from worker.broker.rabbitmq.consuming import ConsumingConnection, SplitConnection
 from worker.broker.rabbitmq.publishing import PublishingConnection
 from worker.broker.sharing import BulkShare
-from worker.broker.topology import BILLING, Topology
-from worker.errors import BillingError, BrokerUnavailableError
+from worker.broker.topology import BILLING, JournalLimits, Topology
+from worker.errors import BillingError, BrokerUnavailableError, ConfigurationError
 
 _TEMPORARY_MS = 600_000
 
@@ -88,6 +90,24 @@ class AmqpLink(Link):
     def declare(self, topology: Topology) -> None:
         with self._channel() as channel:
             declaring.declare(channel, topology)
+        if self.has_journal(topology):  # a later version may have more keys
+            with self._channel() as channel:
+                declaring.bind_journal(channel, topology)
+
+    def declare_journal(self, topology: Topology, limits: JournalLimits) -> None:
+        try:
+            with broker_errors(passing=True), channel_of(self._publisher().connection) as channel:
+                declaring.declare_journal(channel, topology, limits)
+        except PreconditionFailed as error:
+            raise ConfigurationError(
+                f"queue {topology.journal!r} differs: {error.reply_text}; name the limits that it has, or "
+                "delete it, with all that it keeps, and declare it again"
+            ) from error
+        except AccessRefused as error:
+            raise ConfigurationError(f"the broker refuses: {error.reply_text}") from error
+
+    def has_journal(self, topology: Topology) -> bool:
+        return declaring.is_there(self._publisher().connection, topology.journal)
 
     def differences(self, topology: Topology) -> list[str]:
         return declaring.differences(self._publisher().connection, topology)

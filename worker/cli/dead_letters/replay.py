@@ -1,6 +1,5 @@
 """``dead-letters replay``: dead letters sent again, and watched until the ledger shows them."""
 
-import re
 import sys
 
 import click
@@ -20,13 +19,11 @@ from worker.cli.dead_letters.options import (
 from worker.cli.dead_letters.replays import cancel, counted, list_replays, pause, show_replay
 from worker.cli.options import as_json, with_actor
 from worker.cli.output import progress, show_json
+from worker.cli.rates import RATE
 from worker.cli.text import printable
 from worker.deadletters.models import ItemState, Replay, ReplayState
 from worker.deadletters.store.filters import DeadLetterFilter
 from worker.runtime.stop import SignalStop
-
-_RATE = re.compile(r"(\d+(?:\.\d+)?)(?:/(s|min|m|h))?")
-_SECONDS = {None: 1, "s": 1, "min": 60, "m": 60, "h": 3600}
 
 
 class _ReplayGroup(click.Group):
@@ -73,18 +70,6 @@ for command in (list_replays, show_replay, pause, cancel):
     replay.add_command(command)
 
 
-class _Rate(click.ParamType[float, str]):
-    name = "rate"
-
-    def convert(self, value: str | float, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        if isinstance(value, float):
-            return value
-        match = _RATE.fullmatch(value.strip())
-        if match is None or float(match[1]) == 0:
-            self.fail(f"{value!r} must be like 50/s, 600/min or 0.5", param, ctx)
-        return float(match[1]) / _SECONDS[match[2]]
-
-
 class _Steps(click.ParamType[tuple[int, ...], str]):
     name = "steps"
 
@@ -119,7 +104,7 @@ with_patience = click.option(
     "--dry-run", "dry", is_flag=True, help="Only show what each dead letter would do to the ledger today."
 )
 @click.option("--canary", "steps", type=_Steps(), help="Go in steps, such as 1,5,25, and stop if one fails.")
-@click.option("--rate", type=_Rate(), help="Dead letters a second at most, such as 50/s.")
+@click.option("--rate", type=RATE, help="Dead letters a second at most, such as 50/s.")
 @with_patience
 @with_yes
 @with_actor
