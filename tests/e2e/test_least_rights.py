@@ -223,17 +223,14 @@ def test_named_rights_suffice_to_declare_the_topology(
 
 
 def test_rights_suffice_to_recover_and_no_worker_reads_the_journal(
-    users: BrokerUsers,
-    roles: DatabaseRoles,
-    broker_url: str,
-    rabbit: RabbitClient,
-    monkeypatch: pytest.MonkeyPatch,
+    users: BrokerUsers, roles: DatabaseRoles, broker_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     short_quiet(monkeypatch)
     with closing(open_link(broker_url)) as link:
         link.declare_journal(BILLING, JournalLimits())
-    rabbit.publish(OPENING)
-    rabbit.publish(IN_BULK, exchange="billing.bulk")
+    with RabbitClient(users.url("app")) as rabbit:
+        rabbit.publish(OPENING)
+        rabbit.publish(IN_BULK, exchange="billing.bulk")
     settings = worker_settings_of(users, roles)
     operator = Cli(monkeypatch, environment_of(as_user(settings, users.url("ops"))))
     done = operator("recover", "--since", "1h")
