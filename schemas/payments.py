@@ -14,6 +14,8 @@ from schemas.fields import Currency, Identifier, Label, Quantity, UsageQuantity
 
 #: Other names of a payment: the charge beside the intent, the session beside both.
 Names = Annotated[tuple[Identifier, ...], Field(max_length=10)]
+#: The same, at least one.
+SomeNames = Annotated[tuple[Identifier, ...], Field(min_length=1, max_length=10)]
 #: Number of packages that one payment buys.
 PackageQuantity = Annotated[StrictInt, Field(ge=1, le=10_000)]
 
@@ -83,6 +85,19 @@ class CommandAboutPayment(CommandAbout, OpeningCommand):
     """
 
     user_id: OptionalUser = optional_user()
+
+
+class PaymentNamed(CommandAboutPayment):
+    """Gives a payment more names, so that its events find it by any of them: a gateway may tell them late.
+
+    The reference is the gateway's own id of the fact that the two belong together. It may come before the
+    payment, and before or after what names it: the names are of one payment from then on, whichever of them
+    that comes with. A name that is another payment's is refused.
+    """
+
+    CONTENT = ("original_reference_id", "also_known_as", "open_tier")
+    type: Literal["payment.named"] = "payment.named"
+    also_known_as: SomeNames
 
 
 class PaymentRefunded(CommandAboutPayment):

@@ -232,6 +232,98 @@ def test_copy_of_a_payment_gives_it_another_name_that_an_event_waits_for() -> No
     assert state_of(ledger)["balance"] == 100_000 + 275_000 - 250_000 * 500 // 1999 - 25_000 * 500 // 1999
 
 
+def named(reference: str, name: str, *others: str) -> dict[str, Any]:
+    return about("payment.named", reference, name, alsoKnownAs=list(others))
+
+
+#: An invoice knows nothing of its payment intent, and the intent nothing of its invoice.
+BARE_INVOICE: dict[str, Any] = {
+    "type": "subscription.change",
+    "referenceId": "stripe:in_1:paid",
+    "userId": "mia",
+    "tier": "pro",
+    "periodStart": "2026-05-01T00:00:00Z",
+    "periodEnd": "2026-06-01T00:00:00Z",
+    "payment": {"referenceId": "stripe:in_1", "amountMinor": 2000, "currency": "USD"},
+}
+NAMED_LATER: dict[str, list[dict[str, Any]]] = {
+    "an invoice, and a refund of its intent": [
+        BARE_INVOICE,
+        named("stripe:inpay_1", "stripe:in_1", "stripe:pi_1"),
+        refund("re_1", 1000, "stripe:pi_1"),
+    ],
+    "an invoice whose intent is named, and the intent's charge": [
+        BARE_INVOICE,
+        named("stripe:inpay_1", "stripe:in_1", "stripe:pi_1"),
+        named("stripe:ch_1:named", "stripe:pi_1", "stripe:ch_1"),
+        refund("re_1", 1000, "stripe:ch_1"),
+    ],
+    "names told from both ends": [
+        BARE_INVOICE,
+        named("n1", "stripe:pi_1", "stripe:ch_1"),
+        named("n2", "stripe:pi_1", "stripe:in_1"),
+        {**refund("re_1", 500, "stripe:ch_1")},
+        {**refund("re_2", 500, "stripe:pi_1")},
+    ],
+}
+
+
+def _incidents_of(ledger: FakeLedger) -> Any:
+    return sorted([*ledger.waiting, *_rejected_events(ledger)])
+
+
+@pytest.mark.parametrize("name", NAMED_LATER)
+def test_names_are_learnt_before_or_after_the_payment_and_its_refunds(name: str) -> None:
+    ends = []
+    for order in permutations(list(map(taken, NAMED_LATER[name]))):
+        ledger = ledger_after([taken({**OPENING, "tier": "free"}), *order], CATALOGS["wait debt"], CHANCE)
+        assert {bound.payment_reference for bound in ledger.names.values()} == {"stripe:in_1"}
+        now = state_of(ledger)
+        ledger.apply([SettleAccount(reference_id="s", user_id="mia")], MUCH_LATER)
+        ends.append((now, state_of(ledger)))
+    assert ends == [ends[0]] * len(ends)
+    assert ends[0][0]["balance"] == 500_000 - 490_000 * 1000 // 2000
+    assert ends[0][0]["incidents"] == []
+
+
+CHANCE = random.Random(16)
+
+
+def test_payment_before_its_account_learns_names_that_come_before_the_account() -> None:
+    events = [PAID, named("n1", "stripe:pi_1", "stripe:in_1"), refund("re_1", 1999, "stripe:in_1"), OPENING]
+    for order in permutations(list(map(taken, events))):
+        ledger = ledger_after(order, CATALOGS["wait debt"], CHANCE)
+        assert (ledger.accounts["mia"].balance, _incidents_of(ledger)) == (100_000, [])
+
+
+def test_copy_of_a_payment_before_its_account_teaches_its_names() -> None:
+    without_name = {field: value for field, value in PAID.items() if field != "alsoKnownAs"}
+    for copies in permutations(list(map(taken, (without_name, PAID, refund("re_1", 1999))))):
+        ledger = ledger_after([*copies, taken(OPENING)], CATALOGS["wait debt"], CHANCE)
+        assert (ledger.accounts["mia"].balance, _incidents_of(ledger)) == (100_000, [])
+
+
+def test_names_of_two_payments_are_refused_as_an_incident() -> None:
+    other = {**PAID, "referenceId": "stripe:pi_2", "alsoKnownAs": ["stripe:ch_2"]}
+    ledger = FakeLedger(CATALOGS["wait debt"])
+    ledger.apply(list(map(taken, (OPENING, PAID, other))), NOW)
+    both = taken(named("n1", "stripe:ch_1", "stripe:ch_2", "stripe:in_9"))
+    (reply,) = ledger.apply([both], NOW)
+    assert (reply["status"], reply["code"], reply["originalReferenceId"]) == (
+        "rejected",
+        "reference_taken",
+        "stripe:ch_2",
+    )
+    assert "stripe:in_9" not in ledger.names
+
+
+def test_names_of_what_is_no_payment_are_refused() -> None:
+    used = {"type": "usage.deduct", "referenceId": "job", "userId": "mia", "tokens": 5}
+    ledger = FakeLedger(CATALOGS["wait debt"])
+    replies = ledger.apply(list(map(taken, (OPENING, used, named("n1", "job", "stripe:pi_1")))), NOW)
+    assert replies[-1]["code"] == "original_not_found"
+
+
 SPENT: list[dict[str, Any]] = [
     OPENING,
     {"type": "credit.bonus", "referenceId": "gift", "userId": "mia", "tokens": 5_000},

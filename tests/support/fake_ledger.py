@@ -129,6 +129,8 @@ class FakeLedger:
             for event in self.waiting.values()
             if event.name in self.names and self.names[event.name].user_id in needs.settling
         }
+        firsts = {name.same_as for name in names.values()} - {None}
+        names |= {one.name: copy(one) for one in self.names.values() if one.same_as in firsts}
         users = needs.users | {name.user_id for name in names.values() if name.user_id is not None}
         accounts = {user: copy(self.accounts[user]) for user in sorted(users) if user in self.accounts}
         outcomes = {
@@ -443,7 +445,10 @@ class FakeLedger:
             self.names.setdefault(waiting.name, PaymentName(waiting.name))
         for name in plan.names:
             assert self.names.get(name.name, name).payment_reference in (None, name.payment_reference)
+            assert name.same_as is None or name.user_id is None, "a name is bound, and still to come"
             self.names[name.name] = name
+        firsts = {name.same_as for name in self.names.values()} - {None}
+        assert all(self.names[first].same_as == first for first in firsts), "names the same as none of them"
         for reference in plan.taken_in:
             self.waiting.pop(reference, None)
         for row in plan.usage_refunds:

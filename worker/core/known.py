@@ -311,15 +311,17 @@ class Payment:
 
 @dataclass(slots=True)
 class PaymentName:
-    """Name of a payment: the payment's own reference and its user, both None while events wait for it.
+    """Name of a payment: the payment's own reference and its user, both None while it isn't there.
 
-    ``version`` is that of its row, 0 for one that has none yet.
+    Until then ``same_as`` is the first of all names that are known to be this payment's, None where it has no
+    other. ``version`` is that of its row, 0 for one that has none yet.
     """
 
     name: str
     payment_reference: str | None = None
     user_id: str | None = None
     version: int = 0
+    same_as: str | None = None
 
 
 class QuotaKey(NamedTuple):

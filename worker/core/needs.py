@@ -14,6 +14,7 @@ from schemas import (
     ImportAccount,
     OpenAccount,
     OpeningCommand,
+    PaymentNamed,
     PaymentSucceeded,
     RecordUsage,
     RefundCredit,
@@ -60,6 +61,8 @@ def names_of(command: Command) -> tuple[str, ...]:
     match command:
         case PaymentSucceeded():
             return command.reference_id, *(command.also_known_as or ())
+        case PaymentNamed():
+            return command.original_reference_id, *command.also_known_as
         case CommandAboutPayment():
             return (command.original_reference_id,)
         case FreezingCommand() if command.payment_reference_id is not None:

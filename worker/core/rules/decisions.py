@@ -76,12 +76,51 @@ class Context:
         return self.names.get(name) or self.known.payment_names.get(name)
 
     def bind(self, names: Iterable[str], payment: Payment) -> None:
-        """Let these names be the payment's."""
+        """Let these names be the payment's, and all that are the same as one of them."""
         self.payments[payment.reference_id] = payment
+        self.bind_to(names, payment.reference_id, payment.user_id)
+
+    def bind_to(self, names: Iterable[str], payment_reference: str, user_id: str) -> None:
+        """Let these names be those of a payment, which may be in another slot."""
+        for name in self._with_the_same(names):
+            self.names[name] = PaymentName(name, payment_reference, user_id, self._version_of(name))
+
+    def join(self, names: Iterable[str]) -> None:
+        """Let these names, which no payment has, be of the same payment to come."""
+        alike = self._with_the_same(names)
+        first = min(alike)
+        for name in alike:
+            known = self.name_of(name)
+            if len(alike) > 1 and (known is None or known.same_as != first):
+                self.names[name] = PaymentName(name, version=self._version_of(name), same_as=first)
+
+    def payments_of(self, names: Iterable[str]) -> list[PaymentName]:
+        """Return those of these names that a payment has: the first one of each payment."""
+        found: dict[str, PaymentName] = {}
         for name in names:
-            known = self.known.payment_names.get(name)
-            version = 0 if known is None else known.version
-            self.names[name] = PaymentName(name, payment.reference_id, payment.user_id, version)
+            bound = self.name_of(name)
+            if bound is not None and bound.payment_reference is not None:
+                found.setdefault(bound.payment_reference, bound)
+        return list(found.values())
+
+    def without_payment(self, names: Iterable[str]) -> list[str]:
+        """Return those of these names that no payment has."""
+        bound = ((name, self.name_of(name)) for name in names)
+        return [name for name, known in bound if known is None or known.payment_reference is None]
+
+    def _with_the_same(self, names: Iterable[str]) -> list[str]:
+        """Return these names, and all that are the same as one of them."""
+        given = list(dict.fromkeys(names))
+        firsts = {known.same_as for name in given if (known := self.name_of(name)) is not None} - {None}
+        if not firsts:
+            return given
+        everything = {**self.known.payment_names, **self.names}
+        alike = (name for name, known in everything.items() if known.same_as in firsts)
+        return list(dict.fromkeys((*given, *sorted(alike))))
+
+    def _version_of(self, name: str) -> int:
+        known = self.known.payment_names.get(name)
+        return 0 if known is None else known.version
 
     def payment_named(self, name: str) -> Payment | None:
         """Return the payment of a name; None where there is none yet."""

@@ -13,6 +13,7 @@ from schemas import (
     DisputeClosed,
     PaymentDisputed,
     PaymentFailed,
+    PaymentNamed,
     PaymentRefunded,
     PaymentSucceeded,
     RefundFailed,
@@ -178,6 +179,22 @@ def _tokens(command: PaymentSucceeded, package: Package) -> tuple[int, int]:
 
 def _in_days(context: Context, days: int | None) -> datetime | None:
     return None if days is None else context.now + timedelta(days=days)
+
+
+# -- its names --------------------------------------------------------------------------------------------
+
+
+def name(account: Account, payment: Payment, command: PaymentNamed, context: Context) -> Decision:
+    """Give a payment more names, and take in the events that wait for it under them."""
+    names = (command.original_reference_id, *command.also_known_as)
+    context.bind(context.without_payment(names), payment)
+    return applied(
+        Code.PAYMENT_NAMED,
+        0,
+        original_reference_id=command.original_reference_id,
+        payment_reference_id=payment.reference_id,
+        **take_in(account, payment, context),
+    )
 
 
 # -- its events -------------------------------------------------------------------------------------------
