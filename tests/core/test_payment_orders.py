@@ -306,7 +306,7 @@ def test_copy_of_a_payment_before_its_account_teaches_its_names() -> None:
 def test_names_of_two_payments_are_refused_as_an_incident() -> None:
     other = {**PAID, "referenceId": "stripe:pi_2", "alsoKnownAs": ["stripe:ch_2"]}
     ledger = FakeLedger(CATALOGS["wait debt"])
-    ledger.apply(list(map(taken, (OPENING, PAID, other))), NOW)
+    ledger.apply([taken(one) for one in (OPENING, PAID, other)], NOW)
     both = taken(named("n1", "stripe:ch_1", "stripe:ch_2", "stripe:in_9"))
     (reply,) = ledger.apply([both], NOW)
     assert (reply["status"], reply["code"], reply["originalReferenceId"]) == (
@@ -320,7 +320,8 @@ def test_names_of_two_payments_are_refused_as_an_incident() -> None:
 def test_names_of_what_is_no_payment_are_refused() -> None:
     used = {"type": "usage.deduct", "referenceId": "job", "userId": "mia", "tokens": 5}
     ledger = FakeLedger(CATALOGS["wait debt"])
-    replies = ledger.apply(list(map(taken, (OPENING, used, named("n1", "job", "stripe:pi_1")))), NOW)
+    commands = [taken(one) for one in (OPENING, used, named("n1", "job", "stripe:pi_1"))]
+    replies = ledger.apply(commands, NOW)
     assert replies[-1]["code"] == "original_not_found"
 
 
@@ -405,3 +406,36 @@ def test_invoice_of_a_subscription_goes_back_in_any_order(name: str, catalog: Ca
         ends.append((now, state_of(ledger)))
     assert ends == [ends[0]] * len(ends)
     assert ends[0][0]["balance"] == LEFT_OF_INVOICE[name]
+
+
+WRITING_OFF = [CATALOGS[name] for name in CATALOGS if name.endswith("write_off") and "hold" not in name]
+
+
+@pytest.mark.parametrize("catalog", WRITING_OFF)
+def test_tokens_that_expire_later_bring_back_no_claim_that_was_written_off(catalog: Catalog) -> None:
+    fields = catalog.model_dump()
+    packages = [{**one, "bonus_valid_days": 10} for one in fields["packages"]]
+    ledger = FakeLedger(Catalog.model_validate({**fields, "packages": packages}))
+    ledger.apply(list(map(taken, [{**OPENING, "tier": "free"}, PAID])), NOW)
+    # Held tokens aren't there to be taken, and those of the bonus expire with the hold.
+    keep = {"type": "usage.reserve", "referenceId": "h", "userId": "mia", "tokens": 285_000}
+    ledger.apply([taken({**keep, "ttlSeconds": 20 * 86_400})], NOW)
+    (first,) = ledger.apply([taken(refund("re_1", 1000))], NOW + timedelta(days=1))
+    given_up = 250_000 * 1000 // 1999 + 25_000 * 1000 // 1999
+    assert (first["amount"], first["uncollected"]) == (0, given_up)
+    # The bonus has expired since, and belongs to the second half of the money.
+    (second,) = ledger.apply([taken(refund("re_2", 999))], NOW + timedelta(days=21))
+    assert (second["amount"], second["uncollected"]) == (250_000 - given_up, 25_000)
+
+
+def test_dispute_and_refund_of_one_number_are_two_matters() -> None:
+    """What was known before tokens expired is looked up by the matter, and gateways number each kind alone."""
+    packages = [{**one, "bonus_valid_days": 10} for one in CATALOGS["wait debt"].model_dump()["packages"]]
+    fields = {**CATALOGS["wait debt"].model_dump(), "packages": packages}
+    ends = []
+    for dispute in ("17", "du"):
+        ledger = FakeLedger(Catalog.model_validate(fields))
+        ledger.apply(list(map(taken, [OPENING, PAID, refund("17", 1000)])), NOW)
+        ledger.apply([taken(closed("lost", 20, 500, dispute))], NOW + timedelta(days=20))
+        ends.append(ledger.accounts["mia"].balance)
+    assert ends[0] == ends[1]

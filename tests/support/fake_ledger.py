@@ -447,7 +447,7 @@ class FakeLedger:
             assert self.names.get(name.name, name).payment_reference in (None, name.payment_reference)
             assert name.same_as is None or name.user_id is None, "a name is bound, and still to come"
             self.names[name.name] = name
-        firsts = {name.same_as for name in self.names.values()} - {None}
+        firsts = {name.same_as for name in self.names.values() if name.same_as is not None}
         assert all(self.names[first].same_as == first for first in firsts), "names the same as none of them"
         for reference in plan.taken_in:
             self.waiting.pop(reference, None)

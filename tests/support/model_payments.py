@@ -161,8 +161,12 @@ class Payments:
         collected, uncollected = _total(events, "collected"), _total(events, "uncollected")
         wishes, lapsed = _wishes(account, payment, own, events)
         wanted = sum(wishes)
-        written_off = max(uncollected - lapsed, 0)
-        goal = wanted if wanted <= collected else max(collected, wanted - written_off)
+        # What earlier events wanted in vain is given up: this one wants only what it adds.
+        earlier = [one for one in events if one["postedBy"] != account.message["referenceId"]]
+        given_up_at = sum(_wishes(account, payment, own, earlier)[0])
+        goal = wanted
+        if wanted > collected:
+            goal = collected + max(wanted - max(given_up_at, collected), 0)
         taken = _balanced(self._taken_so_far(account, events), payment["lots"])
         reached = _take_again(account, own, wishes, goal, taken)
         if policy.when_spent == "debt":

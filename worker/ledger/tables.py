@@ -671,8 +671,8 @@ claims = Table(
 )
 
 #: Names of payments: a payment's own reference and its other names, with its user. A name without a payment
-#: is one that events wait for, or that is the same as others: ``same_as`` is the first of them all, and no
-#: name that has a payment has it any more. The version rises with each change: two that come at once see each other.
+#: is one that events wait for, or that is the same as others: ``same_as`` is the first of them all. The
+#: version rises with each change: two that come at once see each other.
 payment_names = Table(
     "payment_names",
     metadata,

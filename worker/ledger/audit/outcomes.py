@@ -156,8 +156,11 @@ def _moved(scope: Scope, moves: FromClause) -> dict[str, tuple[Column, Column]]:
         else_=operation.balance_after,
     )
     return {
-        # What waits for its payment is of no account.
-        "operation_account": present(operation.code != Code.PAYMENT_AWAITED.value, accounts.c.account_id),
+        # What waits for its payment is of no account, and so may be what names it.
+        "operation_account": present(
+            operation.code.not_in((Code.PAYMENT_AWAITED.value, Code.PAYMENT_NAMED.value)),
+            accounts.c.account_id,
+        ),
         "operation_entries": only(and_(has_account, ~says_nothing), claimed, zero_if_none(moved.count)),
         "operation_without_entries": only(and_(has_account, says_nothing, _EFFECT != 0), _EFFECT, ZERO),
         "operation_amount": _amounts(moves),
