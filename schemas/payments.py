@@ -88,11 +88,11 @@ class CommandAboutPayment(CommandAbout, OpeningCommand):
 
 
 class PaymentNamed(CommandAboutPayment):
-    """Gives a payment more names, so that its events find it by any of them: a gateway may tell them late.
+    """Gives a payment more names, so that its events find it by any of them.
 
-    The reference is the gateway's own id of the fact that the two belong together. It may come before the
-    payment, and before or after what names it: the names are of one payment from then on, whichever of them
-    that comes with. A name that is another payment's is refused.
+    A gateway may say them late, and never in the payment itself. The reference is the gateway's own id of
+    what joins the two. It may come before the payment, and before or after what names it: the names are of
+    one payment from then on, whichever of them that comes with. A name that is another payment's is refused.
     """
 
     CONTENT = ("original_reference_id", "also_known_as", "open_tier")

@@ -416,7 +416,7 @@ def test_tokens_that_expire_later_bring_back_no_claim_that_was_written_off(catal
     fields = catalog.model_dump()
     packages = [{**one, "bonus_valid_days": 10} for one in fields["packages"]]
     ledger = FakeLedger(Catalog.model_validate({**fields, "packages": packages}))
-    ledger.apply(list(map(taken, [{**OPENING, "tier": "free"}, PAID])), NOW)
+    ledger.apply([taken({**OPENING, "tier": "free"}), taken(PAID)], NOW)
     # Held tokens aren't there to be taken, and those of the bonus expire with the hold.
     keep = {"type": "usage.reserve", "referenceId": "h", "userId": "mia", "tokens": 285_000}
     ledger.apply([taken({**keep, "ttlSeconds": 20 * 86_400})], NOW)
@@ -429,13 +429,13 @@ def test_tokens_that_expire_later_bring_back_no_claim_that_was_written_off(catal
 
 
 def test_dispute_and_refund_of_one_number_are_two_matters() -> None:
-    """What was known before tokens expired is looked up by the matter, and gateways number each kind alone."""
+    """Gateways number both alike; what was known before tokens expired is looked up by these numbers."""
     packages = [{**one, "bonus_valid_days": 10} for one in CATALOGS["wait debt"].model_dump()["packages"]]
     fields = {**CATALOGS["wait debt"].model_dump(), "packages": packages}
     ends = []
     for dispute in ("17", "du"):
         ledger = FakeLedger(Catalog.model_validate(fields))
-        ledger.apply(list(map(taken, [OPENING, PAID, refund("17", 1000)])), NOW)
+        ledger.apply([taken(one) for one in (OPENING, PAID, refund("17", 1000))], NOW)
         ledger.apply([taken(closed("lost", 20, 500, dispute))], NOW + timedelta(days=20))
         ends.append(ledger.accounts["mia"].balance)
     assert ends[0] == ends[1]

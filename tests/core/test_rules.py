@@ -24,6 +24,7 @@ from tests.support.commands import (
     failed,
     freezing,
     importing,
+    named,
     opening,
     payment,
     record,
@@ -881,6 +882,13 @@ PAYMENTS = [
         yes("refund_style_mixed", 0, 150, 150, **{**OF_PAYMENT, "amountMinor": 400}),
     ),
     Case(
+        "names of a payment let what waits under them count",
+        [*PAID, went_back(500, reference_id="e", original_reference_id="p2")],
+        named("p2"),
+        yes("payment_named", 0, 200, 150, originalReferenceId="p", paymentReferenceId="p"),
+        [("reversals", -45, 2), ("reversals", -5, 3)],
+    ),
+    Case(
         "an event is about the payment's user, whatever user it names",
         [*OPEN, opening("o2", "v"), payment(reference_id="p", user_id="v")],
         failed(),
@@ -1493,7 +1501,13 @@ REJECTED = [
             command,
             {"code": "original_not_found", "originalReferenceId": "p"},
         )
-        for command in (went_back(), disputed(), closed("lost"), failed(), refund_failed("e"))
+        for command in (went_back(), disputed(), closed("lost"), failed(), refund_failed("e"), named())
+    ),
+    Case(
+        "names of two payments",
+        [*PAID, payment(reference_id="p2")],
+        named("p2"),
+        {"code": "reference_taken", "originalReferenceId": "p2"},
     ),
     Case(
         "a refund that names no usage",

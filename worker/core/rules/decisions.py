@@ -75,15 +75,17 @@ class Context:
         """Return what is known of a name; None where nobody has given it, or asked for it."""
         return self.names.get(name) or self.known.payment_names.get(name)
 
-    def bind(self, names: Iterable[str], payment: Payment) -> None:
-        """Let these names be the payment's, and all that are the same as one of them."""
+    def bind(self, names: Iterable[str], payment: Payment) -> list[str]:
+        """Let these names be the payment's, and all that are the same as one of them; return them all."""
         self.payments[payment.reference_id] = payment
-        self.bind_to(names, payment.reference_id, payment.user_id)
+        return self.bind_to(names, payment.reference_id, payment.user_id)
 
-    def bind_to(self, names: Iterable[str], payment_reference: str, user_id: str) -> None:
-        """Let these names be those of a payment, which may be in another slot."""
-        for name in self._with_the_same(names):
+    def bind_to(self, names: Iterable[str], payment_reference: str, user_id: str) -> list[str]:
+        """Let these names be those of a payment, which may be in another slot, as ``bind`` does."""
+        bound = self._with_the_same(names)
+        for name in bound:
             self.names[name] = PaymentName(name, payment_reference, user_id, self._version_of(name))
+        return bound
 
     def join(self, names: Iterable[str]) -> None:
         """Let these names, which no payment has, be of the same payment to come."""
@@ -143,14 +145,17 @@ class Context:
         """Return True where the event of this reference counts for the payment already."""
         return any(event.reference_id == reference_id for event in self.events_of(payment, account))
 
-    def waiting_for(self, payment: Payment, account: Account) -> list[PaymentEvent]:
-        """Return the events that wait for a payment under any of its names."""
-        reference, own = payment.reference_id, set(account.written.taken_in)
-        names = {
+    def names_awaited(self, payment: Payment) -> list[str]:
+        """Return the names of a payment under which events wait."""
+        return [
             name
-            for name in (*self.known.waiting, *self.waiting)
-            if (bound := self.name_of(name)) is not None and bound.payment_reference == reference
-        }
+            for name in sorted({*self.known.waiting, *self.waiting})
+            if (bound := self.name_of(name)) is not None and bound.payment_reference == payment.reference_id
+        ]
+
+    def waiting_under(self, names: Iterable[str], account: Account) -> list[PaymentEvent]:
+        """Return the events that wait under these names of a payment."""
+        own = set(account.written.taken_in)
         return [
             replace(event)
             for name in sorted(names)

@@ -90,8 +90,8 @@ def record_payment(
 ) -> dict[str, int]:
     """Record a payment whose tokens are credited, and take in the events that wait for it."""
     account.add_payment(payment)
-    context.bind((payment.reference_id, *other_names), payment)
-    return take_in(account, payment, context)
+    bound = context.bind((payment.reference_id, *other_names), payment)
+    return take_in(account, payment, bound, context)
 
 
 def subscription_payment(
@@ -187,13 +187,13 @@ def _in_days(context: Context, days: int | None) -> datetime | None:
 def name(account: Account, payment: Payment, command: PaymentNamed, context: Context) -> Decision:
     """Give a payment more names, and take in the events that wait for it under them."""
     names = (command.original_reference_id, *command.also_known_as)
-    context.bind(context.without_payment(names), payment)
+    bound = context.bind(context.without_payment(names), payment)
     return applied(
         Code.PAYMENT_NAMED,
         0,
         original_reference_id=command.original_reference_id,
         payment_reference_id=payment.reference_id,
-        **take_in(account, payment, context),
+        **take_in(account, payment, bound, context),
     )
 
 
@@ -242,13 +242,13 @@ def _counted_less(event: PaymentEvent, payment: Payment, counted: int) -> int | 
     return None
 
 
-def take_in(account: Account, payment: Payment, context: Context) -> dict[str, int]:
-    """Let the events that wait for a payment count; return what a reply says of it.
+def take_in(account: Account, payment: Payment, names: Iterable[str], context: Context) -> dict[str, int]:
+    """Let the events count that wait for a payment under these names; return what a reply says of it.
 
     They are posted by the operation that takes them in.
     """
     outcome = context.present
-    waiting = context.waiting_for(payment, account)
+    waiting = context.waiting_under(names, account)
     taken = []
     for event in waiting:
         if context.is_counted(event.reference_id, payment, account):
@@ -292,8 +292,9 @@ def take_in_one(account: Account, context: Context) -> None:
         payment = context.payment_named(name)
         if payment is None or payment.account_id != account.state.account_id:
             continue
-        if context.waiting_for(payment, account):
-            take_in(account, payment, context)
+        awaited = context.names_awaited(payment)
+        if context.waiting_under(awaited, account):
+            take_in(account, payment, awaited, context)
             return
 
 

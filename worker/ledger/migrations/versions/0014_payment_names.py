@@ -1,6 +1,6 @@
 """Names of payments that are still to come: which of them are the same, and the command that says so.
 
-A rejected command about names is an incident, as all that are about payments: the index of these is made anew.
+A rejected command about names is an incident, as all about payments are: their index is made anew.
 """
 
 import sqlalchemy as sa
