@@ -1141,6 +1141,12 @@ SUBSCRIPTIONS = [
         [("expiry", -100, 1)],
     ),
     Case(
+        "a subscription that was taken up since goes on",
+        [*OPEN, change("pro", reference_id="h", occurred_at=NOW)],
+        cancel("now", occurred_at=NOW - HOUR),
+        yes("cancellation_late", 0, 250, 250),
+    ),
+    Case(
         "what is held of an allocation outlives its subscription",
         HELD,
         cancel("now"),

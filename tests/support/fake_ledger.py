@@ -38,7 +38,9 @@ from worker.core import (
     reply_for,
 )
 from worker.core.calendars import present_period
+from worker.core.cancellations import taken_up_by
 from worker.core.contents import command_of
+from worker.core.known import TakenUp
 from worker.core.needs import names_of, needs_of
 from worker.core.superseded import Owner, owner_of
 
@@ -156,8 +158,16 @@ class FakeLedger:
             payment_events=self._payment_events(payments),
             payment_names=names,
             waiting=self._waiting(names.keys() | asked),
+            taken_up=self._taken_up(needs.canceling & accounts.keys()),
             unopened_payments=unopened,
         )
+
+    def _taken_up(self, users: Set[str]) -> dict[str, list[TakenUp]]:
+        known: dict[str, list[TakenUp]] = {}
+        for outcome in self.outcomes.values():
+            if outcome.user_id in users and (one := taken_up_by(outcome)) is not None:
+                known.setdefault(outcome.user_id, []).append(one)
+        return known
 
     def _waiting(self, names: Set[str]) -> dict[str, list[PaymentEvent]]:
         known: dict[str, list[PaymentEvent]] = {}

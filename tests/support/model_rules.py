@@ -386,8 +386,32 @@ class Rules:
                 return "reference_taken", None, {"originalReferenceId": name}
         return None
 
+    def _is_taken_up_since(self, moment: datetime, cancellation: Message) -> bool:
+        """True where a change or a renewal occurred then or later, as both say."""
+        for past in self._judgements.values():
+            for message, answer in past:
+                is_own = (answer["status"], answer.get("userId")) == ("applied", cancellation["userId"])
+                if not is_own or message["type"] not in ("subscription.change", "subscription.renew"):
+                    continue
+                is_for_later = message.get("effectiveAt") == "period_end"
+                at = _time(message, "occurredAt")
+                is_since = at is not None and at >= moment
+                if is_since and not (is_for_later and cancellation["at"] == "now"):
+                    return True
+        return False
+
     def _cancel(self, account: AccountModel, message: Message) -> Decision:
         now, is_at_once = account.now, message["at"] == "now"
+        if (said := _time(message, "occurredAt")) is not None and self._is_taken_up_since(said, message):
+            of_before = [
+                credit
+                for credit in account.credits
+                if (credit["source"], credit["endedAt"]) == ("allocation", None)
+                and credit["effectiveAt"] <= said
+                and now < credit["expiresAt"] != account.granted_until
+            ]
+            ended = _end_at_once(account, of_before) if is_at_once else 0
+            return "cancellation_late", ended, {}
         if account.ends_at is not None and (account.has_ended() or not is_at_once):
             return "subscription_not_active", None, {}
         account.next_tier, start = None, account.granted_start

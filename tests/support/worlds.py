@@ -380,7 +380,8 @@ def _failed(world: RandomWorld) -> Command:
 
 def _change(world: RandomWorld) -> Command:
     own = world.fresh()
-    later = {"effective_at": "period_end"} if world.often(0.15) else _paid_period(world, own)
+    later: dict[str, Any] = {"occurred_at": world.later((None, timedelta(0), -_HOUR, -2 * _DAY))}
+    later |= {"effective_at": "period_end"} if world.often(0.15) else _paid_period(world, own)
     return change(world.pick((*_TIERS, "gold")), **own, **later)
 
 
@@ -408,7 +409,8 @@ def _paid_period(world: RandomWorld, own: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _cancel(world: RandomWorld) -> Command:
-    return cancel(world.pick(("period_end", "now")), **world.fresh())
+    occurred = {"occurred_at": world.later((None, -_HOUR, -_DAY, -14 * _DAY))}
+    return cancel(world.pick(("period_end", "now")), **world.fresh(), **occurred)
 
 
 # -- accounts ---------------------------------------------------------------------------------------------

@@ -324,6 +324,13 @@ class PaymentName:
     same_as: str | None = None
 
 
+class TakenUp(NamedTuple):
+    """Time at which a subscription was taken up, or renewed; ``is_scheduled`` with the next period alone."""
+
+    at: datetime
+    is_scheduled: bool
+
+
 class QuotaKey(NamedTuple):
     """Key of a quota's counter: account, meter, and the first day of the period (UTC)."""
 
@@ -354,6 +361,7 @@ class Known:
     account all lots that are not used up are known and all open holds, and of the others those that commands
     name. ``usages`` are by the reference of a usage that commands refund, ``payments`` and
     ``payment_events`` by the payment's, ``payment_names`` and the events that are ``waiting`` by the name.
+    ``taken_up`` is when subscriptions that commands cancel were taken up, by the user.
     ``unopened_payments`` are payments of users who had no account, by the user: the opening judges them anew.
     """
 
@@ -369,4 +377,5 @@ class Known:
     payment_events: dict[str, list[PaymentEvent]] = field(default_factory=dict)
     payment_names: dict[str, PaymentName] = field(default_factory=dict)
     waiting: dict[str, list[PaymentEvent]] = field(default_factory=dict)
+    taken_up: dict[str, list[TakenUp]] = field(default_factory=dict)
     unopened_payments: dict[str, list[Outcome]] = field(default_factory=dict)

@@ -125,6 +125,7 @@ _MESSAGES: Mapping[Code, str] = {
     Code.CHANGE_SCHEDULED: "Subscription changes to {tier} on {effective_at}",
     Code.FREEZE_BEGAN: "The account is frozen: no usage and no holds",
     Code.FREEZE_ENDED: "The account may be used again",
+    Code.CANCELLATION_LATE: "The subscription was taken up since, and goes on. Balance: {balance}",
     Code.PAYMENT_NAMED: "The payment {original_reference_id} is found by its other names as well",
     Code.ACCOUNT_FROZEN: "The account of user {user} is frozen",
     Code.PAYMENT_AWAITED: "Recorded; it counts when the payment {original_reference_id} comes",

@@ -8,7 +8,8 @@ from typing import NamedTuple
 from schemas import Code
 from worker.catalog import Catalog
 from worker.core.account import Account
-from worker.core.known import Known, Payment, PaymentEvent, PaymentName
+from worker.core.cancellations import taken_up_by
+from worker.core.known import Known, Payment, PaymentEvent, PaymentName, TakenUp
 from worker.core.outcomes import Detail, Outcome
 
 
@@ -68,6 +69,11 @@ class Context:
     def judge(self, outcome: Outcome) -> None:
         """Begin to judge: what is posted from now on is of this outcome."""
         self._present = outcome
+
+    def taken_up(self, user_id: str) -> list[TakenUp]:
+        """Return when a user's subscription was taken up, as far as it is known."""
+        own = (taken_up_by(outcome) for outcome in self.fresh.values() if outcome.user_id == user_id)
+        return [*self.known.taken_up.get(user_id, ()), *(one for one in own if one is not None)]
 
     # -- payments and their names -------------------------------------------------------------------------
 

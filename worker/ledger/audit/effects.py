@@ -70,6 +70,7 @@ EFFECTS: Mapping[Code, Effect] = {
     Code.SUBSCRIPTION_RENEWED: Effect(1, (Counter.ALLOCATION, Counter.REVERSALS)),
     Code.RENEWAL_SCHEDULED: Effect(0, (Counter.REVERSALS,)),
     Code.SUBSCRIPTION_CANCELED: Effect(-1, (Counter.EXPIRY,)),
+    Code.CANCELLATION_LATE: Effect(-1, (Counter.EXPIRY,)),
     Code.ACCOUNT_IMPORTED: Effect(None, _PAST),
     Code.PAYMENT_IMPORTED: Effect(None, _PAST),
 }

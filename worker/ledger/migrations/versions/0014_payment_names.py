@@ -12,7 +12,11 @@ branch_labels = None
 depends_on = None
 
 _INCIDENTS = "(status = 2 AND type IN (20, 21, 22, 23, 24, 26, 27, 50, 51)) OR code IN (32, 34)"
-_NUMBERS = [("type", 27, "payment.named"), ("code", 43, "payment_named")]
+_NUMBERS = [
+    ("type", 27, "payment.named"),
+    ("code", 43, "payment_named"),
+    ("code", 44, "cancellation_late"),
+]
 
 
 def upgrade() -> None:
