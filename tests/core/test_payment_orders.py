@@ -439,3 +439,30 @@ def test_dispute_and_refund_of_one_number_are_two_matters() -> None:
         ledger.apply([taken(closed("lost", 20, 500, dispute))], NOW + timedelta(days=20))
         ends.append(ledger.accounts["mia"].balance)
     assert ends[0] == ends[1]
+
+
+@pytest.mark.parametrize("used", [285_000, 200_000])
+def test_debt_that_goes_back_to_lots_is_remembered_there_within_a_batch_as_after_it(used: int) -> None:
+    """What each lot was given decides what the next event moves; a batch must not forget it."""
+    before: list[dict[str, Any]] = [
+        {**OPENING, "tier": "free"},
+        PAID,
+        {"type": "usage.deduct", "referenceId": "job", "userId": "mia", "tokens": used},
+    ]
+    events = [
+        disputed("d:a", dispute="a"),
+        {"type": "credit.bonus", "referenceId": "gift", "userId": "mia", "tokens": 100_000},
+        closed("lost", 11, 500, "a"),
+        closed("lost", 24, 500, "b"),
+        refund_failed("re_2"),
+    ]
+    together, apart = FakeLedger(CATALOGS["take debt"]), FakeLedger(CATALOGS["take debt"])
+    for ledger in (together, apart):
+        ledger.apply([taken(one) for one in before], NOW)
+    together.apply([taken(one) for one in events], NOW)
+    for one in events:
+        apart.apply([taken(one)], NOW)
+    entries = [
+        [(entry.counter, entry.amount, entry.lot) for entry in ledger.entries] for ledger in (together, apart)
+    ]
+    assert entries[0] == entries[1]

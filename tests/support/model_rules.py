@@ -408,7 +408,8 @@ class Rules:
                 for credit in account.credits
                 if (credit["source"], credit["endedAt"]) == ("allocation", None)
                 and credit["effectiveAt"] <= said
-                and now < credit["expiresAt"] != account.granted_until
+                and (credit["expiresAt"] is None or now < credit["expiresAt"])
+                and credit["expiresAt"] != account.granted_until
             ]
             ended = _end_at_once(account, of_before) if is_at_once else 0
             return "cancellation_late", ended, {}
