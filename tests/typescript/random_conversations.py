@@ -64,7 +64,7 @@ def _payment(chance: Random, now: datetime) -> Fields:
 
 
 def _event(chance: Random, now: datetime) -> Fields:
-    about = {"originalReferenceId": chance.choice(("p1", "p2", "p3", "c1")), **_occurred(chance)}
+    about = {"originalReferenceId": chance.choice(("p1", "p2", "p3", "c1", "c3")), **_occurred(chance)}
     dispute = {"disputeId": chance.choice(("d1", "d2")), **_money(chance, chance.choice((300, 500)))}
     result = chance.choice(("won", "lost", "lost", "prevented", "withdrawn"))
     refund = chance.choice(("f1", "f2"))
@@ -89,6 +89,11 @@ def _event(chance: Random, now: datetime) -> Fields:
     )
 
 
+def _names(chance: Random, now: datetime) -> Fields:
+    name, *others = chance.sample(("p1", "p2", "c1", "c3", "c4"), chance.choice((2, 2, 3)))
+    return {"type": "payment.named", "originalReferenceId": name, "alsoKnownAs": others}
+
+
 def _freezing(chance: Random, now: datetime) -> Fields:
     who = chance.choice(({"userId": "ada"}, {"paymentReferenceId": "p1"}))
     kind = chance.choice(("account.freeze", "account.unfreeze", "account.unfreeze"))
@@ -98,16 +103,17 @@ def _freezing(chance: Random, now: datetime) -> Fields:
 def _change(chance: Random, now: datetime) -> Fields:
     tier = {"type": "subscription.change", "tier": chance.choice(("free", "basic", "pro", "enterprise"))}
     more = chance.choice(({}, {"effectiveAt": "period_end"}, _period(chance, now) | _paid(chance)))
-    return {"userId": "ada", **tier, **more}
+    return {"userId": "ada", **tier, **more, **_lately(chance, now)}
 
 
 def _renewal(chance: Random, now: datetime) -> Fields:
     period = chance.choice(({}, {"periodStart": _text(_near(chance, now))}, _period(chance, now)))
-    return {"type": "subscription.renew", "userId": "ada", **period, **_paid(chance)}
+    return {"type": "subscription.renew", "userId": "ada", **period, **_paid(chance), **_lately(chance, now)}
 
 
 def _cancellation(chance: Random, now: datetime) -> Fields:
-    return {"type": "subscription.cancel", "userId": "ada", "at": chance.choice(("now", "period_end"))}
+    at = {"at": chance.choice(("now", "period_end"))}
+    return {"type": "subscription.cancel", "userId": "ada", **at, **_lately(chance, now)}
 
 
 def _usage(chance: Random, now: datetime) -> Fields:
@@ -127,6 +133,7 @@ def _opening(chance: Random, now: datetime) -> Fields:
 _MAKERS: tuple[Callable[[Random, datetime], Fields], ...] = (
     *(3 * (_payment,)),
     *(5 * (_event,)),
+    _names,
     _freezing,
     _change,
     _renewal,
@@ -147,6 +154,12 @@ def _occurred(chance: Random) -> Fields:
     if chance.random() < 0.4:
         return {}
     return {"occurredAt": _text(START + timedelta(minutes=chance.randint(0, 300)))}
+
+
+def _lately(chance: Random, now: datetime) -> Fields:
+    if chance.random() < 0.5:
+        return {}
+    return {"occurredAt": _text(now - timedelta(hours=chance.choice((0, 0, 2, 30, 300))))}
 
 
 def _near(chance: Random, now: datetime) -> datetime:

@@ -30,6 +30,8 @@ export interface Lot {
   lapsed: number;
   /** True for what rolled over from an allocation, which happens once. */
   readonly isHeir: boolean;
+  /** When the period of an allocation began. */
+  readonly begins: number | undefined;
 }
 
 /** A lot as a rule makes it. */
@@ -38,6 +40,7 @@ interface Made {
   readonly expiresAt?: number | undefined;
   readonly priority?: number | null | undefined;
   readonly isHeir?: boolean;
+  readonly begins?: number | undefined;
 }
 
 /** Credit that takes effect later. */
@@ -89,6 +92,8 @@ export class FakeAccount {
   next: { readonly tier: CatalogTier; at: number } | undefined;
   endsAt = Infinity;
   scheduled: Scheduled[] = [];
+  /** When the subscription was taken up, where the commands said so, and whether for the next period alone. */
+  readonly takenUp: { at: number; isScheduled: boolean }[] = [];
   #lots: Lot[] = [];
   #lotsMade = 0;
 
@@ -175,7 +180,9 @@ export class FakeAccount {
   #lot(operation: Operation, granted: number, made: Made): Lot {
     const { source, expiresAt = Infinity, isHeir = false } = made;
     const [number, priority] = [(this.#lotsMade += 1), made.priority ?? PRIORITIES[source] ?? 50];
-    const lot = { number, source, priority, expiresAt, operation, granted, tokens: 0, lapsed: 0, isHeir };
+    const { begins } = made;
+    const of = { number, source, priority, expiresAt, operation, granted, isHeir, begins };
+    const lot = { ...of, tokens: 0, lapsed: 0 };
     this.#lots.push(lot);
     this.#lots.sort((one, other) => one.priority - other.priority || one.expiresAt - other.expiresAt);
     return lot;
@@ -274,8 +281,8 @@ export class FakeAccount {
   }
 
   /** Grant tokens that end with a period, and take effect when it begins. */
-  allocate(operation: Operation, tokens: number, { start, end }: Period): void {
-    const made = { source: "allocation", expiresAt: end };
+  allocate(operation: Operation, tokens: number, { start, end }: Period, begins = start): void {
+    const made = { source: "allocation", expiresAt: end, begins };
     this.schedule({ at: start, operation, counter: "allocation", tokens, made });
   }
 
@@ -297,6 +304,19 @@ export class FakeAccount {
     const now = this.clock();
     this.scheduled = this.scheduled.filter(({ counter }) => counter !== "allocation");
     const own = this.#lots.filter((lot) => lot.source === "allocation" && lot.expiresAt > now);
+    for (const lot of own) lot.expiresAt = now;
+    return this.#expire(operation, now, own);
+  }
+
+  /** End the allocations of periods before the present one that had begun by `moment`; return what expires. */
+  endEarlier(operation: Operation, moment: number): number {
+    const now = this.clock();
+    const isEarlier = ({ source, expiresAt, begins }: Lot): boolean =>
+      source === "allocation" &&
+      expiresAt > now &&
+      expiresAt !== this.calendar.grantedUntil &&
+      (begins ?? now) <= moment;
+    const own = this.#lots.filter(isEarlier);
     for (const lot of own) lot.expiresAt = now;
     return this.#expire(operation, now, own);
   }
@@ -352,7 +372,13 @@ export class FakeAccount {
     const tokens = Math.max(Math.min(lot.tokens, most - before), 0);
     this.#rolled = { at, tokens: before + tokens };
     if (tokens === 0) return;
-    const made = { source: lot.source, priority: lot.priority, expiresAt: period.end, isHeir: true };
+    const made = {
+      source: lot.source,
+      priority: lot.priority,
+      expiresAt: period.end,
+      isHeir: true,
+      begins: at,
+    };
     this.post(operation, "transfers", -tokens, at, lot);
     this.post(operation, "transfers", tokens, at, this.#lot(lot.operation, tokens, made));
   }

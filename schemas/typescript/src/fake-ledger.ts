@@ -135,7 +135,7 @@ export class FakeLedger {
       own.reply.status === "applied" && [own, earlier].every((one) => !one || isSame(one));
     const stored = isAppliedAnew ? own : (earlier ?? own);
     if (!isSame(stored)) return conflict(command);
-    if (stored.reply.status === "applied") this.#learnNames(command);
+    this.#learnNames(command, stored.reply);
     return { ...stored.reply, duplicate: true };
   }
 
@@ -153,11 +153,32 @@ export class FakeLedger {
     }
   }
 
-  /** Let a payment that comes again give it names that nobody has. */
-  #learnNames(command: Single): void {
-    if (command.type !== "payment.succeeded") return;
+  /** Let a copy of a payment, or of more names for one, give it those that nobody has. */
+  #learnNames(command: Single, { status, code }: Reply): void {
+    if (command.type === "payment.named" && status === "applied") this.#teach(namesOf(command));
+    if (command.type !== PAYMENT) return;
     const payment = this.payments.named(command.referenceId);
-    if (payment !== undefined) this.payments.bind(payment, namesOf(command));
+    if (status === "applied" && payment !== undefined) this.payments.bind(payment, namesOf(command));
+    else if (status === "rejected" && code !== "reference_taken" && payment === undefined)
+      this.payments.join(namesOf(command));
+  }
+
+  /** Give the names that nobody has to the payment of the others; without one they are the same. */
+  #teach(names: readonly string[]): void {
+    const owners = this.payments.owners(names);
+    if (owners.length === 1) this.payments.bind(this.payments.named(owners[0]!)!, names);
+    else if (owners.length === 0) this.payments.join(names);
+  }
+
+  /** Return the payment that a command is about, where it is there. */
+  #paymentOf(command: Single) {
+    const name = nameIn(command);
+    if (name === undefined) return undefined;
+    const found = this.payments.named(name);
+    if (command.type !== "payment.named") return found;
+    const owners = this.payments.owners(namesOf(command));
+    const isOther = found === undefined && this.#isOther(name);
+    return owners.length === 1 && !isOther ? this.payments.named(owners[0]!) : undefined;
   }
 
   /** Judge a command; one about a payment is of the payment's user, or waits for it. */
@@ -165,7 +186,7 @@ export class FakeLedger {
     const { type, referenceId } = command;
     const operation = operationOf(command, this.#outcomes.size + 1);
     const name = nameIn(command);
-    const payment = name === undefined ? undefined : this.payments.named(name);
+    const payment = this.#paymentOf(command);
     const userId = payment?.userId ?? command.userId ?? undefined;
     const isOfAccount = name === undefined || payment !== undefined;
     const entriesBefore = this.#accountOf(userId)?.entries.length ?? 0;
@@ -213,33 +234,52 @@ export class FakeLedger {
     }
     const rule = (RULES as Record<string, (command: Single, of: Case) => Decision>)[command.type]!;
     const name = nameIn(command);
-    if (name !== undefined && this.payments.named(name) === undefined) return this.#awaited(command, name);
+    if (name !== undefined && this.#paymentOf(command) === undefined) return this.#awaited(command, name);
     if (account === undefined) return rejected("account_not_found");
     const validUntil = "validUntil" in command ? command.validUntil : undefined;
     if (validUntil != null && now > Date.parse(validUntil))
       return rejected("too_late", { validUntil: iso(Date.parse(validUntil)) });
+    const occurredAt = timeOf(command.occurredAt);
     const refused = frozenRefusal(command, account);
-    return (
-      refused ??
-      rule(command, { ledger: this, account, operation, now, occurredAt: timeOf(command.occurredAt) })
-    );
+    const decision = refused ?? rule(command, { ledger: this, account, operation, now, occurredAt });
+    const takesUp = command.type === "subscription.change" || command.type === "subscription.renew";
+    if (takesUp && decision.status === "applied" && occurredAt !== undefined) {
+      const isScheduled = "effectiveAt" in command && command.effectiveAt === "period_end";
+      account.takenUp.push({ at: occurredAt, isScheduled });
+    }
+    return decision;
   }
 
   /** Let an event wait for its payment, unless another operation has the name. */
   #awaited(command: Single, name: string): Decision {
+    if (command.type === "payment.named") {
+      const [, other] = this.payments.owners(namesOf(command));
+      if (other !== undefined) return rejected("reference_taken", { originalReferenceId: other });
+    }
+    const isFree = this.payments.named(name) === undefined;
+    if (isFree && this.#isOther(name)) return rejected("original_not_found", { originalReferenceId: name });
+    if (command.type === "payment.named") {
+      this.#teach(namesOf(command));
+      return applied("payment_named", 0, { originalReferenceId: name });
+    }
+    return awaited(command as EventCommand | FreezingCommand, { ledger: this, now: this.now() });
+  }
+
+  /** Return whether a name is the reference of another operation. */
+  #isOther(name: string): boolean {
     const original = this.#outcomes.get(name)?.at(-1);
-    const isOther =
+    return (
       original?.reply.status === "applied" &&
       !movedNothing(original.command, original.reply) &&
-      original.command.type !== PAYMENT;
-    if (isOther) return rejected("original_not_found", { originalReferenceId: name });
-    return awaited(command as EventCommand | FreezingCommand, { ledger: this, now: this.now() });
+      original.command.type !== PAYMENT
+    );
   }
 
   /** Return the text of what moves the ledger; a package that is named by its position has its id there. */
   #contentOf(command: Single): string {
     const beside = isAboutPayment(command) ? BESIDE_CONTENT_OF_EVENTS : BESIDE_CONTENT;
-    const kept = Object.entries(command).filter(([name]) => !beside.has(name));
+    const isName = (name: string): boolean => name === "alsoKnownAs" && command.type === "payment.named";
+    const kept = Object.entries(command).filter(([name]) => !beside.has(name) || isName(name));
     const packageId =
       command.type === PAYMENT ? (this.package(command)?.id ?? command.packageIndex) : undefined;
     return JSON.stringify(sorted({ ...Object.fromEntries(kept), packageId }));

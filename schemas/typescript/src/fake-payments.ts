@@ -42,10 +42,11 @@ export interface Payment {
   uncollected: number;
 }
 
-/** Payments by each of their names, and the events that wait for one. */
+/** Payments by each of their names, the events that wait for one, and names of the same payment to come. */
 export class FakePayments {
   readonly all: Payment[] = [];
   readonly #names = new Map<string, Payment>();
+  #groups: ReadonlySet<string>[] = [];
   #waiting: Waiting[] = [];
 
   named(name: string): Payment | undefined {
@@ -57,19 +58,47 @@ export class FakePayments {
     return names.find((name) => this.#names.has(name));
   }
 
-  /** Let the payment have these names, as far as they are free. */
-  bind(payment: Payment, names: readonly string[]): void {
-    for (const name of names) if (!this.#names.has(name)) this.#names.set(name, payment);
+  /** Let the payment have these names, as far as they are free, and all that are the same; return these. */
+  bind(payment: Payment, names: readonly string[]): readonly string[] {
+    const own = this.#ungrouped(names);
+    for (const name of own) this.#names.set(name, payment);
+    return [...own];
+  }
+
+  /** Let those of these names that are free be of one payment to come. */
+  join(names: readonly string[]): void {
+    const alike = this.#ungrouped(names);
+    if (alike.size > 0) this.#groups.push(alike);
+  }
+
+  /** Return the first of these names of each payment that has any of them. */
+  owners(names: readonly string[]): string[] {
+    const firsts = new Map<Payment, string>();
+    for (const name of names) {
+      const payment = this.#names.get(name);
+      if (payment !== undefined && !firsts.has(payment)) firsts.set(payment, name);
+    }
+    return [...firsts.values()];
+  }
+
+  /** Return the free ones of these names with all that are the same, which are no group any more. */
+  #ungrouped(names: readonly string[]): ReadonlySet<string> {
+    const free = names.filter((name) => !this.#names.has(name));
+    const met = this.#groups.filter((group) => free.some((name) => group.has(name)));
+    this.#groups = this.#groups.filter((group) => !met.includes(group));
+    return new Set([...free, ...met.flatMap((group) => [...group])]);
   }
 
   wait(event: Waiting): void {
     this.#waiting.push(event);
   }
 
-  /** Return the events that wait for a payment and fit it; they wait no longer. */
-  takeWaiting(payment: Payment): Waiting[] {
+  /** Return the events that wait for a payment, under these names, and fit it; they wait no longer. */
+  takeWaiting(payment: Payment, names: readonly string[] | undefined): Waiting[] {
     const isMet = ({ command }: Waiting): boolean =>
-      this.#names.get(nameIn(command)!) === payment && fits(payment, command);
+      this.#names.get(nameIn(command)!) === payment &&
+      (names === undefined || names.includes(nameIn(command)!)) &&
+      fits(payment, command);
     const met = this.#waiting.filter(isMet);
     this.#waiting = this.#waiting.filter((event) => !met.includes(event));
     return met;
@@ -83,8 +112,22 @@ export function nameIn(command: Single): string | undefined {
   return command.originalReferenceId ?? undefined;
 }
 
-export function namesOf(payment: Of<"payment.succeeded"> | SubscriptionPayment): string[] {
-  return [payment.referenceId, ...(payment.alsoKnownAs ?? [])];
+export function namesOf(named: Of<"payment.succeeded" | "payment.named"> | SubscriptionPayment): string[] {
+  const first = "originalReferenceId" in named ? named.originalReferenceId : named.referenceId;
+  return [first, ...(named.alsoKnownAs ?? [])];
+}
+
+/** Give a payment more names, and take in what waits for it under them. */
+export function naming(command: Of<"payment.named">, of: Case): Decision {
+  const { payments } = of.ledger;
+  const payment = payments.named(payments.owners(namesOf(command))[0]!)!;
+  const taken = takeIn(payment, of, payments.bind(payment, namesOf(command)));
+  const { originalReferenceId } = command;
+  return applied("payment_named", 0, {
+    originalReferenceId,
+    paymentReferenceId: payment.referenceId,
+    ...taken,
+  });
 }
 
 // -- a payment ---------------------------------------------------------------------------------------------
@@ -139,13 +182,12 @@ export function recorded(
   const none = { events: [], taken: new Map(), uncollected: 0 };
   const payment: Payment = { ...about, userId: of.account.userId, operation, ...none };
   ledger.payments.all.push(payment);
-  ledger.payments.bind(payment, namesOf(paid));
-  return takeIn(payment, of);
+  return takeIn(payment, of, ledger.payments.bind(payment, namesOf(paid)));
 }
 
 /** Let the events that wait for a payment count; return what a reply says of it. */
-export function takeIn(payment: Payment, of: Case): Pick<Reply, "uncollected"> {
-  const waiting = of.ledger.payments.takeWaiting(payment);
+export function takeIn(payment: Payment, of: Case, names?: readonly string[]): Pick<Reply, "uncollected"> {
+  const waiting = of.ledger.payments.takeWaiting(payment, names);
   if (waiting.length === 0) return {};
   const occurred = ({ command, at }: Waiting): number => timeOf(command.occurredAt) ?? at;
   waiting.sort((one, other) => occurred(one) - occurred(other));
@@ -391,8 +433,8 @@ function knownBefore(events: readonly Event[], moment: number): Event[] {
 }
 
 function subject({ command }: Event): string {
-  if ("disputeId" in command) return command.disputeId;
-  return "refundReferenceId" in command ? command.refundReferenceId : command.referenceId;
+  if ("disputeId" in command) return `dispute ${command.disputeId}`;
+  return `refund ${"refundReferenceId" in command ? command.refundReferenceId : command.referenceId}`;
 }
 
 /** Return what is to be taken of each lot: of the payment's own first, then of those before, then of any. */

@@ -4,7 +4,7 @@ import type { FakeAccount, Hold } from "./fake-account.js";
 import { sumOf } from "./fake-account.js";
 import { applied, rejected, short, timeOf } from "./fake-decisions.js";
 import type { Case, Decision, Of, Single } from "./fake-decisions.js";
-import { eventDecided, freezeOrNot, purchase, takeIn } from "./fake-payments.js";
+import { eventDecided, freezeOrNot, naming, purchase, takeIn } from "./fake-payments.js";
 import type { EventCommand, FreezingCommand } from "./fake-payments.js";
 import { cancel, change, renew } from "./fake-subscriptions.js";
 import { iso } from "./formats.js";
@@ -160,6 +160,7 @@ export const RULES: Rules = {
   // -- payments --------------------------------------------------------------------------------------------
 
   "payment.succeeded": purchase,
+  "payment.named": naming,
   "payment.refunded": ofPayment,
   "payment.refund_failed": ofPayment,
   "payment.disputed": ofPayment,

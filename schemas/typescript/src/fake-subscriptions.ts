@@ -165,14 +165,18 @@ function grantGateways(tokens: number, period: Period, of: Case): number {
 
 /** Grant tokens that take effect when the period begins. */
 function grant(tokens: number, period: Period, { account, operation, now }: Case): void {
-  if (tokens > 0) account.allocate(operation, tokens, { ...period, start: Math.max(period.start, now) });
+  const due = { ...period, start: Math.max(period.start, now) };
+  if (tokens > 0) account.allocate(operation, tokens, due, period.start);
 }
 
 // -- the end -----------------------------------------------------------------------------------------------
 
 /** End the subscription: no more periods; what was bought or given otherwise stays. */
-export function cancel({ at }: Of<"subscription.cancel">, { account, operation, now }: Case): Decision {
+export function cancel({ at }: Of<"subscription.cancel">, of: Case): Decision {
+  const { account, operation, now, occurredAt } = of;
   const isNow = at === "now";
+  if (occurredAt !== undefined && isLate(isNow, occurredAt, account))
+    return applied("cancellation_late", isNow ? account.endEarlier(operation, occurredAt) : 0);
   if (account.hasEnded || (account.endsAt !== Infinity && !isNow)) return rejected("subscription_not_active");
   const { calendar } = account;
   const ahead = calendar.lastStart;
@@ -191,6 +195,11 @@ export function cancel({ at }: Of<"subscription.cancel">, { account, operation, 
       account.periodGranted = isFree ? Math.max(account.periodGranted - lost, 0) : 0;
   }
   return applied("subscription_canceled", lost, { periodEnd: iso(account.endsAt) });
+}
+
+/** Return whether what took the subscription up occurred later than its end, or at the same time. */
+function isLate(isNow: boolean, moment: number, { takenUp }: Case["account"]): boolean {
+  return takenUp.some(({ at, isScheduled }) => at >= moment && !(isNow && isScheduled));
 }
 
 // -- helpers of all ----------------------------------------------------------------------------------------
