@@ -443,7 +443,7 @@ def test_dispute_and_refund_of_one_number_are_two_matters() -> None:
 
 @pytest.mark.parametrize("used", [285_000, 200_000])
 def test_debt_that_goes_back_to_lots_is_remembered_there_within_a_batch_as_after_it(used: int) -> None:
-    """What each lot was given decides what the next event moves; a batch must not forget it."""
+    """The next event moves tokens by what each lot was given; a batch must not forget it."""
     before: list[dict[str, Any]] = [
         {**OPENING, "tier": "free"},
         PAID,
