@@ -222,7 +222,7 @@ def names_in(engine: Engine, user: str) -> set[tuple[str, str]]:
     name = payment_names.c
     with engine.connect() as connection:
         found = connection.execute(
-            select(name.name, name.payment_reference).where(name.name.startswith(user))
+            select(name.name, name.payment_reference).where(name.name.startswith(f"{user}:"))
         )
         return {tuple(row) for row in found}
 
