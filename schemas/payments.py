@@ -5,7 +5,7 @@ it, or another of its names, in ``original_reference_id``. These events may come
 twice: they end in the same ledger. One that comes before its payment waits for it.
 """
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, StrictInt, model_validator
 
@@ -98,6 +98,10 @@ class PaymentNamed(CommandAboutPayment):
     CONTENT = ("original_reference_id", "also_known_as", "open_tier")
     type: Literal["payment.named"] = "payment.named"
     also_known_as: SomeNames
+
+    def content(self) -> dict[str, Any]:
+        """Return the names as a list, as they are on the wire."""
+        return {**super().content(), "alsoKnownAs": list(self.also_known_as)}
 
 
 class PaymentRefunded(CommandAboutPayment):
