@@ -124,7 +124,7 @@ def test_debts_and_what_was_written_off_are_totals_and_no_findings(true_ledger: 
 def test_the_report_counts_what_it_has_examined(true_ledger: Engine) -> None:
     assert audit(true_ledger).examined == {
         "accounts": 11,
-        "operations": 108,
+        "operations": 110,
         "entries": 101,
         "lots": 42,
         "holds": 11,

@@ -5,6 +5,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from schemas import (
+    CancelSubscription,
+    ChangeSubscription,
     Command,
     DeductUsage,
     DisputeClosed,
@@ -89,6 +91,18 @@ def history_of_kim(opened: datetime) -> Sequence[tuple[timedelta, Sequence[Comma
                     reference_id="kim-named-early",
                     original_reference_id="kim-pay-9",
                     also_known_as=("kim-intent-9", "kim-charge-9"),
+                ),
+                ChangeSubscription(
+                    reference_id="kim-stays",
+                    user_id="kim",
+                    tier="free",
+                    occurred_at=opened + 44 * _DAY,
+                ),
+                CancelSubscription(
+                    reference_id="kim-ended-before",
+                    user_id="kim",
+                    at="now",
+                    occurred_at=opened + 43 * _DAY,
                 ),
             ],
             TAKING_CATALOG,
