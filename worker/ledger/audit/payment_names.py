@@ -167,7 +167,7 @@ def _apart(connection: Connection, slots: Slots, before: datetime | None) -> Ite
         known = _wholes(connection, {name for names in given.values() for name in names})
         for row in page:
             wholes = {known.get(name) for name in given[row.reference_id]}
-            if len(wholes) != 1 or None in wholes:
+            if len(given[row.reference_id]) > 1 and (len(wholes) != 1 or None in wholes):
                 yield _finding("names_apart", row.reference_id, row.user_id, actual=len(wholes))
 
 
