@@ -303,7 +303,18 @@ def _before(scope: Scope, moves: FromClause) -> Column:
         .scalar_subquery()
     )
     is_freeing = operation.code.in_([Code.HOLD_RELEASED.value, Code.HOLD_SETTLED.value])
+    # A period that was paid ahead takes effect with the event that takes it: then it is the event's own.
+    credit = entries.alias("credited_early")
+    is_forward = and_(
+        scope.on(credit, moves, account_id="account_id"),
+        credit.c.operation_id == operation.operation_id,
+        credit.c.counter == Counter.ALLOCATION.value,
+        credit.c.is_due,
+        credit.c.occurred_at == operation.recorded_at,
+        operation.code.in_([code.value for code in REVERSING]),
+    )
     return case(
+        (select(1).where(is_forward).exists(), operation.balance_before),
         (moved.own_first == operation.first_entry, moved.before),
         (moved.own_first.is_not(None), before_own),
         (and_(is_freeing, operation.balance_before >= moved.after), operation.balance_before),
