@@ -9,6 +9,7 @@ from schemas.payments import (
     DisputeClosed,
     PaymentDisputed,
     PaymentFailed,
+    PaymentNamed,
     PaymentRefunded,
     PaymentSucceeded,
     RefundFailed,
@@ -40,6 +41,7 @@ Command = (
     | ReleaseUsage
     | RecordUsage
     | PaymentSucceeded
+    | PaymentNamed
     | PaymentRefunded
     | RefundFailed
     | PaymentDisputed

@@ -5,7 +5,7 @@ it, or another of its names, in ``original_reference_id``. These events may come
 twice: they end in the same ledger. One that comes before its payment waits for it.
 """
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, StrictInt, model_validator
 
@@ -14,6 +14,8 @@ from schemas.fields import Currency, Identifier, Label, Quantity, UsageQuantity
 
 #: Other names of a payment: the charge beside the intent, the session beside both.
 Names = Annotated[tuple[Identifier, ...], Field(max_length=10)]
+#: The same, at least one.
+SomeNames = Annotated[tuple[Identifier, ...], Field(min_length=1, max_length=10)]
 #: Number of packages that one payment buys.
 PackageQuantity = Annotated[StrictInt, Field(ge=1, le=10_000)]
 
@@ -83,6 +85,23 @@ class CommandAboutPayment(CommandAbout, OpeningCommand):
     """
 
     user_id: OptionalUser = optional_user()
+
+
+class PaymentNamed(CommandAboutPayment):
+    """Gives a payment more names, so that its events find it by any of them.
+
+    A gateway may say them late, and never in the payment itself. The reference is the gateway's own id of
+    what joins the two. It may come before the payment, and before or after what names it: the names are of
+    one payment from then on, whichever of them that comes with. A name that is another payment's is refused.
+    """
+
+    CONTENT = ("original_reference_id", "also_known_as", "open_tier")
+    type: Literal["payment.named"] = "payment.named"
+    also_known_as: SomeNames
+
+    def content(self) -> dict[str, Any]:
+        """Return the names as a list, as they are on the wire."""
+        return {**super().content(), "alsoKnownAs": list(self.also_known_as)}
 
 
 class PaymentRefunded(CommandAboutPayment):

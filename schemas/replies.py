@@ -59,6 +59,8 @@ class Code(StrEnum):
     CHANGE_SCHEDULED = "change_scheduled"  #: takes effect with the next period
     FREEZE_BEGAN = "freeze_began"
     FREEZE_ENDED = "freeze_ended"
+    CANCELLATION_LATE = "cancellation_late"  #: the subscription was taken up since, and goes on
+    PAYMENT_NAMED = "payment_named"  #: its events find it by these names
 
     INSUFFICIENT_BALANCE = "insufficient_balance"
     ACCOUNT_NOT_FOUND = "account_not_found"

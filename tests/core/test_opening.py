@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from schemas import COMMAND_TYPES, Command, CommandAboutPayment, OpeningCommand
+from schemas import COMMAND_TYPES, Command, CommandAboutPayment, OpeningCommand, PaymentNamed
 from tests.support.commands import (
     adjust,
     bonus,
@@ -51,6 +51,7 @@ OPENS: list[Command] = [
     bonus(5),
     adjust(5),
 ]
+NAMES = PaymentNamed(reference_id="n", original_reference_id="p", also_known_as=("q",))
 #: What waits for its payment belongs to nobody until that comes.
 OF_PAYMENTS: list[Command] = [went_back(), refund_failed("e"), disputed(), closed("won"), failed()]
 OPENS_NOT: list[Command] = [
@@ -95,8 +96,15 @@ def test_event_of_a_payment_that_is_not_there_opens_no_account(command: Command,
     assert list(ledger.waiting) == [command.reference_id]
 
 
+def test_names_of_a_payment_that_is_not_there_open_no_account() -> None:
+    ledger = FakeLedger(FREE)
+    reply = reply_to(ledger, NAMES.model_copy(update={"open_tier": "free"}))
+    assert picked(reply, "code", "amount", "userId", "balanceAfter") == ("payment_named", 0, None, None)
+    assert (ledger.accounts, list(ledger.waiting)) == ({}, [])
+
+
 def test_every_type_opens_an_account_or_is_known_not_to() -> None:
-    lists = (OPENS, OF_PAYMENTS, OPENS_NOT)
+    lists = (OPENS, [*OF_PAYMENTS, NAMES], OPENS_NOT)
     opens, of_payments, opens_not = ({command.type for command in commands} for commands in lists)
     models = COMMAND_TYPES.items()
     assert of_payments == {name for name, model in models if issubclass(model, CommandAboutPayment)}

@@ -232,6 +232,99 @@ def test_copy_of_a_payment_gives_it_another_name_that_an_event_waits_for() -> No
     assert state_of(ledger)["balance"] == 100_000 + 275_000 - 250_000 * 500 // 1999 - 25_000 * 500 // 1999
 
 
+def named(reference: str, name: str, *others: str) -> dict[str, Any]:
+    return about("payment.named", reference, name, alsoKnownAs=list(others))
+
+
+#: An invoice knows nothing of its payment intent, and the intent nothing of its invoice.
+BARE_INVOICE: dict[str, Any] = {
+    "type": "subscription.change",
+    "referenceId": "stripe:in_1:paid",
+    "userId": "mia",
+    "tier": "pro",
+    "periodStart": "2026-05-01T00:00:00Z",
+    "periodEnd": "2026-06-01T00:00:00Z",
+    "payment": {"referenceId": "stripe:in_1", "amountMinor": 2000, "currency": "USD"},
+}
+NAMED_LATER: dict[str, list[dict[str, Any]]] = {
+    "an invoice, and a refund of its intent": [
+        BARE_INVOICE,
+        named("stripe:inpay_1", "stripe:in_1", "stripe:pi_1"),
+        refund("re_1", 1000, "stripe:pi_1"),
+    ],
+    "an invoice whose intent is named, and the intent's charge": [
+        BARE_INVOICE,
+        named("stripe:inpay_1", "stripe:in_1", "stripe:pi_1"),
+        named("stripe:ch_1:named", "stripe:pi_1", "stripe:ch_1"),
+        refund("re_1", 1000, "stripe:ch_1"),
+    ],
+    "names told from both ends": [
+        BARE_INVOICE,
+        named("n1", "stripe:pi_1", "stripe:ch_1"),
+        named("n2", "stripe:pi_1", "stripe:in_1"),
+        {**refund("re_1", 500, "stripe:ch_1")},
+        {**refund("re_2", 500, "stripe:pi_1")},
+    ],
+}
+
+
+def _incidents_of(ledger: FakeLedger) -> Any:
+    return sorted([*ledger.waiting, *_rejected_events(ledger)])
+
+
+@pytest.mark.parametrize("name", NAMED_LATER)
+def test_names_are_learnt_before_or_after_the_payment_and_its_refunds(name: str) -> None:
+    ends = []
+    for order in permutations(list(map(taken, NAMED_LATER[name]))):
+        ledger = ledger_after([taken({**OPENING, "tier": "free"}), *order], CATALOGS["wait debt"], CHANCE)
+        assert {bound.payment_reference for bound in ledger.names.values()} == {"stripe:in_1"}
+        now = state_of(ledger)
+        ledger.apply([SettleAccount(reference_id="s", user_id="mia")], MUCH_LATER)
+        ends.append((now, state_of(ledger)))
+    assert ends == [ends[0]] * len(ends)
+    assert ends[0][0]["balance"] == 500_000 - 490_000 * 1000 // 2000
+    assert ends[0][0]["incidents"] == []
+
+
+CHANCE = random.Random(16)
+
+
+def test_payment_before_its_account_learns_names_that_come_before_the_account() -> None:
+    events = [PAID, named("n1", "stripe:pi_1", "stripe:in_1"), refund("re_1", 1999, "stripe:in_1"), OPENING]
+    for order in permutations(list(map(taken, events))):
+        ledger = ledger_after(order, CATALOGS["wait debt"], CHANCE)
+        assert (ledger.accounts["mia"].balance, _incidents_of(ledger)) == (100_000, [])
+
+
+def test_copy_of_a_payment_before_its_account_teaches_its_names() -> None:
+    without_name = {field: value for field, value in PAID.items() if field != "alsoKnownAs"}
+    for copies in permutations(list(map(taken, (without_name, PAID, refund("re_1", 1999))))):
+        ledger = ledger_after([*copies, taken(OPENING)], CATALOGS["wait debt"], CHANCE)
+        assert (ledger.accounts["mia"].balance, _incidents_of(ledger)) == (100_000, [])
+
+
+def test_names_of_two_payments_are_refused_as_an_incident() -> None:
+    other = {**PAID, "referenceId": "stripe:pi_2", "alsoKnownAs": ["stripe:ch_2"]}
+    ledger = FakeLedger(CATALOGS["wait debt"])
+    ledger.apply([taken(one) for one in (OPENING, PAID, other)], NOW)
+    both = taken(named("n1", "stripe:ch_1", "stripe:ch_2", "stripe:in_9"))
+    (reply,) = ledger.apply([both], NOW)
+    assert (reply["status"], reply["code"], reply["originalReferenceId"]) == (
+        "rejected",
+        "reference_taken",
+        "stripe:ch_2",
+    )
+    assert "stripe:in_9" not in ledger.names
+
+
+def test_names_of_what_is_no_payment_are_refused() -> None:
+    used = {"type": "usage.deduct", "referenceId": "job", "userId": "mia", "tokens": 5}
+    ledger = FakeLedger(CATALOGS["wait debt"])
+    commands = [taken(one) for one in (OPENING, used, named("n1", "job", "stripe:pi_1"))]
+    replies = ledger.apply(commands, NOW)
+    assert replies[-1]["code"] == "original_not_found"
+
+
 SPENT: list[dict[str, Any]] = [
     OPENING,
     {"type": "credit.bonus", "referenceId": "gift", "userId": "mia", "tokens": 5_000},
@@ -313,3 +406,63 @@ def test_invoice_of_a_subscription_goes_back_in_any_order(name: str, catalog: Ca
         ends.append((now, state_of(ledger)))
     assert ends == [ends[0]] * len(ends)
     assert ends[0][0]["balance"] == LEFT_OF_INVOICE[name]
+
+
+WRITING_OFF = [CATALOGS[name] for name in CATALOGS if name.endswith("write_off") and "hold" not in name]
+
+
+@pytest.mark.parametrize("catalog", WRITING_OFF)
+def test_tokens_that_expire_later_bring_back_no_claim_that_was_written_off(catalog: Catalog) -> None:
+    fields = catalog.model_dump()
+    packages = [{**one, "bonus_valid_days": 10} for one in fields["packages"]]
+    ledger = FakeLedger(Catalog.model_validate({**fields, "packages": packages}))
+    ledger.apply([taken({**OPENING, "tier": "free"}), taken(PAID)], NOW)
+    # Held tokens aren't there to be taken, and those of the bonus expire with the hold.
+    keep = {"type": "usage.reserve", "referenceId": "h", "userId": "mia", "tokens": 285_000}
+    ledger.apply([taken({**keep, "ttlSeconds": 20 * 86_400})], NOW)
+    (first,) = ledger.apply([taken(refund("re_1", 1000))], NOW + timedelta(days=1))
+    given_up = 250_000 * 1000 // 1999 + 25_000 * 1000 // 1999
+    assert (first["amount"], first["uncollected"]) == (0, given_up)
+    # The bonus has expired since, and belongs to the second half of the money.
+    (second,) = ledger.apply([taken(refund("re_2", 999))], NOW + timedelta(days=21))
+    assert (second["amount"], second["uncollected"]) == (250_000 - given_up, 25_000)
+
+
+def test_dispute_and_refund_of_one_number_are_two_matters() -> None:
+    """Gateways number both alike; what was known before tokens expired is looked up by these numbers."""
+    packages = [{**one, "bonus_valid_days": 10} for one in CATALOGS["wait debt"].model_dump()["packages"]]
+    fields = {**CATALOGS["wait debt"].model_dump(), "packages": packages}
+    ends = []
+    for dispute in ("17", "du"):
+        ledger = FakeLedger(Catalog.model_validate(fields))
+        ledger.apply([taken(one) for one in (OPENING, PAID, refund("17", 1000))], NOW)
+        ledger.apply([taken(closed("lost", 20, 500, dispute))], NOW + timedelta(days=20))
+        ends.append(ledger.accounts["mia"].balance)
+    assert ends[0] == ends[1]
+
+
+@pytest.mark.parametrize("used", [285_000, 200_000])
+def test_debt_that_goes_back_to_lots_is_remembered_there_within_a_batch_as_after_it(used: int) -> None:
+    """The next event moves tokens by what each lot was given; a batch must not forget it."""
+    before: list[dict[str, Any]] = [
+        {**OPENING, "tier": "free"},
+        PAID,
+        {"type": "usage.deduct", "referenceId": "job", "userId": "mia", "tokens": used},
+    ]
+    events = [
+        disputed("d:a", dispute="a"),
+        {"type": "credit.bonus", "referenceId": "gift", "userId": "mia", "tokens": 100_000},
+        closed("lost", 11, 500, "a"),
+        closed("lost", 24, 500, "b"),
+        refund_failed("re_2"),
+    ]
+    together, apart = FakeLedger(CATALOGS["take debt"]), FakeLedger(CATALOGS["take debt"])
+    for ledger in (together, apart):
+        ledger.apply([taken(one) for one in before], NOW)
+    together.apply([taken(one) for one in events], NOW)
+    for one in events:
+        apart.apply([taken(one)], NOW)
+    entries = [
+        [(entry.counter, entry.amount, entry.lot) for entry in ledger.entries] for ledger in (together, apart)
+    ]
+    assert entries[0] == entries[1]

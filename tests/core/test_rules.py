@@ -24,6 +24,7 @@ from tests.support.commands import (
     failed,
     freezing,
     importing,
+    named,
     opening,
     payment,
     record,
@@ -881,6 +882,13 @@ PAYMENTS = [
         yes("refund_style_mixed", 0, 150, 150, **{**OF_PAYMENT, "amountMinor": 400}),
     ),
     Case(
+        "names of a payment let what waits under them count",
+        [*PAID, went_back(500, reference_id="e", original_reference_id="p2")],
+        named("p2"),
+        yes("payment_named", 0, 200, 150, originalReferenceId="p", paymentReferenceId="p"),
+        [("reversals", -45, 2), ("reversals", -5, 3)],
+    ),
+    Case(
         "an event is about the payment's user, whatever user it names",
         [*OPEN, opening("o2", "v"), payment(reference_id="p", user_id="v")],
         failed(),
@@ -1131,6 +1139,12 @@ SUBSCRIPTIONS = [
         cancel("now"),
         yes("subscription_canceled", 100, 200, 100, periodEnd=wire(NOW)),
         [("expiry", -100, 1)],
+    ),
+    Case(
+        "a subscription that was taken up since goes on",
+        [*OPEN, change("pro", reference_id="h", occurred_at=NOW)],
+        cancel("now", occurred_at=NOW - HOUR),
+        yes("cancellation_late", 0, 250, 250),
     ),
     Case(
         "what is held of an allocation outlives its subscription",
@@ -1493,7 +1507,13 @@ REJECTED = [
             command,
             {"code": "original_not_found", "originalReferenceId": "p"},
         )
-        for command in (went_back(), disputed(), closed("lost"), failed(), refund_failed("e"))
+        for command in (went_back(), disputed(), closed("lost"), failed(), refund_failed("e"), named())
+    ),
+    Case(
+        "names of two payments",
+        [*PAID, payment(reference_id="p2")],
+        named("p2"),
+        {"code": "reference_taken", "originalReferenceId": "p2"},
     ),
     Case(
         "a refund that names no usage",

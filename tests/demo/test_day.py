@@ -44,7 +44,7 @@ def test_day_has_every_kind_of_message(scenario: Scenario) -> None:
         *("purchase", "late purchase", "early refund", "payment refunded", "payment failed"),
         *("dispute", "dispute won", "dispute lost", "refund", "bonus"),
         *("expiring bonus", "scheduled bonus", "expired bonus", "excessive adjustment"),
-        *("refund failed", "freeze", "end of freeze"),
+        *("refund failed", "freeze", "end of freeze", "more names"),
         *("upgrade", "downgrade", "early renewal", "repeated renewal", "cancellation", "second cancellation"),
         *("extension", "expiring hold", "late capture", "refused capture"),
         *("due entries", "unknown hold", "unknown meter"),
@@ -172,3 +172,15 @@ def test_suffix_separates_two_days(packaged: Catalog) -> None:
 def _commands(message: DemoMessage) -> tuple[Command, ...]:
     decoded = decode(message.body, now=NOW, limits=Limits())
     return () if isinstance(decoded, Malformed) else commands_of(decoded)
+
+
+def test_package_of_several_prices_or_of_an_open_amount_is_paid_by_one_of_them(packaged: Catalog) -> None:
+    fields = packaged.model_dump()
+    several = {"id": "several", "tokens": 5_000, "prices": {"USD": 499, "EUR": 450}}
+    open_ = {"id": "open", "rates": {"USD": {"tokens": 10, "per_minor": 3}}}
+    catalog = Catalog.model_validate({**fields, "packages": [several, open_]})
+    scenario = day_scenario(random.Random(1), NOW, catalog, messages=MESSAGES_MIN)
+    bodies = [json.loads(message.body) for message in scenario.messages if message.kind == "purchase"]
+    money = {(body["amountMinor"], body["currency"]) for body in bodies}
+    assert money <= {(450, "EUR"), (3, "USD")}
+    assert money

@@ -26,6 +26,7 @@ from schemas import (
     OpenAccount,
     PaymentDisputed,
     PaymentFailed,
+    PaymentNamed,
     PaymentRefunded,
     PaymentSucceeded,
     RecordUsage,
@@ -168,7 +169,9 @@ class RandomCommands:
         rng = self._rng
         back = {**who, **self._about("payment", who)}
         money = {"amount_minor": rng.choice([100, 250, 999]), "currency": "EUR"}
-        match rng.randrange(15):
+        match rng.randrange(16):
+            case 15:
+                return PaymentNamed(**back, also_known_as=(f"{back['original_reference_id']}-charge",))
             case 0 | 1:
                 return self._kept("refund", PaymentRefunded(**back, **money))
             case 12:
@@ -219,14 +222,15 @@ class RandomCommands:
         tier = self._rng.choice(["free", "pro", "saver", "keeper", "gold"])
         match tokens % 8:
             case 0 | 1:
-                return ChangeSubscription(
-                    **who, tier=tier, effective_at=self._rng.choice([None, "period_end"])
-                )
+                when = self._rng.choice([None, "period_end"])
+                said = self._rng.choice([None, NOW])
+                return ChangeSubscription(**who, tier=tier, effective_at=when, occurred_at=said)
             case 2:
                 start = NOW + timedelta(days=self._rng.choice([-1, 0, 30]))
                 return RenewSubscription(**who, period_start=start)
             case 3:
-                return CancelSubscription(**who, at=self._rng.choice(ENDS))
+                said = self._rng.choice([None, None, NOW - timedelta(hours=1)])
+                return CancelSubscription(**who, at=self._rng.choice(ENDS), occurred_at=said)
             case 4:
                 return SettleAccount(**who)
             case 5:

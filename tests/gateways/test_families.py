@@ -110,6 +110,22 @@ def test_invoice_paid_in_parts_is_found_by_the_name_of_each_part() -> None:
         assert name in json.loads(command.to_json())["payment"]["alsoKnownAs"]
 
 
+def test_refund_of_an_invoice_that_names_no_payment_counts_in_any_order() -> None:
+    """Since API version 2025-03-31 only the payment of the invoice says which intent paid it."""
+    refund = event_of("refund created and done")
+    refund["data"]["object"] |= {"payment_intent": "pi_Nov", "charge": "ch_Nov", "amount": 1450}
+    events = (
+        event_of("invoice since 2025-03-31, which names no payment"),
+        event_of("payment of an invoice"),
+        refund,
+    )
+    commands = [one for event in events for one in mapper_of("stripe")(event).commands]
+    for order in permutations(commands):
+        ledger = ledger_after(order, tier="free")
+        assert ledger.accounts["ada"].reversed == 490_000 * 1450 // 2900, order
+        assert not ledger.waiting
+
+
 def test_end_of_an_earlier_subscription_takes_nothing_from_a_period_paid_since() -> None:
     """It comes late, after the user has subscribed again."""
     paid, ended = (

@@ -967,7 +967,7 @@ _PAYMENTS: Corruptions = {
     ),
     "the money of a payment that was taken in": (
         "UPDATE payments SET amount_minor = 1998 WHERE reference_id = 'kim-pay-3'",
-        "payment_back, kim, kim-pay-3: 14 → 30",
+        "payment_back, kim, kim-pay-3: 18 → 38",
     ),
     "what was written off": (
         f"UPDATE payment_events SET uncollected = 51 WHERE {of('hal-lost')}",
@@ -1085,6 +1085,19 @@ _NAMES: Corruptions = {
     "a waiting event of another user": (
         "UPDATE waiting_events SET user_id = 'ibu' WHERE reference_id = 'cyd-lone'",
         "waiting_without_outcome, ibu, cyd-lone: 1 → 0",
+    ),
+    "a name that a command gave and that is gone": (
+        "DELETE FROM payment_names WHERE name = 'kim-intent-3'",
+        "awaited_without_event, account None, kim-late: 1 → 0",
+        "names_apart, kim, kim-named: 1 → 2",
+    ),
+    "a name of a payment to come that isn't the same any more": (
+        "UPDATE payment_names SET same_as = NULL WHERE name = 'kim-intent-9'",
+        "names_apart, account None, kim-named-early: 1 → 2",
+    ),
+    "names of a payment to come that are others": (
+        "UPDATE payment_names SET same_as = 'kim-pay-9' WHERE name = 'kim-intent-9'",
+        "names_apart, account None, kim-named-early: 1 → 2",
     ),
     "an event that waits for a payment that is there": (
         "UPDATE waiting_events SET name = 'cyd-pay-1' WHERE reference_id = 'cyd-lone'",

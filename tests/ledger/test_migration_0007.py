@@ -53,6 +53,7 @@ LATER_TYPES = {
     "account.import",
     "payment.import",
     "payment.refund_failed",
+    "payment.named",
     "account.freeze",
     "account.unfreeze",
 }
@@ -66,6 +67,8 @@ LATER_CODES = {
     Code.ALLOCATION_OUTLASTS_PERIOD,
     Code.PURCHASE_FLAGGED,
     Code.REFUND_FAILED,
+    Code.PAYMENT_NAMED,
+    Code.CANCELLATION_LATE,
     Code.REFUND_STYLE_MIXED,
     Code.INQUIRY_OPENED,
     Code.DISPUTE_PREVENTED,

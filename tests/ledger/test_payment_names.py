@@ -4,6 +4,7 @@ import random
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from itertools import permutations
 from threading import Barrier
 from typing import Any
 from uuid import uuid4
@@ -188,6 +189,73 @@ def test_event_and_payment_at_once_never_miss_each_other(
         assert connection.execute(select(func.count()).select_from(waiting_events)).scalar_one() == 0
         unbound = select(func.count()).where(payment_names.c.user_id.is_(None))
         assert connection.execute(unbound).scalar_one() == 0
+    if request.node.callspec.params["ledger"] is not LedgerForm.DISTRIBUTED:
+        assert audit(engine).is_clean
+
+
+def named(reference: str, name: str, *others: str) -> Command:
+    return command("payment.named", reference, originalReferenceId=name, alsoKnownAs=others)
+
+
+def test_names_join_a_payment_and_its_refund_in_any_order(
+    ledger: Ledger, request: pytest.FixtureRequest
+) -> None:
+    engine = engine_of(ledger, request)
+    for order in permutations(range(4)):
+        user = f"ivy-{uuid4().hex}"
+        events = [
+            paid(user, f"{user}:in"),
+            named(f"{user}:n1", f"{user}:in", f"{user}:pi"),
+            named(f"{user}:n2", f"{user}:ch", f"{user}:pi"),
+            refunded(f"{user}:re", f"{user}:ch"),
+        ]
+        despite_contention(ledger, opened(user))
+        for place in order:
+            despite_contention(ledger, events[place])
+            despite_contention(ledger, events[place])  # its copy changes nothing
+        settle_what_waits(ledger, engine)
+        assert balance(engine, user) == 100_000, order
+        assert names_in(engine, user) == {(f"{user}:{end}", f"{user}:in") for end in ("in", "pi", "ch")}
+
+
+def names_in(engine: Engine, user: str) -> set[tuple[str, str]]:
+    name = payment_names.c
+    with engine.connect() as connection:
+        found = connection.execute(
+            select(name.name, name.payment_reference).where(name.name.startswith(f"{user}:"))
+        )
+        return {tuple(row) for row in found}
+
+
+def test_payment_names_and_refund_at_once_never_miss_each_other(
+    ledger: Ledger, request: pytest.FixtureRequest
+) -> None:
+    engine = engine_of(ledger, request)
+    rounds, prefix, start = 15, uuid4().hex, Barrier(4)
+
+    def work(worker: int) -> None:
+        for number in range(rounds):
+            user = f"{prefix}-{number}"
+            mine = [
+                paid(user, f"{user}:in"),
+                named(f"{user}:n1", f"{user}:in", f"{user}:pi"),
+                named(f"{user}:n2", f"{user}:pi", f"{user}:ch"),
+                refunded(f"{user}:re", f"{user}:ch"),
+            ][worker]
+            start.wait(30)
+            despite_contention(ledger, mine)
+
+    for number in range(rounds):
+        despite_contention(ledger, opened(f"{prefix}-{number}"))
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(work, worker) for worker in range(4)]:
+            done.result()
+    settle_what_waits(ledger, engine)
+    for number in range(rounds):
+        user = f"{prefix}-{number}"
+        assert len(names_in(engine, user)) == 3
+        assert {payment for _, payment in names_in(engine, user)} == {f"{user}:in"}
+        assert balance(engine, user) == 100_000
     if request.node.callspec.params["ledger"] is not LedgerForm.DISTRIBUTED:
         assert audit(engine).is_clean
 

@@ -119,6 +119,7 @@ CONTENT: dict[str, dict[str, Any]] = {
         "originalReferenceId": "o-1",
     },
     "payment.failed": {"originalReferenceId": "o-1"},
+    "payment.named": {"alsoKnownAs": ["pi-1"], "originalReferenceId": "o-1"},
     "payment.refund_failed": {"originalReferenceId": "o-1", "refundReferenceId": "re-1"},
     "payment.refunded": {"amountMinor": 499, "currency": "USD", "originalReferenceId": "o-1"},
     "payment.succeeded": {"amountMinor": 499, "currency": "USD", "packageIndex": 0},

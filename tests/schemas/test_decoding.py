@@ -700,6 +700,7 @@ def test_a_batch_is_a_message_and_no_command() -> None:
 ABOUT_PAYMENTS = (
     "payment.refunded",
     "payment.refund_failed",
+    "payment.named",
     "payment.disputed",
     "payment.dispute_closed",
     "payment.failed",

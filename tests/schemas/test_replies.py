@@ -170,5 +170,6 @@ def test_no_code_is_ever_renamed_or_taken_away() -> None:
         *("purchase_flagged", "refund_failed", "refund_style_mixed", "inquiry_opened"),
         *("dispute_prevented", "dispute_withdrawn", "change_scheduled"),
         *("freeze_began", "freeze_ended", "account_frozen"),
+        *("payment_named", "cancellation_late"),
         *("reference_conflict", "malformed", "unprocessable"),
     }

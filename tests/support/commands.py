@@ -21,6 +21,7 @@ from schemas import (
     OpenAccount,
     PaymentDisputed,
     PaymentFailed,
+    PaymentNamed,
     PaymentRefunded,
     PaymentSucceeded,
     RecordUsage,
@@ -116,6 +117,12 @@ def refund_failed(refund: str, **more: Any) -> RefundFailed:
             "refund_reference_id": refund,
             **more,
         }
+    )
+
+
+def named(*names: str, **more: Any) -> PaymentNamed:
+    return PaymentNamed(
+        **{"reference_id": "r", "original_reference_id": "p", "also_known_as": names or ("p2",), **more}
     )
 
 

@@ -38,7 +38,9 @@ from worker.core import (
     reply_for,
 )
 from worker.core.calendars import present_period
+from worker.core.cancellations import taken_up_by
 from worker.core.contents import command_of
+from worker.core.known import TakenUp
 from worker.core.needs import names_of, needs_of
 from worker.core.superseded import Owner, owner_of
 
@@ -129,6 +131,8 @@ class FakeLedger:
             for event in self.waiting.values()
             if event.name in self.names and self.names[event.name].user_id in needs.settling
         }
+        firsts = {name.same_as for name in names.values()} - {None}
+        names |= {one.name: copy(one) for one in self.names.values() if one.same_as in firsts}
         users = needs.users | {name.user_id for name in names.values() if name.user_id is not None}
         accounts = {user: copy(self.accounts[user]) for user in sorted(users) if user in self.accounts}
         outcomes = {
@@ -154,8 +158,16 @@ class FakeLedger:
             payment_events=self._payment_events(payments),
             payment_names=names,
             waiting=self._waiting(names.keys() | asked),
+            taken_up=self._taken_up(needs.canceling & accounts.keys()),
             unopened_payments=unopened,
         )
+
+    def _taken_up(self, users: Set[str]) -> dict[str, list[TakenUp]]:
+        known: dict[str, list[TakenUp]] = {}
+        for outcome in self.outcomes.values():
+            if outcome.user_id in users and (one := taken_up_by(outcome)) is not None:
+                known.setdefault(outcome.user_id, []).append(one)
+        return known
 
     def _waiting(self, names: Set[str]) -> dict[str, list[PaymentEvent]]:
         known: dict[str, list[PaymentEvent]] = {}
@@ -443,7 +455,10 @@ class FakeLedger:
             self.names.setdefault(waiting.name, PaymentName(waiting.name))
         for name in plan.names:
             assert self.names.get(name.name, name).payment_reference in (None, name.payment_reference)
+            assert name.same_as is None or name.user_id is None, "a name is bound, and still to come"
             self.names[name.name] = name
+        firsts = {name.same_as for name in self.names.values() if name.same_as is not None}
+        assert all(self.names[first].same_as == first for first in firsts), "names the same as none of them"
         for reference in plan.taken_in:
             self.waiting.pop(reference, None)
         for row in plan.usage_refunds:

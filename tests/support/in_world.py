@@ -1,8 +1,17 @@
 """Commands with identities of a world of their own, so that many worlds fit one database."""
 
-from schemas import Command, ImportAccount, ImportedLot, ImportedPayment, PaymentSucceeded
+from schemas import (
+    Command,
+    ImportAccount,
+    ImportedLot,
+    ImportedPayment,
+    PaymentNamed,
+    PaymentSucceeded,
+    SubscriptionCommand,
+    SubscriptionPayment,
+)
 
-_NAMES = ("reference_id", "user_id", "original_reference_id", "refund_reference_id")
+_NAMES = ("reference_id", "user_id", "original_reference_id", "refund_reference_id", "payment_reference_id")
 
 
 def in_world(world: int, command: Command) -> Command:
@@ -10,8 +19,10 @@ def in_world(world: int, command: Command) -> Command:
     own: dict[str, object] = {
         name: f"{world}-{value}" for name in _NAMES if (value := getattr(command, name, None))
     }
-    if isinstance(command, PaymentSucceeded) and command.also_known_as:
-        own["also_known_as"] = tuple(f"{world}-{name}" for name in command.also_known_as)
+    if isinstance(command, PaymentSucceeded | PaymentNamed):
+        own |= _names(world, command.also_known_as)
+    if isinstance(command, SubscriptionCommand) and command.payment is not None:
+        own["payment"] = _paid(world, command.payment)
     if isinstance(command, ImportAccount):
         return command.model_copy(
             update={
@@ -21,6 +32,15 @@ def in_world(world: int, command: Command) -> Command:
             }
         )
     return command.model_copy(update=own)
+
+
+def _names(world: int, names: tuple[str, ...] | None) -> dict[str, object]:
+    return {"also_known_as": tuple(f"{world}-{name}" for name in names)} if names else {}
+
+
+def _paid(world: int, payment: SubscriptionPayment) -> SubscriptionPayment:
+    own = {"reference_id": f"{world}-{payment.reference_id}", **_names(world, payment.also_known_as)}
+    return payment.model_copy(update=own)
 
 
 def _lot(world: int, lot: ImportedLot) -> ImportedLot:

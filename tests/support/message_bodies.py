@@ -53,6 +53,7 @@ _LEAST: dict[str, Fields] = {
     "payment.succeeded": {"packageIndex": 0, **_MONEY},
     "payment.refunded": {**_ABOUT, **_MONEY},
     "payment.refund_failed": {"refundReferenceId": "re-1", **_ABOUT},
+    "payment.named": {"alsoKnownAs": ["pi-1"], **_ABOUT},
     "payment.disputed": {"disputeId": "d-1", **_ABOUT, **_MONEY},
     "payment.dispute_closed": {"disputeId": "d-1", "result": "lost", **_ABOUT, **_MONEY},
     "payment.failed": _ABOUT,

@@ -13,7 +13,7 @@ from typing import Any
 from schemas import Command
 from tests.support import model_imports
 from tests.support.model_account import AccountModel, Message, Movement
-from tests.support.model_payments import ABOUT_PAYMENTS
+from tests.support.model_payments import ABOUT_PAYMENTS, name_in, names_in
 from tests.support.model_rules import (
     Answer,
     Judgement,
@@ -41,8 +41,8 @@ CONTENT: Mapping[str, tuple[str, ...]] = {
     ),
     "account.open": ("tier",),
     "account.settle": (),
-    "account.freeze": ("reason", "userId"),
-    "account.unfreeze": ("reason", "userId"),
+    "account.freeze": ("paymentReferenceId", "reason", "userId"),
+    "account.unfreeze": ("paymentReferenceId", "reason", "userId"),
     "credit.adjust": ("allowNegative", "expiresAt", "tokens"),
     "credit.bonus": ("effectiveAt", "expiresAt", "priority", "tokens"),
     "credit.refund": ("freeQuantity", "originalReferenceId", "tokens"),
@@ -50,6 +50,7 @@ CONTENT: Mapping[str, tuple[str, ...]] = {
     "payment.disputed": ("amountMinor", "currency", "disputeId", "originalReferenceId", "stage"),
     "payment.failed": ("originalReferenceId",),
     "payment.import": (),  # never a message: only what names the reference of an imported payment
+    "payment.named": ("alsoKnownAs", "originalReferenceId"),
     "payment.refund_failed": ("originalReferenceId", "refundReferenceId"),
     "payment.refunded": ("amountMinor", "currency", "originalReferenceId", "refundedTotalMinor"),
     "payment.succeeded": (
@@ -82,6 +83,7 @@ OPENING = frozenset(
         "payment.dispute_closed",
         "payment.disputed",
         "payment.failed",
+        "payment.named",
         "payment.refund_failed",
         "payment.refunded",
         "payment.succeeded",
@@ -138,8 +140,8 @@ class Model:
         """The reply to ``command``, without what ``predicted`` leaves out. Absent fields are left out too."""
         message = self._with_package_id({"attempt": 1, **json.loads(command.to_json())})
         answer = self._answer(message, now)
-        if message["type"] == "payment.succeeded" and answer["duplicate"] and answer["status"] == "applied":
-            self._rules.payments.learn(message)
+        if message["type"] in ("payment.succeeded", "payment.named") and answer["duplicate"]:
+            self._rules.payments.learn(message, answer)
         return answer
 
     def _with_package_id(self, message: Message) -> Message:
@@ -271,6 +273,11 @@ class Model:
         return self._rules.payments.waiting
 
     @property
+    def names_alike(self) -> list[list[str]]:
+        """Names of payments that nobody knows yet, of each payment together."""
+        return sorted(sorted(group) for group in self._rules.payments.groups if len(group) > 1)
+
+    @property
     def payment_names(self) -> dict[str, str]:
         """The payment of each name."""
         return self._rules.payments.names
@@ -303,7 +310,9 @@ class Model:
                 self._judged(again, now, past)
 
     def _judge(self, message: Message, now: datetime) -> Answer:
-        if message["type"] in ABOUT_PAYMENTS:
+        if message["type"] == "payment.named":
+            return self._judge_names(message, now)
+        if name_in(message) is not None:
             return self._judge_about_payment(message, now)
         if message["userId"] not in self._accounts:
             if message["type"] == "account.open":
@@ -315,25 +324,51 @@ class Model:
 
     def _judge_about_payment(self, message: Message, now: datetime) -> Answer:
         """The payment says whose account it is; until it comes, the message waits and belongs to nobody."""
-        name = message["originalReferenceId"]
+        name = name_in(message)
+        assert name is not None
         payment = self._rules.payments.named(name)
-        own = [
-            judged for judged in self._judgements[message["referenceId"]] if _is_of_one(message, judged[0])
-        ]
+        own = self._own(message)
         # A reference that is judged anew stays whose it was; the payment takes the event in later.
         if payment is not None and own and own[-1][1].get("userId") != payment["userId"]:
             payment = None
         if payment is not None:
             answer = self._judge_with_account(message, now, payment["userId"])
             return {**answer, "userId": payment["userId"]}
-        past = [j for j in self._judgements.get(name, []) if j[0]["type"] not in _PAYMENTS]
-        if past and past[-1][1]["status"] == "applied" and not came_to_nothing(*past[-1]):
-            named = {"originalReferenceId": name}
-            return {"status": "rejected", "code": "original_not_found", "duplicate": False, **named}
+        if self._is_other(name):
+            return _no_payment(name)
         user = own[-1][1].get("userId") if own else message.get("userId")
         self._rules.payments.wait({**message, "userId": user}, now)
         waits = {"status": "applied", "code": "payment_awaited", "duplicate": False, "amount": 0}
         return {**waits, **named_money(message)}
+
+    def _own(self, message: Message) -> list[Judgement]:
+        past = self._judgements[message["referenceId"]]
+        return [judged for judged in past if _is_of_one(message, judged[0])]
+
+    def _is_other(self, name: str) -> bool:
+        """True for the reference of an operation that moved something and is no payment."""
+        past = [j for j in self._judgements.get(name, []) if j[0]["type"] not in _PAYMENTS]
+        return bool(past) and past[-1][1]["status"] == "applied" and not came_to_nothing(*past[-1])
+
+    def _judge_names(self, message: Message, now: datetime) -> Answer:
+        """Names of one payment, also of one that nobody knows yet."""
+        payments, names = self._rules.payments, names_in(message)
+        owners = payments.owners(names)
+        if len(owners) > 1:
+            taken = {"originalReferenceId": owners[1]}
+            return {"status": "rejected", "code": "reference_taken", "duplicate": False, **taken}
+        if names[0] not in payments.names and self._is_other(names[0]):
+            return _no_payment(names[0])
+        payment, own = payments.named(owners[0]) if owners else None, self._own(message)
+        if payment is not None and (not own or own[-1][1].get("userId") == payment["userId"]):
+            answer = self._judge_with_account(message, now, payment["userId"])
+            return {**answer, "userId": payment["userId"]}
+        if payment is not None:
+            payments.call(payment["referenceId"], names)
+        else:
+            payments.join(names)
+        named = {"amount": 0, "originalReferenceId": names[0]}
+        return {"status": "applied", "code": "payment_named", "duplicate": False, **named}
 
     def _judge_first(self, message: Message, now: datetime) -> Answer:
         """The user is new: the message opens the account, whatever else becomes of it."""
@@ -405,6 +440,11 @@ class Model:
         return is_judged or self._rules.payments.named(payment["referenceId"]) is not None
 
 
+def _no_payment(name: str) -> Answer:
+    named = {"originalReferenceId": name}
+    return {"status": "rejected", "code": "original_not_found", "duplicate": False, **named}
+
+
 def _reply(account: AccountModel, status: str, code: str, detail: dict[str, Any], before: int) -> Answer:
     answer = {"status": status, "code": code, "duplicate": False, **detail, "balanceBefore": before}
     answer["balanceAfter"] = account.balance()
@@ -421,7 +461,7 @@ def _reply(account: AccountModel, status: str, code: str, detail: dict[str, Any]
 
 def _is_of_one(message: Message, other: Message) -> bool:
     """True where both have the same type and user; of a payment's events the payment knows the user."""
-    is_same_user = message["type"] in ABOUT_PAYMENTS or message["userId"] == other.get("userId")
+    is_same_user = message["type"] in ABOUT_PAYMENTS or message.get("userId") == other.get("userId")
     return bool(message["type"] == other["type"] and is_same_user)
 
 

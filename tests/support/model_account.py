@@ -332,7 +332,7 @@ class AccountModel:
                 case "d":
                     self._renew(at)
                 case _:
-                    self._take_effect(self.credits[number], at)
+                    self.take_effect(self.credits[number], at)
 
     def _in_order_of_opening(self) -> list[Hold]:
         """Holds in the order of opening, and of references where they were opened in one moment."""
@@ -452,7 +452,8 @@ class AccountModel:
             self.fill(credit, tokens, "allocation", at)
         self.granted_start, self.granted_until, self.period_granted = at, end, tier.monthly_tokens
 
-    def _take_effect(self, credit: Credit, at: datetime) -> None:
+    def take_effect(self, credit: Credit, at: datetime) -> None:
+        """Fills a credit that waited."""
         credit["isWaiting"] = False
         self.fill(credit, credit["granted"], credit["source"], at)
 

@@ -32,6 +32,7 @@ def assert_same_ledger(ledger: FakeLedger, model: Model) -> None:
     for user in ledger.accounts:
         assert_same_account(ledger, model, user)
     assert {n.name: n.payment_reference for n in ledger.names.values() if n.user_id} == model.payment_names
+    assert names_alike_in(ledger) == model.names_alike
     assert waiting_events_of(ledger) == sorted(model.waiting_events, key=_reference)
     assert notices_of(ledger) == {
         reference_id: [notice for notice in model.notices if notice["referenceId"] == reference_id]
@@ -149,6 +150,7 @@ def payments_of(ledger: FakeLedger, user: str) -> list[dict[str, Any]]:
             "referenceId": paid.reference_id,
             "userId": user,
             "packageId": paid.package_id,
+            "tier": paid.tier,
             "amountMinor": paid.amount_minor,
             "currency": paid.currency,
             "tokens": paid.base_tokens,
@@ -167,6 +169,15 @@ def payment_events_of(ledger: FakeLedger, user: str) -> list[dict[str, Any]]:
     account_id = ledger.accounts[user].account_id
     own = [event for event in ledger.payment_events if event.account_id == account_id]
     return sorted(({**_as_event(event), "userId": user} for event in own), key=_reference)
+
+
+def names_alike_in(ledger: FakeLedger) -> list[list[str]]:
+    """Return the names of payments to come, those of each payment together."""
+    alike: dict[str, list[str]] = {}
+    for name in ledger.names.values():
+        if name.same_as is not None:
+            alike.setdefault(name.same_as, []).append(name.name)
+    return sorted(sorted(names) for names in alike.values())
 
 
 def waiting_events_of(ledger: FakeLedger) -> list[dict[str, Any]]:

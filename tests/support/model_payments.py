@@ -14,12 +14,15 @@ from worker.catalog import Package, PaymentPolicy
 Payment = dict[str, Any]
 Event = dict[str, Any]
 
-#: Types about a payment: the payment knows whose it is.
+#: Types about a payment: the payment knows whose it is. Those that freeze may name a user instead.
 ABOUT_PAYMENTS = frozenset(
     {
+        "account.freeze",
+        "account.unfreeze",
         "payment.dispute_closed",
         "payment.disputed",
         "payment.failed",
+        "payment.named",
         "payment.refund_failed",
         "payment.refunded",
     }
@@ -28,10 +31,28 @@ _REFUNDS = ("refunded", "refunded_total")
 _BEFORE_ALL = datetime.min.replace(tzinfo=UTC)
 
 
+def name_in(message: Message) -> str | None:
+    """The name of the payment that a message is about."""
+    name: str | None = message.get("originalReferenceId", message.get("paymentReferenceId"))
+    return name if message["type"] in ABOUT_PAYMENTS else None
+
+
+def names_in(message: Message) -> list[str]:
+    """The names of one payment that a message lists, the first one first."""
+    first = message["originalReferenceId"] if message["type"] == "payment.named" else message["referenceId"]
+    return [first, *message.get("alsoKnownAs", ())]
+
+
 class Payments:
-    """Every payment that was taken, every event that counts or waits, and whose each name is."""
+    """Every payment that was taken, every event that counts or waits, and whose each name is.
+
+    ``groups`` are names of payments that nobody knows yet. ``words`` are the times at which each user was
+    frozen (True) and let go.
+    """
 
     def __init__(self) -> None:
+        self.groups: list[set[str]] = []
+        self.words: dict[str, list[tuple[datetime, bool]]] = {}
         self.taken: list[Payment] = []
         self.events: list[Event] = []
         self.waiting: list[Event] = []
@@ -41,10 +62,43 @@ class Payments:
         """The payment of that name."""
         return next((p for p in self.taken if p["referenceId"] == self.names.get(name)), None)
 
-    def learn(self, message: Message) -> None:
-        """Gives the payment of a copy those of the copy's names that are free."""
-        for name in message.get("alsoKnownAs", ()):
-            self.names.setdefault(name, message["referenceId"])
+    def owners(self, names: list[str]) -> list[str]:
+        """The first of these names of each payment that has any of them."""
+        firsts: dict[str, str] = {}
+        for name in names:
+            if name in self.names:
+                firsts.setdefault(self.names[name], name)
+        return list(firsts.values())
+
+    def call(self, payment_reference: str, names: list[str]) -> set[str]:
+        """Gives a payment those names that are free, with all that are the same; returns what is new."""
+        called = {name for name in names if name not in self.names}
+        called |= set().union(*(group for group in self.groups if group & called))
+        self.names |= dict.fromkeys(called, payment_reference)
+        self.groups = [group for group in self.groups if not group & called]
+        return called
+
+    def join(self, names: list[str]) -> None:
+        """Notes that those of these names that are free are of one payment."""
+        free = {name for name in names if name not in self.names}
+        met = [group for group in self.groups if group & free]
+        others = [group for group in self.groups if not group & free]
+        self.groups = [*others, free.union(*met)] if free else others
+
+    def learn(self, message: Message, answer: dict[str, Any]) -> None:
+        """Takes the names from a copy of a payment, or of names for one."""
+        names = names_in(message)
+        is_applied, is_payment = answer["status"] == "applied", message["type"] == "payment.succeeded"
+        owners = self.owners(names)
+        if is_payment and is_applied:
+            self.call(message["referenceId"], names)
+        elif is_payment and answer["code"] != "reference_taken" and message["referenceId"] not in self.names:
+            self.join(names)
+        elif not is_payment and is_applied and len(owners) < 2:
+            if owners:
+                self.call(self.names[owners[0]], names)
+            else:
+                self.join(names)
 
     def wait(self, message: Message, now: datetime) -> None:
         """Notes an event of a payment that nobody knows."""
@@ -63,23 +117,49 @@ class Payments:
             bonus = account.note("purchase_bonus", bonus_tokens, expires_at=end, parent=base["number"])
             account.fill(bonus, bonus_tokens, "bonus")
             lots.append(bonus["number"])
+        return self._paid(
+            account,
+            message,
+            {
+                "userId": user,
+                "packageId": package.id,
+                "tier": None,
+                "tokens": base_tokens,
+                "bonusTokens": bonus_tokens,
+                "occurredAt": _time(message),
+                "lots": lots,
+            },
+        )
+
+    def subscribed(self, account: AccountModel, message: Message, tokens: int) -> int:
+        """Notes the payment of a period that granted so many tokens; counts what came before it."""
+        granted = [c for c in account.credits if c["source"] == "allocation" and c["parent"] is None]
+        return self._paid(
+            account,
+            message["payment"],
+            {
+                "userId": message["userId"],
+                "packageId": None,
+                "tier": account.tier,
+                "tokens": tokens,
+                "bonusTokens": 0,
+                "occurredAt": _time(message),
+                "lots": [granted[-1]["number"]] if tokens else [],
+            },
+        )
+
+    def _paid(self, account: AccountModel, money: Message, goods: dict[str, Any]) -> int:
         payment = {
-            "referenceId": message["referenceId"],
-            "userId": user,
-            "packageId": package.id,
-            "amountMinor": message["amountMinor"],
-            "currency": message["currency"],
-            "tokens": base_tokens,
-            "bonusTokens": bonus_tokens,
-            "provider": message.get("provider"),
-            "occurredAt": _time(message),
+            "referenceId": money["referenceId"],
+            "amountMinor": money["amountMinor"],
+            "currency": money["currency"],
+            "provider": money.get("provider"),
             "recordedAt": account.now,
-            "lots": lots,
+            **goods,
         }
         self.taken.append(payment)
-        for name in (message["referenceId"], *message.get("alsoKnownAs", ())):
-            self.names[name] = message["referenceId"]
-        return self._take_in(account, payment)
+        names = [money["referenceId"], *money.get("alsoKnownAs", ())]
+        return self.take_in(account, payment, self.call(payment["referenceId"], names))
 
     def imported(self, account: AccountModel, message: Message, lot: int) -> None:
         """Lists a payment of an import with the credit that it bought; what waits for it waits on."""
@@ -88,6 +168,7 @@ class Payments:
                 "referenceId": message["referenceId"],
                 "userId": message["userId"],
                 "packageId": message["packageId"],
+                "tier": None,
                 "amountMinor": message["amountMinor"],
                 "currency": message["currency"],
                 "tokens": message["tokens"],
@@ -98,7 +179,7 @@ class Payments:
                 "lots": [lot],
             }
         )
-        self.names[message["referenceId"]] = message["referenceId"]
+        self.call(message["referenceId"], [message["referenceId"]])
 
     def look_for_waiting(self, account: AccountModel, user: str) -> None:
         """Lets what waits for a payment of the user count, although its payment is there already."""
@@ -106,8 +187,9 @@ class Payments:
             payment = self.named(name)
             if payment is None or payment["userId"] != user:
                 continue
-            if self._fitting(payment):
-                self._take_in(account, payment)
+            names = {name for name, owner in self.names.items() if owner == payment["referenceId"]}
+            if self._fitting(payment, names):
+                self.take_in(account, payment, names)
                 return
 
     def happened(self, account: AccountModel, payment: Payment, message: Message) -> tuple[Event, int]:
@@ -136,17 +218,21 @@ class Payments:
         self.events.append(event)
         return event
 
-    def _fitting(self, payment: Payment) -> list[Event]:
-        own = [e for e in self.waiting if self.names.get(e["payment"]) == payment["referenceId"]]
+    def _fitting(self, payment: Payment, names: set[str]) -> list[Event]:
+        own = [event for event in self.waiting if event["payment"] in names]
         return [e for e in own if e["happened"] not in _REFUNDS or e["currency"] == payment["currency"]]
 
-    def _take_in(self, account: AccountModel, payment: Payment) -> int:
-        taken = self._fitting(payment)
+    def take_in(self, account: AccountModel, payment: Payment, names: set[str]) -> int:
+        """Counts what waits for a payment under these names; returns what that wrote off."""
+        taken = self._fitting(payment, names)
         if not taken:
             return 0
         for event in taken:
             self.waiting.remove(event)
             self._add(payment, event, account.message)
+            if event["happened"] in ("frozen", "unfrozen"):
+                at = event["occurredAt"] or event["recordedAt"]
+                self.words.setdefault(payment["userId"], []).append((at, event["happened"] == "frozen"))
         moved = self._add(payment, _event({**account.message, "type": ""}, account.now), account.message)
         self._bring_up_to_date(account, payment, moved)
         uncollected: int = moved["uncollected"]
@@ -156,15 +242,23 @@ class Payments:
 
     def _bring_up_to_date(self, account: AccountModel, payment: Payment, event: Event) -> None:
         events, policy = self._of(payment), account.catalog.payments
-        own: list[Credit] = [account.credits[number - 1] for number in payment["lots"]]
+        groups = _groups(account, payment)
+        own = [credit for _, lots in groups for credit in lots]
         self._let_go(account, events)
         collected, uncollected = _total(events, "collected"), _total(events, "uncollected")
-        wishes, lapsed = _wishes(account, payment, own, events)
+        wishes, lapsed = _wishes(account, payment, groups, events)
         wanted = sum(wishes)
-        written_off = max(uncollected - lapsed, 0)
-        goal = wanted if wanted <= collected else max(collected, wanted - written_off)
-        taken = _balanced(self._taken_so_far(account, events), payment["lots"])
-        reached = _take_again(account, own, wishes, goal, taken)
+        # What earlier events wanted in vain is given up: this one wants only what it adds.
+        earlier = [one for one in events if one["postedBy"] != account.message["referenceId"]]
+        given_up_at = sum(_wishes(account, payment, groups, earlier)[0])
+        goal = wanted
+        if wanted > collected:
+            goal = collected + max(wanted - max(given_up_at, collected), 0)
+        taken = _balanced(self._taken_so_far(account, events), [credit["number"] for credit in own])
+        for credit in own:
+            if goal and credit["isWaiting"]:  # it was paid ahead
+                account.take_effect(credit, account.now)
+        reached = _take_again(account, [lots for _, lots in groups], wishes, goal, taken)
         if policy.when_spent == "debt":
             account.write(reached - goal, "reversals", None)
             reached = goal
@@ -205,19 +299,38 @@ def _balanced(taken: dict[int | None, int], own: list[int]) -> dict[int | None, 
     return balanced
 
 
+def _groups(account: AccountModel, payment: Payment) -> list[tuple[int, list[Credit]]]:
+    """The tokens that were bought and the credits that have them: of a period what rolled over as well."""
+    own = [account.credits[number - 1] for number in payment["lots"]]
+    if payment["tier"] is None:
+        return [(credit["granted"], [credit]) for credit in own]
+    for credit in account.credits:
+        if credit["source"] == "allocation" and credit["parent"] in [one["number"] for one in own]:
+            own.append(credit)
+    return [(payment["tokens"], own)]
+
+
 def _take_again(
-    account: AccountModel, own: list[Credit], wishes: list[int], goal: int, taken: dict[int | None, int]
+    account: AccountModel,
+    groups: list[list[Credit]],
+    wishes: list[int],
+    goal: int,
+    taken: dict[int | None, int],
 ) -> int:
     """Moves tokens until ``goal`` are taken as if nothing had been before, or no lot has any more."""
     missing = goal
+    own = [credit for lots in groups for credit in lots]
     parts = {credit["number"]: 0 for credit in own}
-    for limits in (wishes, [goal] * len(own)):
-        for credit, limit in zip(own, limits, strict=True):
-            number = credit["number"]
-            there = account.free(credit) + taken.get(number, 0) - parts[number]
-            part = min(there, limit, missing)
-            parts[number] += part
-            missing -= part
+    for limits in (wishes, [goal] * len(groups)):
+        for lots, wished in zip(groups, limits, strict=True):
+            limit = wished
+            for credit in lots:
+                number = credit["number"]
+                there = account.free(credit) + taken.get(number, 0) - parts[number]
+                part = min(there, limit, missing)
+                parts[number] += part
+                limit -= part
+                missing -= part
     # Other lots keep what was taken of them, the first ones the longest; the debt goes back before them.
     others = {number: sum_ for number, sum_ in taken.items() if number not in parts and number is not None}
     for number, sum_ in others.items():
@@ -237,7 +350,8 @@ def _give_back_debt(account: AccountModel, own: list[Credit], tokens: int) -> No
     account.write(repaid, "reversals", None)
     tokens -= repaid
     for credit in own:
-        part = min(tokens, credit["granted"] - account.remaining(credit))
+        waiting = credit["granted"] if credit["isWaiting"] else 0
+        part = min(tokens, credit["granted"] - account.remaining(credit) - waiting)
         account.write(part, "reversals", credit["number"])
         tokens -= part
     if tokens > 0:
@@ -263,24 +377,25 @@ def _hold(account: AccountModel, own: list[Credit], reference: str, policy: Paym
 
 
 def _wishes(
-    account: AccountModel, payment: Payment, own: list[Credit], events: list[Event]
+    account: AccountModel, payment: Payment, groups: list[tuple[int, list[Credit]]], events: list[Event]
 ) -> tuple[list[int], int]:
-    """Tokens asked for of each of the payment's lots, and those that are not, because they expired."""
+    """Tokens asked for of each group of lots, and those that are not, because they expired."""
     policy = account.catalog.payments
     back = _gone(payment, events, policy)
     wishes, lapsed_in_all = [], 0
-    for credit in own:
-        wish = int(credit["granted"] * back)
-        lapsed = 0
-        if credit["expiresAt"] is not None:
+    for granted, lots in groups:
+        wish, lapsed = int(granted * back), 0
+        for credit in lots:
+            ends = [end for end in (credit["expiresAt"], credit["endedAt"]) if end is not None]
             ran_out = -sum(
                 movement["amount"]
                 for movement in account.movements
                 if movement["counter"] == "expiry" and movement["lot"] == credit["number"]
             )
-            before = _gone(payment, _known_by(events, credit["expiresAt"]), policy)
+            before = _gone(payment, _known_by(events, min(ends)), policy) if ends else back
             if back > before:
-                lapsed = min(wish, int(ran_out * (back - before) / (1 - before)))
+                lapsed += int(ran_out * (back - before) / (1 - before))
+        lapsed = min(lapsed, wish)
         wishes.append(wish - lapsed)
         lapsed_in_all += lapsed
     return wishes, lapsed_in_all
@@ -362,10 +477,10 @@ def _undoes(event: Event, payment: Payment) -> bool:
 
 def _event(message: Message, now: datetime) -> Event:
     happened = _happened(message)
-    is_money = happened not in ("succeeded", "failed", "refund_failed")
+    is_money = happened not in ("succeeded", "failed", "refund_failed", "frozen", "unfrozen")
     return {
         "referenceId": message["referenceId"],
-        "payment": message.get("originalReferenceId"),
+        "payment": message.get("originalReferenceId", message.get("paymentReferenceId")),
         "userId": message.get("userId"),
         "postedBy": None,
         "happened": happened,
@@ -392,6 +507,10 @@ def _happened(message: Message) -> str:
             return "refund_failed"
         case "payment.failed":
             return "failed"
+        case "account.freeze":
+            return "frozen"
+        case "account.unfreeze":
+            return "unfrozen"
     return "succeeded"
 
 

@@ -10,7 +10,7 @@ from fractions import Fraction
 from typing import Any
 
 from tests.support.model_account import AccountModel, Credit, Message
-from tests.support.model_payments import Payments
+from tests.support.model_payments import Payments, name_in, names_in
 from worker.catalog import Catalog, Package, PricingRule
 
 Answer = dict[str, Any]
@@ -37,9 +37,6 @@ class Rules:
         self._freed: list[tuple[str, int]] = []
         self._counted_in: dict[str, tuple[str, datetime]] = {}
         self.payments = Payments()
-        #: Times at which each user was frozen and let go.
-        self._frozen: dict[str, list[datetime]] = {}
-        self._let_go: dict[str, list[datetime]] = {}
 
     def judge(self, account: AccountModel, message: Message) -> Decision:
         """Judge the message: its code, its amount (None: rejected), and what else the reply says."""
@@ -61,14 +58,18 @@ class Rules:
         return "account_exists", None, {"tier": account.tier}
 
     def _freeze(self, account: AccountModel, message: Message) -> Decision:
-        words = self._frozen if message["type"] == "account.freeze" else self._let_go
-        words.setdefault(message["userId"], []).append(_time(message, "occurredAt") or account.now)
-        return "freeze_began" if self._is_frozen(message["userId"]) else "freeze_ended", 0, {}
+        name = message.get("paymentReferenceId")
+        payment = None if name is None else self.payments.named(name)
+        user: str = message["userId"] if payment is None else payment["userId"]
+        word = (_time(message, "occurredAt") or account.now, message["type"] == "account.freeze")
+        self.payments.words.setdefault(user, []).append(word)
+        detail = {} if name is None else {"paymentReferenceId": name}
+        return "freeze_began" if self._is_frozen(user) else "freeze_ended", 0, detail
 
     def _is_frozen(self, user: str) -> bool:
         """True where the latest word is a freeze; of two at one time it is."""
-        frozen, let_go = self._frozen.get(user), self._let_go.get(user)
-        return frozen is not None and (let_go is None or max(frozen) >= max(let_go))
+        words = self.payments.words.get(user)
+        return bool(words) and max(words or ())[1]
 
     def _settle_account(self, account: AccountModel, message: Message) -> Decision:
         self.payments.look_for_waiting(account, message["userId"])
@@ -225,7 +226,8 @@ class Rules:
             code, _, figures = _of(name, _short("refund_exceeds_original", asked, still_used))
             return code, None, {**figures, "field": "freeQuantity"}
         quota = self._counted_in.get(name)
-        free = still_used if quota is not None and quota[1] == account.period()[0] else 0
+        is_present = quota is not None and quota[1].date() == account.period()[0].date()  # as in used()
+        free = still_used if is_present else 0
         if tokens > left and (asked is not None or free == 0):
             return _of(name, _short("refund_exceeds_original", tokens, left))
         tokens = min(tokens, left)
@@ -288,6 +290,8 @@ class Rules:
         tier = account.catalog.tiers.get(name)
         if tier is None:
             return "unknown_tier", None, {"tier": name}
+        if (taken := self._taken_name(message.get("payment", {}))) is not None:
+            return taken
         is_paid = now < account.granted_until
         if message.get("effectiveAt") == "period_end":
             if account.has_ended():
@@ -303,12 +307,15 @@ class Rules:
             at = _begin(account, named, tier.monthly_tokens)
             if at > now:
                 code, _, detail = _change_later(account, name, at)
-                return code, tier.monthly_tokens, {**detail, **_named(*named)}
+                detail = {**detail, **_named(*named)}
+                return self._paid(account, message, (code, tier.monthly_tokens, detail))
             account.tier, account.next_tier, account.ends_at = name, None, None
             detail = {"tier": name, "previousTier": previous, **_named(*named)}
-            return "subscription_changed", tier.monthly_tokens, detail
+            return self._paid(account, message, ("subscription_changed", tier.monthly_tokens, detail))
         if not is_paid:
             account.granted_start, account.granted_until = account.period_of(now)
+            account.period_granted = 0
+        elif "payment" in message and account.has_ended() and (account.granted_start or now) <= now:
             account.period_granted = 0
         extra = max(0, tier.monthly_tokens - account.period_granted)
         account.period_granted += extra
@@ -319,16 +326,19 @@ class Rules:
             allocate(account, extra, account.granted_until, start)
             is_next = extra > 0 or name == coming
             code, _, detail = _change_later(account, name, start if is_next else account.granted_until)
-            return code, extra, detail
+            return self._paid(account, message, (code, extra, detail))
         previous, account.tier = account.tier, name
         account.ends_at = account.next_tier = None
         allocate(account, extra, account.granted_until)
         until = _wire(account.granted_until)
-        return "subscription_changed", extra, {"tier": name, "previousTier": previous, "periodEnd": until}
+        detail = {"tier": name, "previousTier": previous, "periodEnd": until}
+        return self._paid(account, message, ("subscription_changed", extra, detail))
 
     def _renew(self, account: AccountModel, message: Message) -> Decision:
         if account.ends_at is not None:
             return "subscription_not_active", None, {}
+        if (taken := self._taken_name(message.get("payment", {}))) is not None:
+            return taken
         now, named = account.now, _gateways(message)
         if named is None:
             code, start, end = _own_period(account, _time(message, "periodStart"))
@@ -358,10 +368,51 @@ class Rules:
             account.period_granted = tier.monthly_tokens
             allocate(account, tier.monthly_tokens, end, start, is_waiting=at > now)
         code = "renewal_scheduled" if at > now else "subscription_renewed"
-        return code, tier.monthly_tokens, {"tier": name, **_named(start, end)}
+        decision = code, tier.monthly_tokens, {"tier": name, **_named(start, end)}
+        return self._paid(account, message, decision)
+
+    def _paid(self, account: AccountModel, message: Message, decision: Decision) -> Decision:
+        """Notes the payment of what was granted, where the message has one."""
+        code, tokens, detail = decision
+        if "payment" not in message:
+            return decision
+        written_off = self.payments.subscribed(account, message, tokens or 0)
+        return code, tokens, {**detail, **({"uncollected": written_off} if written_off else {})}
+
+    def _taken_name(self, payment: Message) -> Decision | None:
+        """The refusal of a payment with a name that another one has."""
+        for name in (payment.get("referenceId"), *payment.get("alsoKnownAs", ())):
+            if name in self.payments.names:
+                return "reference_taken", None, {"originalReferenceId": name}
+        return None
+
+    def _is_taken_up_since(self, moment: datetime, cancellation: Message) -> bool:
+        """True where a change or a renewal occurred then or later, as both say."""
+        for past in self._judgements.values():
+            for message, answer in past:
+                is_own = (answer["status"], answer.get("userId")) == ("applied", cancellation["userId"])
+                if not is_own or message["type"] not in ("subscription.change", "subscription.renew"):
+                    continue
+                is_for_later = message.get("effectiveAt") == "period_end"
+                at = _time(message, "occurredAt")
+                is_since = at is not None and at >= moment
+                if is_since and not (is_for_later and cancellation["at"] == "now"):
+                    return True
+        return False
 
     def _cancel(self, account: AccountModel, message: Message) -> Decision:
         now, is_at_once = account.now, message["at"] == "now"
+        if (said := _time(message, "occurredAt")) is not None and self._is_taken_up_since(said, message):
+            of_before = [
+                credit
+                for credit in account.credits
+                if (credit["source"], credit["endedAt"]) == ("allocation", None)
+                and credit["effectiveAt"] <= said
+                and (credit["expiresAt"] is None or now < credit["expiresAt"])
+                and credit["expiresAt"] != account.granted_until
+            ]
+            ended = _end_at_once(account, of_before) if is_at_once else 0
+            return "cancellation_late", ended, {}
         if account.ends_at is not None and (account.has_ended() or not is_at_once):
             return "subscription_not_active", None, {}
         account.next_tier, start = None, account.granted_start
@@ -390,9 +441,8 @@ class Rules:
     # -- payments -----------------------------------------------------------------------------------------
 
     def _purchase(self, account: AccountModel, message: Message) -> Decision:
-        for name in (message["referenceId"], *message.get("alsoKnownAs", ())):
-            if self.payments.named(name) is not None:
-                return "reference_taken", None, {"originalReferenceId": name}
+        if (taken := self._taken_name(message)) is not None:
+            return taken
         package = package_named(account.catalog, message)
         if package is None:
             named = message.get("packageId") or f"#{message['packageIndex']}"
@@ -419,6 +469,15 @@ class Rules:
         if is_good:
             return "tokens_purchased", sum(tokens), detail
         return "purchase_flagged", sum(tokens), {**detail, **figures}
+
+    def _named(self, account: AccountModel, message: Message) -> Decision:
+        names = names_in(message)
+        payment = self.payments.named(self.payments.owners(names)[0])
+        assert payment is not None
+        called = self.payments.call(payment["referenceId"], names)
+        written_off = self.payments.take_in(account, payment, called)
+        detail = {"originalReferenceId": names[0], "paymentReferenceId": payment["referenceId"]}
+        return "payment_named", 0, {**detail, **({"uncollected": written_off} if written_off else {})}
 
     def _went_back(self, account: AccountModel, message: Message) -> Decision:
         payment = self.payments.named(message["originalReferenceId"])
@@ -464,6 +523,7 @@ class Rules:
         "payment.dispute_closed": _went_back,
         "payment.disputed": _went_back,
         "payment.failed": _went_back,
+        "payment.named": _named,
         "payment.refund_failed": _went_back,
         "payment.refunded": _went_back,
         "payment.succeeded": _purchase,
@@ -585,7 +645,9 @@ def named_money(message: Message) -> dict[str, Any]:
     """The parts of an event that its reply repeats: the name of the payment, and the money."""
     amount = message.get("amountMinor", message.get("refundedTotalMinor"))
     money = {} if amount is None else {"amountMinor": amount}
-    return {"originalReferenceId": message["originalReferenceId"], **money}
+    if "paymentReferenceId" in message:
+        money = {"paymentReferenceId": message["paymentReferenceId"]}
+    return {"originalReferenceId": name_in(message), **money}
 
 
 def _list_price(message: Message) -> int:

@@ -35,6 +35,7 @@ from schemas import (
     OpenAccount,
     PaymentDisputed,
     PaymentFailed,
+    PaymentNamed,
     PaymentRefunded,
     PaymentSucceeded,
     RecordUsage,
@@ -335,6 +336,12 @@ def commands(now: datetime = NOW, limits: Limits = LIMITS) -> st.SearchStrategy[
         _made(PaymentRefunded, **money, **first, **of_payment),
         _made(PaymentRefunded, **first, **{**of_payment, **total}),
         _made(RefundFailed, refund_reference_id=identifiers(), **first, **of_payment),
+        _made(
+            PaymentNamed,
+            also_known_as=st.lists(identifiers(), min_size=1, max_size=3).map(tuple),
+            **first,
+            **of_payment,
+        ),
         _made(PaymentDisputed, stage=st.sampled_from([None, "inquiry", "chargeback"]), **dispute, **first),
         _made(
             DisputeClosed,

@@ -5,11 +5,14 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from schemas import (
+    CancelSubscription,
+    ChangeSubscription,
     Command,
     DeductUsage,
     DisputeClosed,
     OpenAccount,
     PaymentDisputed,
+    PaymentNamed,
     PaymentRefunded,
     PaymentSucceeded,
     RefundFailed,
@@ -75,6 +78,35 @@ def history_of_kim(opened: datetime) -> Sequence[tuple[timedelta, Sequence[Comma
             TAKING_CATALOG,
         ),
         (44 * _DAY, [SettleAccount(reference_id="kim-looked", user_id="kim")], TAKING_CATALOG),
+        (
+            44 * _DAY,
+            [
+                _refunded("kim-late", "kim-intent-3", amount_minor=98, currency="EUR"),
+                PaymentNamed(
+                    reference_id="kim-named",
+                    original_reference_id="kim-pay-3",
+                    also_known_as=("kim-intent-3",),
+                ),
+                PaymentNamed(
+                    reference_id="kim-named-early",
+                    original_reference_id="kim-pay-9",
+                    also_known_as=("kim-intent-9", "kim-charge-9"),
+                ),
+                ChangeSubscription(
+                    reference_id="kim-stays",
+                    user_id="kim",
+                    tier="free",
+                    occurred_at=opened + 44 * _DAY,
+                ),
+                CancelSubscription(
+                    reference_id="kim-ended-before",
+                    user_id="kim",
+                    at="now",
+                    occurred_at=opened + 43 * _DAY,
+                ),
+            ],
+            TAKING_CATALOG,
+        ),
         (
             45 * _DAY,
             [

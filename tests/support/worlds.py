@@ -13,7 +13,17 @@ from itertools import count
 from random import Random
 from typing import Any, TypeVar
 
-from schemas import Command, PaymentRefunded, PaymentSucceeded, RefundFailed
+from schemas import (
+    Command,
+    FreezeAccount,
+    FreezingCommand,
+    PaymentNamed,
+    PaymentRefunded,
+    PaymentSucceeded,
+    RefundFailed,
+    SubscriptionPayment,
+    UnfreezeAccount,
+)
 from tests.support import chosen_imports as choices
 from tests.support.chosen_imports import ImportChoice, LotChoice, PaymentChoice, import_of
 from tests.support.commands import (
@@ -148,6 +158,10 @@ def _again(world: RandomWorld) -> Command:
     changes: Mapping[str, Any] = world.pick(
         ({}, {"attempt": 2}, {"attempt": 3}, {"user_id": world.pick(USERS)})
     )
+    if isinstance(command, FreezingCommand) and command.payment_reference_id is not None:
+        changes = {
+            name: value for name, value in changes.items() if name != "user_id"
+        }  # it names one of both
     return command.model_copy(update=dict(changes))
 
 
@@ -298,11 +312,23 @@ def _of_payment(world: RandomWorld) -> dict[str, Any]:
         name = world.pick(world.named.get("use", []) or _NOBODY)[0]
     users = (None, None, None, user, world.pick(USERS))
     reference = world.fresh()["reference_id"]
-    name += world.pick((*[""] * 6, "-charge", "-session"))
+    name += world.pick((*[""] * 6, "-charge", "-session", "-invoice"))
     return {"reference_id": reference, "user_id": world.pick(users), "original_reference_id": name}
 
 
 _NOBODY = [("no-pay", USERS[0])]
+
+
+def _name(world: RandomWorld) -> Command:
+    """Return names of a payment, also of one that comes later, in one step or in two."""
+    own = _of_payment(world)
+    paid = own["original_reference_id"].partition("-charge")[0].partition("-session")[0]
+    names = [f"{paid}{end}" for end in ("", "-charge", "-session", "-invoice")]
+    if world.often(0.03) and world.named.get("pay"):
+        names = [world.pick(world.named["pay"])[0]]  # of another payment
+    others = [name for name in names if name != own["original_reference_id"]]
+    chosen = world.random.sample(others, world.random.randint(1, min(2, len(others)))) if others else [paid]
+    return PaymentNamed(**own, also_known_as=tuple(chosen), **world.first())
 
 
 def _went_back(world: RandomWorld) -> Command:
@@ -353,15 +379,38 @@ def _failed(world: RandomWorld) -> Command:
 
 
 def _change(world: RandomWorld) -> Command:
-    return change(world.pick((*_TIERS, "gold")), **world.fresh())
+    own = world.fresh()
+    later: dict[str, Any] = {"occurred_at": world.later((None, timedelta(0), -_HOUR, -2 * _DAY))}
+    later |= {"effective_at": "period_end"} if world.often(0.15) else _paid_period(world, own)
+    return change(world.pick((*_TIERS, "gold")), **own, **later)
 
 
 def _renew(world: RandomWorld) -> Command:
-    return renew(world.later((None, -_DAY, _HOUR, _DAY, 31 * _DAY)), **world.fresh())
+    own = world.fresh()
+    paid = _paid_period(world, own)
+    start = paid.pop("period_start", world.later((None, -_DAY, _HOUR, _DAY, 31 * _DAY)))
+    return renew(start, **own, **paid)
+
+
+def _paid_period(world: RandomWorld, own: Mapping[str, str]) -> dict[str, Any]:
+    """Return the gateway's own period, perhaps, and what was paid for it, perhaps."""
+    more: dict[str, Any] = {}
+    if (start := world.later((None, None, -_DAY, timedelta(0), _HOUR, 20 * _HOUR))) is not None:
+        more = {"period_start": start, "period_end": start + world.pick((30, 31, 365)) * _DAY}
+    if world.often(0.5):
+        reference = world.fresh("pay")["reference_id"]
+        world.named["pay"][-1] = (reference, own["user_id"])
+        names = _other_names(world, reference)
+        amount = world.pick(_MONEY)
+        more["payment"] = SubscriptionPayment(
+            reference_id=reference, amount_minor=amount, currency="EUR", also_known_as=names
+        )
+    return more
 
 
 def _cancel(world: RandomWorld) -> Command:
-    return cancel(world.pick(("period_end", "now")), **world.fresh())
+    occurred = {"occurred_at": world.later((None, -_HOUR, -_DAY, -14 * _DAY))}
+    return cancel(world.pick(("period_end", "now")), **world.fresh(), **occurred)
 
 
 # -- accounts ---------------------------------------------------------------------------------------------
@@ -370,6 +419,22 @@ def _cancel(world: RandomWorld) -> Command:
 def _open(world: RandomWorld) -> Command:
     own = world.fresh()
     return opening(own["reference_id"], own["user_id"], world.pick((*_TIERS, "gold")))
+
+
+def _freeze(world: RandomWorld) -> Command:
+    """Return a freeze, or more often its end, of a user or by a payment; some come late."""
+    own = _of_payment(world)
+    named: dict[str, str] = {"payment_reference_id": own["original_reference_id"]}
+    if world.often(0.5):
+        named = {"user_id": world.fresh()["user_id"]}
+    fields: dict[str, Any] = {
+        "reference_id": own["reference_id"],
+        "reason": "a fraud warning",
+        "occurred_at": world.later((None, None, -_DAY)),
+    }
+    if world.often(0.3):
+        return FreezeAccount(**fields, **named)
+    return UnfreezeAccount(**fields, **named)
 
 
 def _look(world: RandomWorld) -> Command:
@@ -419,9 +484,9 @@ _MAKERS: Mapping[str, tuple[int, Sequence[Maker]]] = {
     "usage": (5, (_deduct, _deduct, _record, _upload)),
     "holds": (8, (_reserve, _reserve, _extend, _settle, _settle, _release)),
     "credit": (4, (_bonus, _bonus, _adjust, _refund)),
-    "payments": (5, (_pay, _pay, _pay, _send_again, _failed)),
+    "payments": (6, (_pay, _pay, _pay, _send_again, _failed, _name)),
     "refunds": (3, (_went_back, _went_back, _went_back_in_all, _refund_failed)),
     "disputes": (3, (_disputed, _closed)),
     "subscriptions": (2, (_change, _renew, _cancel)),
-    "accounts": (2, (_open, _look, _any_import, _any_import)),
+    "accounts": (3, (_open, _look, _any_import, _any_import, _freeze)),
 }

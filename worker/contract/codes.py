@@ -125,6 +125,8 @@ REPLY_CODES: Final[dict[Code, ReplyCodeEntry]] = {
     Code.CHANGE_SCHEDULED: _applied("the tier changes with the next period"),
     Code.FREEZE_BEGAN: _applied("usage and holds are rejected from now on"),
     Code.FREEZE_ENDED: _applied("usage and holds are taken again"),
+    Code.CANCELLATION_LATE: _applied("the subscription was taken up since, and goes on"),
+    Code.PAYMENT_NAMED: _applied("the payment has these names, also where it is still to come"),
     Code.INSUFFICIENT_BALANCE: _rejected(
         "fewer tokens are available than required", Retry.NEXT_ATTEMPT, Actor.CALLER
     ),

@@ -27,6 +27,7 @@ from schemas import (
     OpeningCommand,
     PaymentDisputed,
     PaymentFailed,
+    PaymentNamed,
     PaymentRefunded,
     PaymentSucceeded,
     RecordUsage,
@@ -46,8 +47,19 @@ from worker.catalog import Catalog
 from worker.core.account import Account
 from worker.core.contents import command_of, content_of, first_difference, kept_of
 from worker.core.due import post_due, post_freed
-from worker.core.known import AccountState, Happened, Hold, Known, Lot, Payment, PaymentEvent, opened_by_use
+from worker.core.known import (
+    AccountState,
+    Happened,
+    Hold,
+    Known,
+    Lot,
+    Payment,
+    PaymentEvent,
+    PaymentName,
+    opened_by_use,
+)
 from worker.core.lots import notice_due_at
+from worker.core.needs import names_of
 from worker.core.notices import write_notices
 from worker.core.outcomes import Answer, Conflict, Decided, Outcome, moves_nothing
 from worker.core.periods import period_at
@@ -199,6 +211,8 @@ class _Batch:
     def _judge(self, command: Command, content: str, owner: str | None = None) -> Outcome:
         """Judge a command; its reference is the ``owner``'s already where it is judged anew."""
         outcome = _outcome_of(command, content, self._now)
+        if isinstance(command, PaymentNamed):
+            return self._judge_naming(command, outcome, owner)
         if command.type in ABOUT_PAYMENTS and (name := _payment_named_by(command)) is not None:
             return self._judge_about_payment(command, name, outcome, owner)
         outcome = self._judge_of_user(command, outcome)
@@ -236,10 +250,7 @@ class _Batch:
             if not is_counted:
                 outcome.user_id = payment.user_id
                 return self._judge_with(account, command, outcome)
-        original = self._context.outcome_of(name)
-        # Usage that moved nothing gives the reference up when the payment comes. A payment of another slot
-        # may have just come: then the event waits, and is taken in.
-        if original is not None and not original.moved_nothing and original.type not in _PAYMENTS:
+        if self._is_no_payment(name):
             return _refused(outcome, rejected(Code.ORIGINAL_NOT_FOUND, original_reference_id=name))
         if not is_counted:
             self._wait(_event_of(command, name, self._now))
@@ -247,6 +258,47 @@ class _Batch:
         outcome.balance_before = outcome.balance_after = 0  # of no account
         outcome.detail = _detail_of(command, name)
         return outcome
+
+    def _is_no_payment(self, name: str) -> bool:
+        """Return True for the reference of another operation.
+
+        Usage that moved nothing gives it up when the payment comes. A payment of another slot may have just
+        come: then what names it waits, and is taken in.
+        """
+        original = self._context.outcome_of(name)
+        return original is not None and not original.moved_nothing and original.type not in _PAYMENTS
+
+    def _judge_naming(self, command: PaymentNamed, outcome: Outcome, owner: str | None) -> Outcome:
+        """Judge a command that gives a payment more names; without a payment they are the same from now on.
+
+        What waits under them counts at once where the account is at hand, else with its next settlement.
+        """
+        context, name, names = self._context, command.original_reference_id, names_of(command)
+        owners = context.payments_of(names)
+        if len(owners) > 1:
+            return _refused(outcome, rejected(Code.REFERENCE_TAKEN, original_reference_id=owners[1].name))
+        if context.without_payment([name]) and self._is_no_payment(name):
+            return _refused(outcome, rejected(Code.ORIGINAL_NOT_FOUND, original_reference_id=name))
+        payment = context.payment_named(owners[0].name) if owners else None
+        account = None if payment is None else self._account(payment.user_id)
+        if payment is not None and account is not None and owner in (None, payment.user_id):
+            outcome.user_id = payment.user_id
+            return self._judge_with(account, command, outcome)
+        self._teach(names)
+        outcome.code, outcome.amount = Code.PAYMENT_NAMED, 0
+        outcome.balance_before = outcome.balance_after = 0  # of no account
+        outcome.detail = {"original_reference_id": name}
+        return outcome
+
+    def _teach(self, names: Iterable[str]) -> None:
+        """Give the names that nobody has to the payment of the others; without one they are the same."""
+        context = self._context
+        owners, free = context.payments_of(names), context.without_payment(names)
+        match owners:
+            case [] if free:
+                context.join(free)
+            case [PaymentName(payment_reference=str() as reference, user_id=str() as user_id)] if free:
+                context.bind_to(free, reference, user_id)
 
     def _wait(self, event: PaymentEvent) -> None:
         """Let an event wait, unless a crash left it waiting without its outcome."""
@@ -268,20 +320,23 @@ class _Batch:
             self._judge_anew(command, stored.content, stored)
 
     def _learn_names(self, command: Command, stored: Outcome) -> None:
-        """Let a payment that comes again give it names that nobody has."""
-        if not isinstance(command, PaymentSucceeded) or not stored.is_applied:
+        """Let a copy of a payment, or of more names for one, give it those that nobody has."""
+        if isinstance(command, PaymentNamed) and stored.is_applied:
+            self._teach(names_of(command))
+        if not isinstance(command, PaymentSucceeded):
             return
-        context = self._context
+        context, all_names = self._context, names_of(command)
+        if not stored.is_applied:
+            # It has them when it is judged anew; meanwhile what comes under one of them finds the others.
+            if stored.code is not Code.REFERENCE_TAKEN and context.without_payment(all_names[:1]):
+                context.join(context.without_payment(all_names))
+            return
         # After a crash behind the commit of a distributed ledger its own name is not bound yet.
         payment = context.payment_named(command.reference_id) or context.known.payments.get(
             command.reference_id
         )
         if payment is not None:
-            all_names = (command.reference_id, *(command.also_known_as or ()))
-            names = ((name, context.name_of(name)) for name in all_names)
-            free = [name for name, bound in names if bound is None or bound.payment_reference is None]
-            if free:
-                context.bind(free, payment)
+            context.bind(context.without_payment(all_names), payment)
 
     def _judge_first(self, command: Command, outcome: Outcome) -> Outcome:
         """Judge a command of a user without an account, which it may open; also where it is rejected then.
@@ -408,6 +463,9 @@ class _Batch:
                 return holds.release(account, command, outcome)
             case PaymentSucceeded():
                 return payments.purchase(account, command, outcome, context)
+            case PaymentNamed():
+                payment = self._payment_of(context.payments_of(names_of(command))[0].name)
+                return payments.name(account, payment, command, context)
             case PaymentRefunded() | RefundFailed() | PaymentDisputed() | DisputeClosed() | PaymentFailed():
                 payment = self._payment_of(command.original_reference_id)
                 return payments.reverse(account, payment, command, outcome, context)

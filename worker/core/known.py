@@ -311,15 +311,24 @@ class Payment:
 
 @dataclass(slots=True)
 class PaymentName:
-    """Name of a payment: the payment's own reference and its user, both None while events wait for it.
+    """Name of a payment: the payment's own reference and its user, both None while it isn't there.
 
-    ``version`` is that of its row, 0 for one that has none yet.
+    Until then ``same_as`` is the first of all names that are known to be this payment's, None where it has no
+    other. ``version`` is that of its row, 0 for one that has none yet.
     """
 
     name: str
     payment_reference: str | None = None
     user_id: str | None = None
     version: int = 0
+    same_as: str | None = None
+
+
+class TakenUp(NamedTuple):
+    """Time at which a subscription was taken up, or renewed; ``is_scheduled`` with the next period alone."""
+
+    at: datetime
+    is_scheduled: bool
 
 
 class QuotaKey(NamedTuple):
@@ -352,6 +361,7 @@ class Known:
     account all lots that are not used up are known and all open holds, and of the others those that commands
     name. ``usages`` are by the reference of a usage that commands refund, ``payments`` and
     ``payment_events`` by the payment's, ``payment_names`` and the events that are ``waiting`` by the name.
+    ``taken_up`` is when subscriptions that commands cancel were taken up, by the user.
     ``unopened_payments`` are payments of users who had no account, by the user: the opening judges them anew.
     """
 
@@ -367,4 +377,5 @@ class Known:
     payment_events: dict[str, list[PaymentEvent]] = field(default_factory=dict)
     payment_names: dict[str, PaymentName] = field(default_factory=dict)
     waiting: dict[str, list[PaymentEvent]] = field(default_factory=dict)
+    taken_up: dict[str, list[TakenUp]] = field(default_factory=dict)
     unopened_payments: dict[str, list[Outcome]] = field(default_factory=dict)

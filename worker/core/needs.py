@@ -14,6 +14,7 @@ from schemas import (
     ImportAccount,
     OpenAccount,
     OpeningCommand,
+    PaymentNamed,
     PaymentSucceeded,
     RecordUsage,
     RefundCredit,
@@ -33,7 +34,7 @@ class Needs:
     account the catalog's ``auto_open`` opens, where it is missing. ``usages`` are references of originals;
     ``holds`` are users and the references of theirs; ``names`` are of payments, also of ones that come now.
     ``counting`` are the users whose quotas matter, ``settling`` those for whom events may wait, ``ending``
-    those whose allocations may end before their time.
+    those whose allocations may end before their time, ``canceling`` those who say when they canceled.
     """
 
     users: set[str] = field(default_factory=set)
@@ -46,6 +47,7 @@ class Needs:
     counting: set[str] = field(default_factory=set)
     settling: set[str] = field(default_factory=set)
     ending: set[str] = field(default_factory=set)
+    canceling: set[str] = field(default_factory=set)
 
 
 def references_of(command: Command) -> tuple[str, ...]:
@@ -60,6 +62,8 @@ def names_of(command: Command) -> tuple[str, ...]:
     match command:
         case PaymentSucceeded():
             return command.reference_id, *(command.also_known_as or ())
+        case PaymentNamed():
+            return command.original_reference_id, *command.also_known_as
         case CommandAboutPayment():
             return (command.original_reference_id,)
         case FreezingCommand() if command.payment_reference_id is not None:
@@ -96,8 +100,11 @@ def needs_of(commands: Iterable[Command]) -> Needs:
             case RefundCredit() if command.original_reference_id is not None:
                 needs.usages.add(command.original_reference_id)
                 needs.counting.add(command.user_id)
-            case CancelSubscription(at="now"):
-                needs.ending.add(command.user_id)
+            case CancelSubscription():
+                if command.at == "now":
+                    needs.ending.add(command.user_id)
+                if command.occurred_at is not None:
+                    needs.canceling.add(command.user_id)
             case SettleAccount():
                 needs.settling.add(command.user_id)
     needs.references |= needs.usages | needs.names

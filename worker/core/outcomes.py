@@ -61,6 +61,17 @@ class Outcome:
         return self.status is Status.APPLIED
 
     @property
+    def is_of_no_account(self) -> bool:
+        """True for what waits for its payment: its balances are unknown, and stored as 0.
+
+        One that an earlier version stored has the balance of the user it named.
+        """
+        waits = self.code is Code.PAYMENT_AWAITED or (
+            self.code is Code.PAYMENT_NAMED and "payment_reference_id" not in self.detail
+        )
+        return waits and not self.balance_before
+
+    @property
     def moved_nothing(self) -> bool:
         """True for a rejection, and for usage without tokens, quota, hold and entries."""
         if not self.is_applied:

@@ -132,23 +132,24 @@ class PaidLots:
             self._account.refill(lot, may_expire=True)
 
     def _repay(self, outcome: Outcome, tokens: int) -> None:
-        """Give back what was taken as debt: to the debt, or where that is repaid, to the payment's lots."""
+        """Give back what was taken as debt: to the debt, or where that is repaid, to the payment's lots.
+
+        It is remembered where it went, as the entries say that the next batch reads.
+        """
         if not tokens:
             return
         debt = min(self._account.state.debt, tokens)
         if debt:
             self._account.post(outcome, Counter.REVERSALS, debt, None)
+            self._remember(None, -debt)
         left = tokens - debt
         for lot in self._own:
             part = min(left, lot.granted - lot.remaining - lot.pending)
-            if part:
-                self._account.post(outcome, Counter.REVERSALS, part, lot)
-                self._account.refill(lot, may_expire=True)
+            self._move(outcome, lot.number, -part)
             left -= part
         if left:
             again = Credit(left, Source.PURCHASE, counter=Counter.REVERSALS)
-            credit(self._account, outcome, again)
-        self._remember(None, -tokens)
+            self._remember(credit(self._account, outcome, again).number, -left)
 
     def _remember(self, number: int | None, tokens: int) -> None:
         taken = self._payment.taken

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
-from schemas import Code, Command, FreeUpload, Reply, Status, type_of
+from schemas import NO_USER, Code, Command, FreeUpload, Reply, Status, type_of
 from worker.core.outcomes import BYTE, Answer, Conflict, Outcome
 
 
@@ -16,8 +16,7 @@ def reply_for(command: Command, answer: Answer) -> Reply:
 
 def reply_about(outcome: Outcome, *, duplicate: bool) -> Reply:
     """Return the reply that tells ``outcome``; ``duplicate`` where it was stored before."""
-    # It is of no account yet; one that an earlier version stored has the balance of the user it named.
-    is_awaited = outcome.code is Code.PAYMENT_AWAITED and not outcome.balance_before
+    is_unknown = outcome.is_of_no_account
     # Validation takes a fifth of the time of setting so many fields in Python; it also parses the times.
     return Reply.model_validate(
         {
@@ -32,8 +31,8 @@ def reply_about(outcome: Outcome, *, duplicate: bool) -> Reply:
             "transaction_id": None if outcome.transaction_id is None else str(outcome.transaction_id),
             "unit": "bytes" if outcome.type == _FREE_UPLOAD else "tokens",
             "amount": outcome.amount,
-            "balance_before": None if is_awaited else outcome.balance_before,
-            "balance_after": None if is_awaited else outcome.balance_after,
+            "balance_before": None if is_unknown else outcome.balance_before,
+            "balance_after": None if is_unknown else outcome.balance_after,
             "sequence": outcome.last_entry,
             "recorded_at": outcome.recorded_at,
             **outcome.detail,
@@ -72,6 +71,8 @@ def conflict_text(conflict: Conflict) -> str:
 def message_for(outcome: Outcome) -> str:
     """Return the message for people: "Insufficient token balance. Required: 1.5K, Available: 300"."""
     template = _MESSAGES[outcome.code]
+    if outcome.code is Code.ORIGINAL_NOT_FOUND and outcome.user_id == NO_USER:
+        template = "{original_reference_id} is the reference of another operation, and of no payment"
     for field, code, longer in _LONGER:
         if code is outcome.code and outcome.detail.get(field) is not None:
             template = longer
@@ -124,6 +125,8 @@ _MESSAGES: Mapping[Code, str] = {
     Code.CHANGE_SCHEDULED: "Subscription changes to {tier} on {effective_at}",
     Code.FREEZE_BEGAN: "The account is frozen: no usage and no holds",
     Code.FREEZE_ENDED: "The account may be used again",
+    Code.CANCELLATION_LATE: "The subscription was taken up since, and goes on. Balance: {balance}",
+    Code.PAYMENT_NAMED: "The payment {original_reference_id} is found by its other names as well",
     Code.ACCOUNT_FROZEN: "The account of user {user} is frozen",
     Code.PAYMENT_AWAITED: "Recorded; it counts when the payment {original_reference_id} comes",
     Code.ACCOUNT_IMPORTED: "Account imported on tier {tier}. Balance: {balance}",

@@ -97,8 +97,11 @@ def _known_before(events: Iterable[PaymentEvent], moment: datetime) -> list[Paym
     return [event for event in events if _subject(event) in known]
 
 
-def _subject(event: PaymentEvent) -> str | None:
-    return event.dispute_id or event.refund_reference or event.reference_id
+def _subject(event: PaymentEvent) -> tuple[str, str]:
+    """Return the dispute or the refund that an event is about: a gateway may number both alike."""
+    if event.dispute_id is not None:
+        return "dispute", event.dispute_id
+    return "refund", event.refund_reference or event.reference_id
 
 
 def _refunded(payment: Payment, events: Iterable[PaymentEvent]) -> int:

@@ -18,6 +18,7 @@ from schemas import (
     OpenAccount,
     PaymentDisputed,
     PaymentFailed,
+    PaymentNamed,
     PaymentRefunded,
     PaymentSucceeded,
     RecordUsage,
@@ -36,6 +37,14 @@ HOLD_S = 900
 
 _FEATURES = {"chat": 50, "search": 20, "summary": 15, "transcription": 10, "embeddings": 5}
 _OPERATORS = ("olga@support", "piet@support")
+
+
+def price_of(package: Package, moment: datetime) -> tuple[int, str]:
+    """Return a price of the package at a time, in minor units; of an open amount one that buys tokens."""
+    rates = {currency: rate.per_minor for currency, rate in package.rates.items()}
+    prices = package.prices_at(moment) or rates
+    currency = min(prices)
+    return prices[currency], currency
 
 
 class CommandFactory:
@@ -139,15 +148,24 @@ class CommandFactory:
         """Payment that names the package by id or by index, in turn, as newer and older producers do."""
         package = self._catalog.packages[index]
         common = self._fields("pay", user)
+        amount_minor, currency = price_of(package, common.get("occurred_at", self._now))
         by_id = self._numbers["pay"] % 2 == 0
         fields: dict[str, Any] = {
             **common,
-            "amount_minor": package.price_minor,
-            "currency": package.currency,
+            "amount_minor": amount_minor,
+            "currency": currency,
             "provider": "stripe",
             **({"package_id": package.id} if by_id else {"package_index": index}),
         }
         return PaymentSucceeded(**fields | changes)
+
+    def names_of(self, payment: PaymentSucceeded) -> PaymentNamed:
+        """Name of a payment that its gateway tells later."""
+        return PaymentNamed(
+            **self._fields("names", payment.user_id),
+            original_reference_id=payment.reference_id,
+            also_known_as=(f"{payment.reference_id}-intent",),
+        )
 
     def refund_of(self, payment: PaymentSucceeded, amount_minor: int | None = None) -> PaymentRefunded:
         """Refund of a payment, whole or in part."""

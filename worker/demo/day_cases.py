@@ -16,7 +16,7 @@ from schemas import (
     UnfreezeAccount,
 )
 from worker.catalog import Catalog
-from worker.demo.commands import CommandFactory
+from worker.demo.commands import CommandFactory, price_of
 from worker.demo.malformed import malformed_variants
 from worker.demo.scenario import DemoMessage
 from worker.demo.schedule import Schedule
@@ -80,6 +80,7 @@ class DayCases:
         for payment in (part, whole, bounced):
             self._by_day("purchase", payment)
         self._evening("payment refunded", self._make.refund_of(part, part.amount_minor // 3))
+        self._evening("more names", self._make.names_of(part))
         refund = self._make.refund_of(whole)
         self._evening("payment refunded", refund)
         self._night("refund failed", self._make.failure_of_refund(refund))
@@ -162,7 +163,7 @@ class DayCases:
         for kind, command in (
             ("unknown account", make.deduct(stranger)),
             ("second opening", make.open(user, self._users.tier_names[-1])),
-            ("wrong amount", make.payment(user, 0, amount_minor=(package.price_minor or 2) - 1)),
+            ("wrong amount", make.payment(user, 0, amount_minor=price_of(package, self._now)[0] - 1)),
             ("wrong currency", make.payment(user, 0, currency="XTS")),
             ("unknown package", make.payment(user, 0, package_id="jumbo", package_index=None)),
             ("upload too large", too_large),

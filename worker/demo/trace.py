@@ -11,6 +11,7 @@ from typing import Any
 
 from schemas import DeductUsage, OpenAccount, PaymentSucceeded, ReserveUsage, SettleUsage
 from worker.catalog import Catalog, Package
+from worker.demo.commands import price_of
 from worker.demo.scenario import DemoMessage, Phase, Scenario, message_of, zipf_weights
 from worker.demo.trace_file import TraceRow, rows_in, trace_bytes
 from worker.errors import ConfigurationError
@@ -117,20 +118,22 @@ class _TraceUsers:
                 yield message_of("purchase", self._payment(user, number, package))
 
     def _payment(self, user: str, number: int, package: Package) -> PaymentSucceeded:
+        paid_at = self._now - timedelta(hours=12)
+        amount_minor, currency = price_of(package, paid_at)
         return PaymentSucceeded(
             reference_id=f"{user}-pay-{number}",
             user_id=user,
             package_id=package.id,
-            amount_minor=package.price_minor,
-            currency=package.currency,
+            amount_minor=amount_minor,
+            currency=currency,
             provider="stripe",
-            occurred_at=self._now - timedelta(hours=12),
+            occurred_at=paid_at,
         )
 
 
 def _packages_for(tokens: int, packages: Sequence[Package]) -> Iterator[Package]:
     """Yield the largest package until one covers the rest, then the smallest that does."""
-    by_size = sorted(packages, key=lambda package: package.tokens)
+    by_size = sorted((one for one in packages if one.tokens), key=lambda package: package.tokens)
     while tokens > 0 and by_size:
         package = next((package for package in by_size if package.tokens >= tokens), by_size[-1])
         yield package

@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Row, Select, and_, func, or_, select
 
-from schemas import Command, PaymentSucceeded, slot_of, type_of
+from schemas import Command, PaymentSucceeded, Status, slot_of, type_of
 from worker.core.calendars import present_period
+from worker.core.cancellations import TAKING_UP, taken_up_by
 from worker.core.known import (
     AccountState,
     Hold,
@@ -26,6 +27,7 @@ from worker.core.known import (
     QuotaState,
     Source,
     Taken,
+    TakenUp,
 )
 from worker.core.needs import needs_of
 from worker.core.outcomes import Outcome
@@ -101,6 +103,8 @@ def load(
         ending = [state for state in states if state.user_id in needs.ending]
         theirs = {state.account_id: slot_of(state.user_id) for state in ending}
         _add_used_up(connection, known, theirs, "source", [Source.ALLOCATION.value])
+    if needs.canceling:
+        known.taken_up = _taken_up(connection, needs.canceling & known.accounts.keys(), slots)
     # A payment whose name isn't bound yet, after a crash of a distributed ledger, is found by its operation.
     unbound = {
         outcome.reference_id: outcome.user_id
@@ -113,6 +117,25 @@ def load(
         _payments(connection, known, slot, unbound)
     known.unopened_payments = named.unopened
     return known
+
+
+def _taken_up(
+    connection: Connection, users: Collection[str], slots: Collection[int]
+) -> dict[str, list[TakenUp]]:
+    """Return when these users' subscriptions were taken up, where the commands said so."""
+    operation = operations.c
+    statement = select(operations).where(
+        among(connection, operation.user_id, sorted(users)),
+        among(connection, operation.slot, sorted(slots)),
+        operation.type.in_(TAKING_UP),
+        operation.status == Status.APPLIED.value,
+        operation.occurred_at.is_not(None),
+    )
+    found: dict[str, list[TakenUp]] = {}
+    for row in connection.execute(statement):
+        if (one := taken_up_by(rows.outcome(row))) is not None:
+            found.setdefault(row.user_id, []).append(one)
+    return found
 
 
 def keys_of(states: Collection[AccountState], slots: Collection[int] = ()) -> Keys:

@@ -56,14 +56,24 @@ def look_up(connection: Connection, commands: Sequence[Command], auto_open: str 
         asked.update(names_of(command_of(outcome, outcome.attempt)))
     if not asked and not awaited:
         return NamedPayments(unopened=unopened, opening=opening)
-    found = select_rows(connection, payment_names, _NAME, "name", Keys(sorted(asked | awaited)))
-    names = {row.name: PaymentName(*row) for row in found}
+    names = _names_of(connection, asked | awaited)
     unbound = {name for name, bound in names.items() if bound.user_id is None}
     waiting = _waiting(connection, sorted(unbound | awaited)) if unbound or awaited else {}
     return NamedPayments(names, waiting, unopened, opening)
 
 
-_NAME = ("name", "payment_reference", "user_id", "version")
+_NAME = ("name", "payment_reference", "user_id", "version", "same_as")
+
+
+def _names_of(connection: Connection, asked: Collection[str]) -> dict[str, PaymentName]:
+    """Return these names, and all that are the same as one of them, as far as they have a row."""
+    found = select_rows(connection, payment_names, _NAME, "name", Keys(sorted(asked)))
+    names = {row.name: PaymentName(*row) for row in found}
+    firsts = {name.same_as for name in names.values() if name.same_as is not None}
+    if firsts:
+        alike = select_rows(connection, payment_names, _NAME, "same_as", Keys(sorted(firsts)))
+        names |= {row.name: PaymentName(*row) for row in alike}
+    return names
 
 
 def _opening_of(connection: Connection, needs: Needs, auto_open: str | None) -> Mapping[str, str]:
@@ -179,24 +189,37 @@ _reference, _name = attrgetter("reference_id"), attrgetter("name")
 def write_waiting(
     connection: Connection, plan: Plan, names: Mapping[str, PaymentName], now: datetime
 ) -> None:
-    """Write the events of a plan that wait, before its batch. Raises ContentionError."""
-    carry_out(connection, writes_of(replace(plan, names=[]), names, now))
+    """Write the events of a plan that wait, and its names without payment, before its batch.
+
+    Raises ContentionError.
+    """
+    unbound = [name for name in plan.names if name.user_id is None]
+    carry_out(connection, writes_of(replace(plan, names=unbound), names, now))
 
 
 def bind_after_all(connection: Connection, plan: Plan, now: datetime) -> None:
-    """Bind the names of a plan that is committed, as they are by now.
+    """Bind the names of a plan that is committed, as they are by now, and all that are the same.
 
     Another worker may have let an event wait for one meanwhile: it is taken in with the next settlement.
     Raises ContentionError.
     """
-    if plan.names:
-        asked = Keys(sorted(bound.name for bound in plan.names))
-        found = select_rows(connection, payment_names, _NAME, "name", asked)
-        names = {row.name: PaymentName(*row) for row in found}
+    bound = {name.name: name for name in plan.names if name.user_id is not None}
+    if bound:
+        names = _names_of(connection, bound)
+        of_first = {
+            known.same_as: bound[known.name]
+            for known in names.values()
+            if known.same_as is not None and known.name in bound
+        }
+        bound |= {
+            known.name: replace(of_first[known.same_as], name=known.name)
+            for known in names.values()
+            if known.same_as in of_first and known.name not in bound
+        }
         fresh = [
-            replace(bound, version=names[bound.name].version if bound.name in names else 0)
-            for bound in plan.names
-            if bound.name not in names or names[bound.name].user_id is None
+            replace(one, version=names[one.name].version if one.name in names else 0)
+            for one in bound.values()
+            if one.name not in names or names[one.name].user_id is None
         ]
         carry_out(connection, writes_of(replace(plan, names=fresh, waiting=[]), names, now))
     tidy(connection, plan)
@@ -240,5 +263,6 @@ def _with_owners(
         if command.type not in ABOUT_PAYMENTS or not (names := names_of(command)):
             yield command
             continue
-        owner = claimed.get(command.reference_id, owners.get(names[0], command.user_id))
+        named = next((owners[name] for name in names if name in owners), command.user_id)
+        owner = claimed.get(command.reference_id, named)
         yield command if owner == command.user_id else command.model_copy(update={"user_id": owner})

@@ -484,7 +484,7 @@ def of_payment_events(events: Sequence[PaymentEvent], slots: Slots) -> Columns:
 def of_names(names: Sequence[PaymentName], now: datetime) -> Columns:
     """Names of payments, each with the version after this change."""
     return {
-        **_fields(names, ("name", "payment_reference", "user_id")),
+        **_fields(names, ("name", "payment_reference", "user_id", "same_as")),
         "version": [name.version + 1 for name in names],
         "named_at": [now] * len(names),
     }

@@ -237,10 +237,13 @@ class WrittenNames:
         self._plan: Plan | None = None
 
     def begin(self, plan: Plan) -> list[RowWrite]:
-        """Return the writes that are part of the batch; else, where it is distributed, write what waits."""
+        """Return the writes that are part of the batch; else, where it is distributed, those before it.
+
+        These are what waits, and names whose payment is still to come.
+        """
         if self._engine is None:
             return writes_of(plan, self._names, self._now)
-        if plan.waiting:
+        if plan.waiting or any(name.user_id is None for name in plan.names):
             with self._engine.begin() as own:
                 write_waiting(own, plan, self._names, self._now)
         return []

@@ -295,6 +295,7 @@ IS_INCIDENT = "(status = {} AND type IN ({})) OR code IN ({})".format(
             "payment.dispute_closed",
             "payment.failed",
             "payment.refund_failed",
+            "payment.named",
             "subscription.change",
             "subscription.renew",
         )
@@ -725,7 +726,8 @@ claims = Table(
 )
 
 #: Names of payments: a payment's own reference and its other names, with its user. A name without a payment
-#: is one that events wait for. The version rises with each change: two that come at once see each other.
+#: is one that events wait for, or that is the same as others: ``same_as`` is the first of them all. The
+#: version rises with each change: two that come at once see each other.
 payment_names = Table(
     "payment_names",
     metadata,
@@ -734,8 +736,16 @@ payment_names = Table(
     Column("name", Text, primary_key=True),
     Column("payment_reference", Text),
     Column("user_id", Text),
+    Column("same_as", Text),
     Index(None, "user_id"),
+    Index(
+        None,
+        "same_as",
+        postgresql_where=text("same_as IS NOT NULL"),
+        sqlite_where=text("same_as IS NOT NULL"),
+    ),
     CheckConstraint("(user_id IS NULL) = (payment_reference IS NULL)", name="bound_as_a_whole"),
+    CheckConstraint("same_as IS NULL OR user_id IS NULL", name="bound_or_to_come"),
 )
 
 #: Events that wait for the payment of their name. ``user_id`` is the one that was named; with a ``reason``

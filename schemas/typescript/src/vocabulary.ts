@@ -67,6 +67,8 @@ const COMMANDS = {
   /** Give a hold up. */
   release: "usage.release",
   paymentSucceeded: "payment.succeeded",
+  /** Give a payment more names, also before it comes. */
+  paymentNamed: "payment.named",
   paymentRefunded: "payment.refunded",
   /** Take a refund back that failed or was canceled after it had succeeded. */
   refundFailed: "payment.refund_failed",

@@ -13,6 +13,7 @@ from schemas import (
     DisputeClosed,
     PaymentDisputed,
     PaymentFailed,
+    PaymentNamed,
     PaymentRefunded,
     PaymentSucceeded,
     RefundFailed,
@@ -89,8 +90,8 @@ def record_payment(
 ) -> dict[str, int]:
     """Record a payment whose tokens are credited, and take in the events that wait for it."""
     account.add_payment(payment)
-    context.bind((payment.reference_id, *other_names), payment)
-    return take_in(account, payment, context)
+    bound = context.bind((payment.reference_id, *other_names), payment)
+    return take_in(account, payment, bound, context)
 
 
 def subscription_payment(
@@ -180,6 +181,22 @@ def _in_days(context: Context, days: int | None) -> datetime | None:
     return None if days is None else context.now + timedelta(days=days)
 
 
+# -- its names --------------------------------------------------------------------------------------------
+
+
+def name(account: Account, payment: Payment, command: PaymentNamed, context: Context) -> Decision:
+    """Give a payment more names, and take in the events that wait for it under them."""
+    names = (command.original_reference_id, *command.also_known_as)
+    bound = context.bind(context.without_payment(names), payment)
+    return applied(
+        Code.PAYMENT_NAMED,
+        0,
+        original_reference_id=command.original_reference_id,
+        payment_reference_id=payment.reference_id,
+        **take_in(account, payment, bound, context),
+    )
+
+
 # -- its events -------------------------------------------------------------------------------------------
 
 
@@ -200,7 +217,7 @@ def reverse(
     before = context.events_of(payment, account)
     account.add_payment_event(payment, event)
     events = [*before, event]
-    _bring_up_to_date(account, payment, events, event, outcome, context)
+    _bring_up_to_date(account, payment, before, events, outcome, context)
     policy = context.catalog.payments
     counted = money_back(payment, events, policy).minor - money_back(payment, before, policy).minor
     if (less := _counted_less(event, payment, counted)) is not None:
@@ -225,13 +242,13 @@ def _counted_less(event: PaymentEvent, payment: Payment, counted: int) -> int | 
     return None
 
 
-def take_in(account: Account, payment: Payment, context: Context) -> dict[str, int]:
-    """Let the events that wait for a payment count; return what a reply says of it.
+def take_in(account: Account, payment: Payment, names: Iterable[str], context: Context) -> dict[str, int]:
+    """Let the events count that wait for a payment under these names; return what a reply says of it.
 
     They are posted by the operation that takes them in.
     """
     outcome = context.present
-    waiting = context.waiting_for(payment, account)
+    waiting = context.waiting_under(names, account)
     taken = []
     for event in waiting:
         if context.is_counted(event.reference_id, payment, account):
@@ -242,6 +259,7 @@ def take_in(account: Account, payment: Payment, context: Context) -> dict[str, i
             account.leave_waiting(event)
     if not taken:
         return {}
+    before = context.events_of(payment, account)
     for event in taken:
         event.account_id, event.outcome, event.name = account.state.account_id, outcome, payment.reference_id
         account.add_payment_event(payment, event)
@@ -261,7 +279,7 @@ def take_in(account: Account, payment: Payment, context: Context) -> dict[str, i
         outcome=outcome,
     )
     account.add_payment_event(payment, moved)
-    _bring_up_to_date(account, payment, context.events_of(payment, account), moved, outcome, context)
+    _bring_up_to_date(account, payment, before, context.events_of(payment, account), outcome, context)
     return {"uncollected": moved.uncollected} if moved.uncollected > 0 else {}
 
 
@@ -274,8 +292,9 @@ def take_in_one(account: Account, context: Context) -> None:
         payment = context.payment_named(name)
         if payment is None or payment.account_id != account.state.account_id:
             continue
-        if context.waiting_for(payment, account):
-            take_in(account, payment, context)
+        awaited = context.names_awaited(payment)
+        if context.waiting_under(awaited, account):
+            take_in(account, payment, awaited, context)
             return
 
 
@@ -360,26 +379,29 @@ def detail_of(command: Reversing) -> dict[str, int | str]:
 def _bring_up_to_date(
     account: Account,
     payment: Payment,
+    before: Sequence[PaymentEvent],
     events: Sequence[PaymentEvent],
-    event: PaymentEvent,
     outcome: Outcome,
     context: Context,
 ) -> None:
-    """Take back or give back what all ``events`` ask for, and write on ``event`` what that was."""
+    """Take back or give back what all ``events`` ask for, and write on the last one what that was.
+
+    ``before`` are those that counted already: what they ask for and didn't get was written off. It is not
+    claimed again, and what goes back goes back of it first.
+    """
+    event, policy = events[-1], context.catalog.payments
     lots = PaidLots(account, payment)
     lots.let_go(outcome, {one.reference_id for one in events})
     collected = sum(past.collected for past in events)
     uncollected = sum(past.uncollected for past in events)
-    asked = lots.asked(events, context.catalog.payments)
-    # What was written off is not claimed again; what goes back goes back of it first.
-    claimed = min(collected, asked.tokens) + max(
-        asked.tokens - collected - max(uncollected - asked.lapsed, 0), 0
-    )
+    asked = lots.asked(events, policy)
+    had_asked = lots.asked(before, policy).tokens
+    claimed = min(collected, asked.tokens) + max(asked.tokens - max(collected, had_asked), 0)
     taken = lots.take(outcome, claimed, asked)
-    if context.catalog.payments.when_spent == "debt":
+    if policy.when_spent == "debt":
         taken += lots.owe(outcome, claimed - taken)
     event.collected = taken - collected
     event.uncollected = asked.tokens + asked.lapsed - taken - uncollected
-    if context.catalog.payments.on_dispute == "hold" and is_disputed(events):
-        until = context.now + timedelta(days=context.catalog.payments.dispute_hold_days)
+    if policy.on_dispute == "hold" and is_disputed(events):
+        until = context.now + timedelta(days=policy.dispute_hold_days)
         lots.keep(outcome, event.reference_id, until)

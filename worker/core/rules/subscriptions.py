@@ -25,6 +25,7 @@ from worker.core.calendars import (
     is_granted_to_gateway,
     last_start,
 )
+from worker.core.cancellations import is_late
 from worker.core.credits import credit, forfeit, schedule
 from worker.core.known import AccountState, Lot, Source
 from worker.core.lots import Credit
@@ -281,6 +282,8 @@ def _grant(
 def cancel(account: Account, command: CancelSubscription, outcome: Outcome, context: Context) -> Decision:
     """End the subscription: no more periods; what was bought or given otherwise stays."""
     is_now = command.at == "now"
+    if is_late(command, context.taken_up(account.state.user_id)):
+        return _cancel_late(account, command, outcome)
     if account.has_ended or (account.state.ends_at is not None and not is_now):
         return rejected(Code.SUBSCRIPTION_NOT_ACTIVE)
     state, lost = account.change(), 0
@@ -301,6 +304,22 @@ def cancel(account: Account, command: CancelSubscription, outcome: Outcome, cont
         if context.now < state.granted_until:
             state.period_granted = max(state.period_granted - lost, 0) if is_free else 0
     return applied(Code.SUBSCRIPTION_CANCELED, lost, period_end=state.ends_at.isoformat())
+
+
+def _cancel_late(account: Account, command: CancelSubscription, outcome: Outcome) -> Decision:
+    """Let a subscription go on that was taken up after this cancellation.
+
+    One at once ends what is left of periods that had begun by then, unless they are the present one.
+    """
+    lost = 0
+    if command.at == "now" and command.occurred_at is not None:
+        own = [
+            lot
+            for lot in _allocations(account)
+            if lot.effective_at <= command.occurred_at and lot.expires_at != account.state.granted_until
+        ]
+        lost = sum(forfeit(account, outcome, lot) for lot in own)
+    return applied(Code.CANCELLATION_LATE, lost)
 
 
 def _give_up(account: Account, outcome: Outcome, since: datetime | None) -> int:

@@ -6,6 +6,7 @@ from typing import Any, Final
 from worker.gateways.mapped import Mapped, NoCommandError, Reason
 from worker.gateways.payload import Payload, SurpriseError, mapped, require_mode
 from worker.gateways.stripe.event import PaymentSource, StripeEvent, StripeRules
+from worker.gateways.stripe.invoice_payments import invoice_payment
 from worker.gateways.stripe.payments import charge, checkout_session, payment_intent
 from worker.gateways.stripe.reversals import dispute, fraud_warning, refund
 from worker.gateways.stripe.subscriptions import invoice, subscription
@@ -31,6 +32,7 @@ _MAPPINGS: Final[Mapping[str, Callable[[StripeEvent, StripeRules], Mapped]]] = {
     "radar.early_fraud_warning.created": fraud_warning,
     "radar.early_fraud_warning.updated": fraud_warning,
     "invoice.paid": invoice,
+    "invoice_payment.paid": invoice_payment,
     "customer.subscription.updated": subscription,
     "customer.subscription.deleted": subscription,
     "customer.subscription.paused": subscription,
@@ -57,7 +59,6 @@ _WITHOUT: Final[Mapping[str, tuple[Reason, str]]] = {
     "charge.pending": _NOT_PAID,
     "charge.expired": _NOT_PAID,
     "invoice.payment_succeeded": _REPORTED_BY_INVOICE,
-    "invoice_payment.paid": _REPORTED_BY_INVOICE,
     "invoice.payment_failed": _ATTEMPT,
     "invoice.payment_action_required": _NOT_PAID,
     "invoice.created": _NOT_PAID,

@@ -111,6 +111,7 @@ CHECKS: Mapping[str, str] = {
     # names of payments, and what waits for them
     "payment_without_name": "a payment whose reference is no name of it and of its user; rows",
     "name_without_payment": "a name that is bound to no payment of its user; rows",
+    "names_apart": "names that a command made one payment's, and that aren't; payments or groups of names",
     "event_not_taken_in": "an event that waits although its payment is there; rows",
     "waiting_without_outcome": "an event that waits without its applied operation; rows",
     "awaited_without_event": "an operation whose event neither waits nor was taken in; rows",

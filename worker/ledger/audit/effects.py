@@ -58,6 +58,7 @@ EFFECTS: Mapping[Code, Effect] = {
     Code.DISPUTE_PREVENTED: Effect(0, (Counter.REVERSALS,)),
     Code.DISPUTE_WITHDRAWN: Effect(0, (Counter.REVERSALS,)),
     Code.CHANGE_SCHEDULED: Effect(0, (Counter.REVERSALS,)),
+    Code.PAYMENT_NAMED: Effect(0, (Counter.REVERSALS,)),
     Code.FREEZE_BEGAN: Effect(0),
     Code.FREEZE_ENDED: Effect(0),
     Code.TOKENS_REFUNDED: Effect(1, (Counter.REFUNDS,)),
@@ -69,6 +70,7 @@ EFFECTS: Mapping[Code, Effect] = {
     Code.SUBSCRIPTION_RENEWED: Effect(1, (Counter.ALLOCATION, Counter.REVERSALS)),
     Code.RENEWAL_SCHEDULED: Effect(0, (Counter.REVERSALS,)),
     Code.SUBSCRIPTION_CANCELED: Effect(-1, (Counter.EXPIRY,)),
+    Code.CANCELLATION_LATE: Effect(-1, (Counter.EXPIRY,)),
     Code.ACCOUNT_IMPORTED: Effect(None, _PAST),
     Code.PAYMENT_IMPORTED: Effect(None, _PAST),
 }
@@ -102,4 +104,4 @@ REVERSING = (
 )
 
 #: Codes of the operations that take in what came before its payment.
-TAKING_IN = (*MAY_PAY, Code.ACCOUNT_SETTLED)
+TAKING_IN = (*MAY_PAY, Code.ACCOUNT_SETTLED, Code.PAYMENT_NAMED)

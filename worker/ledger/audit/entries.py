@@ -65,7 +65,19 @@ def _is_early(scope: Scope) -> Condition:
     """Return the condition that the lot had been granted for later and had not taken effect yet."""
     # Clocks of two workers differ: a lot that was granted for now is there for all who see it.
     was_for_later = _of_operation(scope, "recorded_at", lots) < lots.c.effective_at
-    return case((entries.c.recorded_at < lots.c.effective_at, was_for_later), else_=False)
+    # A period that was paid ahead takes effect with what goes back of its payment.
+    credit, back = entries.alias("credited_early"), entries.alias("went_back")
+    is_credit = and_(
+        scope.on(credit, entries, account_id="account_id", lot="lot"),
+        credit.c.counter == Counter.ALLOCATION.value,
+        credit.c.is_due,
+        credit.c.sequence <= entries.c.sequence,
+        scope.on(back, credit, account_id="account_id", lot="lot", operation_id="operation_id"),
+        back.c.counter == Counter.REVERSALS.value,
+    )
+    took_effect = select(1).where(is_credit).exists()
+    is_early = and_(was_for_later, ~took_effect)
+    return case((entries.c.recorded_at < lots.c.effective_at, is_early), else_=False)
 
 
 def _is_late(scope: Scope) -> Condition:

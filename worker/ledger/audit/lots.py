@@ -146,7 +146,7 @@ def _is_ended_by_nobody(scope: Scope) -> Condition:
     is_its = and_(
         scope.on(cancellation, accounts, user_id="user_id"),
         cancellation.c.status == Status.APPLIED.value,
-        cancellation.c.code == Code.SUBSCRIPTION_CANCELED.value,
+        cancellation.c.code.in_([Code.SUBSCRIPTION_CANCELED.value, Code.CANCELLATION_LATE.value]),
         cancellation.c.recorded_at == lot.ended_at,
     )
     is_canceled = select(1).where(is_its).exists()

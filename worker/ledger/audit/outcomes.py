@@ -158,8 +158,11 @@ def _moved(scope: Scope, moves: FromClause) -> dict[str, tuple[Column, Column]]:
         else_=operation.balance_after,
     )
     return {
-        # What waits for its payment is of no account.
-        "operation_account": present(operation.code != Code.PAYMENT_AWAITED.value, accounts.c.account_id),
+        # What waits for its payment is of no account, and so may be what names it.
+        "operation_account": present(
+            operation.code.not_in((Code.PAYMENT_AWAITED.value, Code.PAYMENT_NAMED.value)),
+            accounts.c.account_id,
+        ),
         "operation_entries": only(and_(has_account, ~says_nothing), claimed, zero_if_none(moved.count)),
         "operation_without_entries": only(and_(has_account, says_nothing, _EFFECT != 0), _EFFECT, ZERO),
         "operation_amount": _amounts(moves),
@@ -302,7 +305,18 @@ def _before(scope: Scope, moves: FromClause) -> Column:
         .scalar_subquery()
     )
     is_freeing = operation.code.in_([Code.HOLD_RELEASED.value, Code.HOLD_SETTLED.value])
+    # A period that was paid ahead takes effect with the event that takes it: then it is the event's own.
+    credit = entries.alias("credited_early")
+    is_forward = and_(
+        scope.on(credit, moves, account_id="account_id"),
+        credit.c.operation_id == operation.operation_id,
+        credit.c.counter == Counter.ALLOCATION.value,
+        credit.c.is_due,
+        credit.c.occurred_at == operation.recorded_at,
+        operation.code.in_([code.value for code in REVERSING]),
+    )
     return case(
+        (select(1).where(is_forward).exists(), operation.balance_before),
         (moved.own_first == operation.first_entry, moved.before),
         (moved.own_first.is_not(None), before_own),
         (and_(is_freeing, balance_before() >= moved.after), balance_before()),

@@ -131,11 +131,13 @@ def _lookups(
 def of_share(
     connection: Connection, slots: Slots, places: Places, made_before: datetime | None
 ) -> Iterator[Discrepancy]:
-    """Find payments without their name, and operations whose event neither waits nor was taken in.
+    """Find payments without their name, names that were to be one payment's and are not, and lost events.
 
-    Those recorded since ``made_before`` are left out.
+    These are of operations whose event neither waits nor was taken in. What was recorded since
+    ``made_before`` is left out.
     """
     yield from _unnamed(connection, slots, made_before)
+    yield from _apart(connection, slots, made_before)
     yield from _lost(connection, slots, places, made_before)
 
 
@@ -148,6 +150,44 @@ def _unnamed(connection: Connection, slots: Slots, before: datetime | None) -> I
         for row in page:
             if names.get(row.reference_id) != (row.reference_id, row.user_id):
                 yield _finding("payment_without_name", row.reference_id, row.user_id)
+
+
+def _apart(connection: Connection, slots: Slots, before: datetime | None) -> Iterator[Discrepancy]:
+    """Find commands about names of which one has another payment, or isn't the same as the others."""
+    operation = operations.c
+    statement = select(operation.reference_id, operation.user_id, operation.content).where(
+        scope_of(slots).of(operations),
+        operation.status == Status.APPLIED.value,
+        operation.code == Code.PAYMENT_NAMED.value,
+    )
+    if before is not None:
+        statement = statement.where(operation.recorded_at < before)
+    for page in _partitions(connection, statement.order_by(operation.reference_id), slots):
+        given = {row.reference_id: _names_in(row.content) for row in page}
+        known = _wholes(connection, {name for names in given.values() for name in names})
+        for row in page:
+            wholes = {known.get(name) for name in given[row.reference_id]}
+            if len(given[row.reference_id]) > 1 and (len(wholes) != 1 or None in wholes):
+                yield _finding("names_apart", row.reference_id, row.user_id, actual=len(wholes))
+
+
+def _names_in(content: str) -> set[str]:
+    fields = json.loads(content)
+    return {fields["originalReferenceId"], *fields["alsoKnownAs"]}
+
+
+def _wholes(connection: Connection, names: Collection[str]) -> dict[str, tuple[str | None, str | None]]:
+    """Return what each name belongs to: its payment, or else the first of the names that are the same."""
+    name = payment_names.c
+    in_order, found = sorted(names), {}
+    for first in range(0, len(in_order), _PAGE):
+        statement = select(name.name, name.payment_reference, name.same_as).where(
+            name.name.in_(in_order[first : first + _PAGE])
+        )
+        for row in connection.execute(statement):
+            if row.payment_reference is not None or row.same_as is not None:
+                found[row.name] = (row.payment_reference, row.same_as)
+    return found
 
 
 def _lost(

@@ -18,6 +18,7 @@ from sqlalchemy import Connection, Row, func, or_, select
 from schemas import (
     CancelSubscription,
     ChangeSubscription,
+    Code,
     ImportAccount,
     OpenAccount,
     RenewSubscription,
@@ -421,6 +422,8 @@ def _subscription(connection: Connection, row: Row[Any]) -> _Subscription:
         .where(operation.slot == row.slot, operation.user_id == row.user_id)
         .where(operation.status == Status.APPLIED.value)
         .where(operation.type.in_([_OPEN, _IMPORT, _CHANGE, _RENEW, _CANCEL]))
+        # One that came late has changed nothing of the subscription.
+        .where(operation.code != Code.CANCELLATION_LATE.value)
         .order_by(operation.recorded_at, func.coalesce(last_entry(), 0), operation.operation_id)
     )
     return _Subscription(row, [_Happened(*happened) for happened in connection.execute(statement)])

@@ -78,7 +78,10 @@ class AwaitedView(View):
 
 @dataclass(frozen=True, slots=True)
 class NamedPayment:
-    """Payment that a name leads to, and its events; without a payment those that wait for it."""
+    """Payment that a name leads to, and its events; without a payment those that wait for it.
+
+    These include what waits under other names of the same payment.
+    """
 
     payment: PaymentView | None
     events: tuple[PaymentEventView, ...]
@@ -88,11 +91,13 @@ def named_payment(connection: Connection, name: str) -> NamedPayment:
     """Return the payment that is called ``name``, and its events, in order."""
     own = payment_names.c
     bound = connection.execute(
-        select(own.payment_reference, own.user_id).where(own.name == name, own.user_id.is_not(None))
+        select(own.payment_reference, own.user_id, own.same_as).where(own.name == name)
     ).one_or_none()
-    if bound is None:
-        return NamedPayment(None, tuple(_waiting(connection, [name])))
-    reference, user_id = bound
+    if bound is None or bound.user_id is None:
+        first = None if bound is None else bound.same_as
+        alike = connection.execute(select(own.name).where(own.same_as == first)).scalars()
+        return NamedPayment(None, tuple(_waiting(connection, {name, *alike})))
+    reference, user_id = bound.payment_reference, bound.user_id
     names = connection.execute(
         select(own.name).where(own.user_id == user_id, own.payment_reference == reference).order_by(own.name)
     ).scalars()

@@ -14,6 +14,7 @@ export type Command =
   | ReleaseUsage
   | RecordUsage
   | PaymentSucceeded
+  | PaymentNamed
   | PaymentRefunded
   | RefundFailed
   | PaymentDisputed
@@ -85,6 +86,8 @@ export type Code =
   | "change_scheduled"
   | "freeze_began"
   | "freeze_ended"
+  | "cancellation_late"
+  | "payment_named"
   | "insufficient_balance"
   | "account_not_found"
   | "account_exists"
@@ -458,6 +461,28 @@ export interface PaymentSucceeded {
   otherMinor?: number | null | undefined;
   provider?: Label | null | undefined;
   alsoKnownAs?: Identifier[] | null | undefined;
+}
+/**
+ * Gives a payment more names, so that its events find it by any of them.
+ *
+ * A gateway may say them late, and never in the payment itself. The reference is the gateway's own id of what joins the two. It may come before the payment, and before or after what names it: the names are of one payment from then on, whichever of them that comes with. A name that is another payment's is refused. `originalReferenceId` must differ from `referenceId`.
+ */
+export interface PaymentNamed {
+  type: "payment.named";
+  referenceId: Identifier;
+  userId?: Identifier | null | undefined;
+  occurredAt?: Time | null | undefined;
+  metadata?: Metadata | null | undefined;
+  attempt?: number | undefined;
+  description?: Text | null | undefined;
+  replies?: ("all" | "problems" | "none") | null | undefined;
+  openTier?: Identifier | null | undefined;
+  originalReferenceId: Identifier;
+  /**
+   * @minItems 1
+   * @maxItems 10
+   */
+  alsoKnownAs: Identifier[];
 }
 /**
  * Takes back tokens and bonus in proportion to the money that went back, all or a part.
