@@ -186,6 +186,7 @@ class Application:
         url: SecretStr | None = None,
         statement_timeout_s: float = 0,
         only_by_key: bool = False,
+        only_reads: bool = False,
         guard: DatabaseGuard | None = None,
         patience: int = 1,
     ) -> Engine:
@@ -194,6 +195,7 @@ class Application:
             application_name=name or self._name,
             statement_timeout_s=statement_timeout_s,
             only_by_key=only_by_key,
+            only_reads=only_reads,
             guard=guard,
             patience=patience,
             settings_on=self.settings.session_settings,
@@ -349,6 +351,7 @@ class Application:
                     url=url,
                     statement_timeout_s=_QUERY_TIMEOUT_S,
                     only_by_key=only_by_key,
+                    only_reads=True,
                 )
                 for only_by_key in (True, False)
             )

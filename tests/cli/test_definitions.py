@@ -156,7 +156,8 @@ def test_tags_of_roles_change_nothing() -> None:
 #: Types that are sent, by the role that sends them beside ops, who may send all. None: ops alone.
 SENT = {
     "app": "account.open query.afford query.balance query.catalog query.history query.operation query.usage",
-    "gateway": "account.freeze payment.dispute_closed payment.disputed payment.failed payment.refund_failed "
+    "gateway": "account.freeze payment.dispute_closed payment.disputed payment.failed payment.named "
+    "payment.refund_failed "
     "payment.refunded payment.succeeded subscription.cancel subscription.change subscription.renew",
     "worker": "account.settle",
     None: "account.import account.unfreeze credit.adjust credit.bonus credit.refund query.stats",

@@ -346,7 +346,7 @@ def test_difference_between_ledger_and_files_is_shown(
         ).all():
             connection.exec_driver_sql(f"DROP TRIGGER {trigger}")
         connection.exec_driver_sql(
-            "UPDATE entries SET amount = amount - 5 WHERE counter = 5 AND sequence = 2"
+            "UPDATE entries SET amount = amount - 5 WHERE counter = 'U' AND sequence = 2"
         )
     ended = cli("import", *whole, *AS_OF, "--yes")
     assert ended.code == 1

@@ -63,7 +63,7 @@ def test_other_types_are_refused_in_bulk(application: Application, rabbit: Rabbi
         reply = rabbit.request(OPEN, **in_bulk)
         assert (reply["status"], reply["reason"], reply["field"]) == ("failed", "wrong_lane", "type")
         assert rabbit.request(OPEN)["code"] == "account_opened", "the refusal stored nothing"
-        assert rabbit.request(deduct("d"), **in_bulk)["code"] == "tokens_deducted"
+        assert rabbit.request(deduct("d"), exchange=BILLING.bulk_exchange)["code"] == "tokens_deducted"
     ((properties, _),) = rabbit.take(BILLING.dead.name, 1)
     dead_letter = DeadLetter.from_headers(properties.headers)
     assert (dead_letter.reason, dead_letter.queue) == ("wrong_lane", BILLING.bulk.name)

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
-from uuid import uuid4
 
 import pytest
 from sqlalchemy import Engine, select
@@ -21,9 +20,9 @@ from sqlalchemy import Engine, select
 from schemas import OpenAccount
 from tests.cli.console import Cli, Ended
 from tests.support.apply_commands import applied
+from tests.support.broker_users import BrokerUsers
 from tests.support.mixed_messages import Message, mixed, open_accounts
 from tests.support.pages import page, section
-from tests.support.pages import tables as tables_of
 from tests.support.processes import run_cli, worker_environment
 from tests.support.provision import RabbitMQServer
 from tests.support.rabbit_client import RabbitClient, user_of
@@ -33,6 +32,7 @@ from tests.support.waiting import eventually
 from tests.support.worker_thread import running
 from worker.bootstrap import Application
 from worker.broker import BILLING, JournalLimits, Outgoing, open_link
+from worker.broker.roles import ROLES
 from worker.catalog import load_catalog
 from worker.deadletters.store.tables import dead_letters
 from worker.ledger import tables
@@ -136,15 +136,10 @@ def commands_of_the_page() -> list[list[str]]:
 
 @pytest.fixture
 def operator_url(rabbitmq: RabbitMQServer, broker_url: str) -> Iterator[str]:
-    """URL of an operator who has the rights that the manual names for a recovery, and no others."""
-    rows, *_ = tables_of(section(page("worker/OPERATING.md"), "Users and rights on the broker"))
-    (rights,) = (cells for who, *cells in rows if who == "recover")
-    configure, write, read = (right.strip("`").replace("\\|", "|") for right in rights)
-    name = f"ops-{uuid4().hex[:8]}"
-    yield rabbitmq.management.create_user(
-        name, "secret", broker_url.rpartition("/")[2], configure=configure, write=write, read=read
-    )
-    rabbitmq.management.delete_user(name)
+    """URL of an operator who has the rights of `topology definitions`, and no others."""
+    vhost = broker_url.rpartition("/")[2]
+    with BrokerUsers(rabbitmq, vhost, [role for role in ROLES if role.name == "ops"]) as users:
+        yield users.url("ops")
 
 
 def rehearsed(

@@ -158,7 +158,7 @@ def test_dead_letter_drops_properties_that_would_copy_or_expire_it(
         rabbit.request(neighbour_of("after"))
     assert body == NO_JSON
     assert dead_letter.headers["x-note"] == "kept"
-    assert (dead_letter.user_id, dead_letter.expiration) == (None, None)
+    assert (dead_letter.user_id, dead_letter.expiration) == (rabbit.user, None)
     assert dead_letter.headers["x-billing-sent-by"] == rabbitmq.address.user
     assert rabbit.depth("usage.copied") == rabbit.depth(BILLING.dead.name) == 0
     nothing_is_left(rabbit)

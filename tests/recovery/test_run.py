@@ -68,7 +68,7 @@ class _Stop:
 
 
 @dataclass
-class World:
+class JournalWorld:
     """A recovery of ``journal``, with its link and its database."""
 
     engine: Engine
@@ -102,7 +102,7 @@ def engine(sqlite_url: str) -> Iterator[Engine]:
 
 
 def test_run_publishes_everything_in_order_and_records_the_end(engine: Engine) -> None:
-    world = World(engine, FakeJournal(250, first=40))
+    world = JournalWorld(engine, FakeJournal(250, first=40))
     run = world.run(world.begin())
     assert [message.offset for message in run.messages()] == list(range(40, 290))
     assert world.references == [f"d-{offset}" for offset in range(40, 290)]
@@ -112,14 +112,14 @@ def test_run_publishes_everything_in_order_and_records_the_end(engine: Engine) -
 
 
 def test_run_ends_where_its_last_offset_has_no_message(engine: Engine) -> None:
-    world = World(engine, FakeJournal(100, gap=True))
+    world = JournalWorld(engine, FakeJournal(100, gap=True))
     run = world.run(world.begin())
     assert [message.offset for message in run.messages()][-1] == 98
     assert (run.recovery.published, run.recovery.is_done) == (99, True)
 
 
 def test_run_that_the_broker_interrupts_goes_on_at_its_place(engine: Engine) -> None:
-    world = World(engine, FakeJournal(250))
+    world = JournalWorld(engine, FakeJournal(250))
     calls = iter(range(10))
 
     def fail() -> None:
@@ -137,7 +137,7 @@ def test_run_that_the_broker_interrupts_goes_on_at_its_place(engine: Engine) -> 
 
 
 def test_run_stops_between_two_pieces(engine: Engine) -> None:
-    world = World(engine, FakeJournal(250))
+    world = JournalWorld(engine, FakeJournal(250))
     run = world.run(world.begin())
     for message in run.messages():
         world.stop.requested = message.offset >= 120
@@ -145,13 +145,13 @@ def test_run_stops_between_two_pieces(engine: Engine) -> None:
 
 
 def test_run_keeps_its_rate(engine: Engine) -> None:
-    world = World(engine, FakeJournal(100))
+    world = JournalWorld(engine, FakeJournal(100))
     list(world.run(world.begin(), rate=20.0).messages())
     assert world.journal.passed_s == pytest.approx(100 / 20, abs=0.5)
 
 
 def test_message_that_a_full_queue_refuses_is_sent_again(engine: Engine) -> None:
-    world = World(engine, FakeJournal(100))
+    world = JournalWorld(engine, FakeJournal(100))
     world.link.refusing = {"usage.deduct"}
 
     def empty() -> None:
@@ -165,7 +165,7 @@ def test_message_that_a_full_queue_refuses_is_sent_again(engine: Engine) -> None
 
 
 def test_run_without_a_queue_names_the_way_out_and_keeps_its_place(engine: Engine) -> None:
-    world = World(engine, FakeJournal(100))
+    world = JournalWorld(engine, FakeJournal(100))
     world.link.unroutable = {"usage.deduct"}
     with pytest.raises(ConfigurationError, match=r"no queue takes usage\.deduct"):
         list(world.run(world.begin()).messages())

@@ -42,6 +42,7 @@ def ledger_engine(
     application_name: str = "billing-worker",
     statement_timeout_s: float = 0,
     only_by_key: bool = False,
+    only_reads: bool = False,
     guard: DatabaseGuard | None = None,
     patience: int = 1,
     settings_on: SettingsPlace = "connection",
@@ -49,7 +50,8 @@ def ledger_engine(
     """Return an engine for ``url`` (``postgresql://…`` or ``sqlite:///…``); it connects on first use.
 
     A statement is given up after ``statement_timeout_s`` on PostgreSQL (0: never). ``only_by_key`` is for
-    callers that read rows by their keys and nothing else. ``guard`` is for loops that write: they connect to
+    callers that read rows by their keys and nothing else, as batches do; with ``only_reads`` they have
+    snapshots, which the connections of batches don't know. ``guard`` is for loops that write: they connect to
     the primary alone, and no wait is longer than ``patience`` times the guard's time-out. Where the settings
     of sessions are on the role, connections ask for none. READ COMMITTED there; one writer at a time on
     SQLite. Raises ConfigurationError for other URLs.
@@ -60,7 +62,7 @@ def ledger_engine(
             timeout_s = statement_timeout_s if guard is None else server_timeout_s(guard.timeout_s, patience)
             settings = {**needed(timeout_s), **(BY_KEY if only_by_key else {})}
             options: dict[str, Any] = {"application_name": application_name}
-            if only_by_key:
+            if only_by_key and not only_reads:
                 options |= {"connection_factory": BatchConnection, "cursor_factory": BatchCursor}
             engine = _postgresql_engine(parsed, options if guard is None else options | _written(guard))
             prepare_sessions(engine, settings if settings_on == "connection" else {}, application_name)
