@@ -54,7 +54,7 @@ def _forked(
         return START(arguments, environment, output)
     return ForkedPython(
         *arguments[2:],
-        in_session=True,
+        start_new_session=True,
         cwd=sandbox.ROOT,
         env={**os.environ, "PYTHONPATH": str(sandbox.ROOT), **environment},
         stdin=subprocess.DEVNULL,

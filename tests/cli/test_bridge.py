@@ -18,6 +18,7 @@ from tests.cli.console import Cli
 from tests.gateways.conftest import event_of
 from tests.gateways.signing import SECRET, stripe_header
 from tests.http.conftest import NOWHERE
+from tests.support.forked_python import ForkedPython
 from tests.support.processes import worker_environment
 from tests.support.rabbit_client import RabbitClient
 from worker.settings import load_settings
@@ -123,8 +124,8 @@ def bridge(broker_url: str, config: Path) -> Iterator[tuple[subprocess.Popen[byt
         "BILLING_BRIDGE_STRIPE_SECRETS": SECRET,
         "PYTHONUNBUFFERED": "1",
     }
-    process = subprocess.Popen(
-        [sys.executable, "-m", "worker", "bridge", "--config", str(config), "--listen", "127.0.0.1:0"],
+    process = ForkedPython(
+        *("worker", "bridge", "--config", str(config), "--listen", "127.0.0.1:0"),
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

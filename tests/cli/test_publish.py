@@ -3,7 +3,6 @@
 import json
 import signal
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.cli.console import Cli
+from tests.support.forked_python import ForkedPython
 from tests.support.message_bodies import MINIMAL
 from tests.support.processes import worker_environment
 from tests.support.rabbit_client import RabbitClient
@@ -350,8 +350,8 @@ def test_process_that_is_killed_loses_nothing_and_doubles_one_chunk_at_most(
 ) -> None:
     count = 20_000
     Path("big.jsonl").write_bytes(lines(count))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "worker", "publish", "big.jsonl"],
+    process = ForkedPython(
+        *("worker", "publish", "big.jsonl"),
         env=worker_environment(load_settings(broker_url=broker_url)),
         stdout=subprocess.DEVNULL,
     )

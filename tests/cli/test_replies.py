@@ -3,9 +3,9 @@
 import json
 import signal
 import subprocess
-import sys
 
 from tests.cli.console import Cli
+from tests.support.forked_python import ForkedPython
 from tests.support.processes import worker_environment
 from tests.support.rabbit_client import RabbitClient
 from tests.support.waiting import eventually
@@ -105,8 +105,8 @@ def test_queue_that_is_not_there_is_named(broker_cli: Cli) -> None:
 
 
 def test_follow_shows_replies_until_ctrl_c(broker_url: str, rabbit: RabbitClient) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-u", "-m", "worker", "replies", "--follow", "--take"],
+    process = ForkedPython(
+        *("worker", "replies", "--follow", "--take"),
         env=worker_environment(load_settings(broker_url=broker_url)),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -11,6 +11,7 @@ import pytest
 
 from tests.cli.commands import COMMANDS
 from tests.cli.console import Cli, FilledLedger
+from tests.support.forked_python import ForkedPython
 from tests.support.processes import worker_environment
 from tests.support.rabbit_client import RabbitClient
 from tests.support.waiting import eventually
@@ -206,8 +207,8 @@ def test_closed_output_ends_a_command_quietly(sqlite_url: str, ledger: FilledLed
 
 
 def test_ctrl_c_ends_a_command_with_130_and_no_traceback(broker_url: str, rabbit: RabbitClient) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-u", "-m", "worker", "publish", "-", "--unchecked"],
+    process = ForkedPython(
+        *("worker", "publish", "-", "--unchecked"),
         env=worker_environment(load_settings(broker_url=broker_url)),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -11,6 +11,7 @@ import pytest
 
 from tests.cli.console import Cli
 from tests.console.conftest import NOWHERE
+from tests.support.forked_python import ForkedPython
 from tests.support.processes import worker_environment
 from worker.console.guard import os_user
 from worker.settings import load_settings
@@ -104,8 +105,8 @@ def test_help_shows_an_example(cli: Cli) -> None:
 
 def test_console_prints_its_url_and_ends_in_order(sqlite_url: str) -> None:
     settings = load_settings(broker_url=NOWHERE, database_url=sqlite_url)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "worker", "console", "--listen", "127.0.0.1:0"],
+    process = ForkedPython(
+        *("worker", "console", "--listen", "127.0.0.1:0"),
         env={**worker_environment(settings), "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from schemas import NoticeType
-from tests.support.processes import ROOT
+from tests.support.forked_python import ROOT, run_python
 from tests.support.provision import RabbitMQServer
 from worker.broker import BILLING
 
@@ -32,13 +32,11 @@ def _environment(tmp_path: Path) -> dict[str, str]:
 
 
 def _demo(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "worker", "demo", *arguments],
-        env=_environment(tmp_path),
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-        check=False,
+    ended = run_python(
+        "worker", "demo", *arguments, timeout_s=PATIENCE_S, forks=True, env=_environment(tmp_path)
+    )
+    return subprocess.CompletedProcess(
+        ended.args, ended.returncode, ended.stdout.decode(), ended.stderr.decode()
     )
 
 

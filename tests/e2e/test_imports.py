@@ -8,10 +8,12 @@ import pytest
 from tests.cli.console import Cli
 from tests.support.processes import WorkerProcesses, run_cli
 from worker.bootstrap import Application
+from worker.cli.imports.publishing import WINDOW
 from worker.ledger.audit import audit
 from worker.settings import Settings, environment_of
 
-ACCOUNTS = 1_200
+#: More than are sent before a reply is waited for, and than are looked up at once.
+ACCOUNTS = WINDOW + 100
 AS_OF = ("--as-of", "2026-11-22T10:00:00Z")
 
 
@@ -36,7 +38,7 @@ def written(folder: Path) -> list[str]:
     return ["import", str(folder / "accounts.csv"), *options, *AS_OF]
 
 
-def test_thousands_of_accounts_come_in_whole(
+def test_accounts_of_more_than_a_window_come_in_whole(
     worker_settings: Settings,
     workers: WorkerProcesses,
     application: Application,

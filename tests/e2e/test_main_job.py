@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Any, Literal
 
+import pytest
 from sqlalchemy import Engine, select
 
 from schemas import (
@@ -95,7 +96,7 @@ def test_insufficient_balance_reply_names_the_missing_tokens(
     assert rabbit.request({**request, "attempt": 2})["balanceAfter"] == 48_500
 
 
-# -- ten thousand mixed commands --------------------------------------------------------------------------
+# -- thousands of mixed commands --------------------------------------------------------------------------
 
 DAY = 24 * 3600
 RESULTS: tuple[Literal["won", "lost", "prevented", "withdrawn"], ...] = (
@@ -265,8 +266,11 @@ def batches_of_any_size(rng: random.Random, commands: Sequence[Command]) -> list
     return batches
 
 
-def test_ten_thousand_commands_equal_the_model_for_any_batches_and_workers(
-    postgres_engine: Engine,
+@pytest.mark.parametrize(
+    ("count", "users", "seed"), [(2_500, 20, 2), pytest.param(10_000, 50, 2, marks=pytest.mark.slow)]
+)
+def test_thousands_of_commands_equal_the_model_for_any_batches_and_workers(
+    postgres_engine: Engine, count: int, users: int, seed: int
 ) -> None:
     """Four workers compete for the batches, before, at and after the end of a period.
 
@@ -275,9 +279,9 @@ def test_ten_thousand_commands_equal_the_model_for_any_batches_and_workers(
     The note is taken while the locks of the batch are held, so that the notes are a serial order of the
     batches. In that order the model must come to the same replies, the same balances and the same lots.
     """
-    rng = random.Random(2)
-    commands = RandomCommands(rng, 50).mixed(10_000)
-    opening, rest = commands[:50], commands[50:]
+    rng = random.Random(seed)
+    commands = RandomCommands(rng, users).mixed(count)
+    opening, rest = commands[:users], commands[users:]
     rng.shuffle(rest)
     ledger = Ledger(postgres_engine)
     happened: list[tuple[datetime, list[Command], list[dict[str, Any]]]] = []

@@ -5,8 +5,6 @@ The server that had no accident goes on: what the restored ledger says is compar
 
 import json
 import shlex
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from schemas import OpenAccount
 from tests.cli.console import Cli, Ended
 from tests.support.apply_commands import applied
 from tests.support.broker_users import BrokerUsers
+from tests.support.forked_python import ForkedPython
 from tests.support.mixed_messages import Message, mixed, open_accounts
 from tests.support.pages import page, section
 from tests.support.processes import run_cli, worker_environment
@@ -264,8 +263,8 @@ def test_killed_recovery_goes_on_at_its_place(worker_settings: Settings, rabbit:
         link.publish([usage(number) for number in range(2_000)])
     rabbit.channel.queue_purge("billing.usage")
     engine = ledger_engine(worker_settings.database_url.get_secret_value())
-    command = [sys.executable, "-m", "worker", "recover", "--since", "1h", "--rate", "400/s"]
-    with subprocess.Popen(command, env=worker_environment(worker_settings)) as process:
+    command = ("worker", "recover", "--since", "1h", "--rate", "400/s")
+    with ForkedPython(*command, env=worker_environment(worker_settings)) as process:
         eventually(lambda: place_of(engine) > 500)
         process.kill()
     place = place_of(engine)

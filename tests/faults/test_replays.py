@@ -3,7 +3,6 @@
 import json
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from uuid import uuid4
@@ -12,6 +11,7 @@ import pytest
 
 from schemas import DeadLetterReason, OpenAccount
 from tests.support.apply_commands import applied
+from tests.support.forked_python import ForkedPython
 from tests.support.postgres_server import Postgres
 from tests.support.processes import run_cli, worker_environment
 from tests.support.rabbit_client import RabbitClient
@@ -77,8 +77,8 @@ def drain(application: Application, expected: int) -> None:
 @contextmanager
 def replaying(settings: Settings, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
     """Run the replay command in a process of its own, which ends with the block at the latest."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "worker", "dead-letters", "replay", *arguments],
+    process = ForkedPython(
+        *("worker", "dead-letters", "replay", *arguments),
         env=worker_environment(settings),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from time import monotonic
 
@@ -11,6 +10,7 @@ import pytest
 
 from tests.support.background_producer import BackgroundProducer
 from tests.support.expected_state import ExpectedState, every_reply, nothing_is_left, publish_some
+from tests.support.forked_python import ForkedPython
 from tests.support.mixed_messages import mixed
 from tests.support.processes import WorkerProcesses, worker_environment
 from tests.support.rabbit_client import RabbitClient
@@ -89,8 +89,8 @@ def test_supervisor_restarts_a_killed_worker_and_ctrl_c_stops_all_in_order(
 ) -> None:
     """The terminal signals the whole process group; a worker that gets two signals would end in mid-batch."""
     state = ExpectedState(application.engine)
-    parent = subprocess.Popen(
-        [sys.executable, "-m", "worker", "run", "--workers", "2"],
+    parent = ForkedPython(
+        *("worker", "run", "--workers", "2"),
         env=worker_environment(worker_settings),
         stderr=subprocess.PIPE,
         start_new_session=True,

@@ -18,7 +18,7 @@ from tests.support.provision import RabbitMQServer
 from tests.support.rabbit_client import RabbitClient, user_of
 from tests.support.tcp_proxy import Proxy
 from worker.broker import Link, Outgoing, PublishResult, open_link
-from worker.broker.rabbitmq import publishing
+from worker.broker.rabbitmq import connection, publishing
 from worker.errors import BrokerUnavailableError
 
 PAYMENTS = "billing.payments"
@@ -156,6 +156,9 @@ def test_confirm_that_does_not_come_gives_503(
         with door_on(lambda: link) as door:
             assert door.post("stripe", PAID).status_code == 200
             proxy.hang()
+            # The link is closed and opened anew once, through the same proxy.
+            monkeypatch.setattr(connection, "_CLOSE_TIMEOUT_S", 0.2)
+            monkeypatch.setattr(connection, "_CONNECT_TIMEOUT_S", 0.2)
             assert door.post("stripe", PAID).status_code == 503
 
 

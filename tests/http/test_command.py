@@ -12,6 +12,7 @@ import pytest
 from schemas.http import TokenScope
 from tests.cli.console import Cli
 from tests.http.conftest import NOWHERE
+from tests.support.forked_python import ForkedPython
 from tests.support.processes import worker_environment
 from worker.bootstrap import utc_now
 from worker.http.tokens import add_token
@@ -111,8 +112,8 @@ def test_help_shows_how_to_ask(cli: Cli) -> None:
 
 def test_command_prints_its_url_and_ends_in_order(sqlite_url: str, tokens_file: Path) -> None:
     settings = load_settings(broker_url=NOWHERE, database_url=sqlite_url, http_tokens=tokens_file)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "worker", "serve", "--listen", "127.0.0.1:0"],
+    process = ForkedPython(
+        *("worker", "serve", "--listen", "127.0.0.1:0"),
         env={**worker_environment(settings), "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -2,20 +2,25 @@
 
 A start of ``python -m worker`` spends half a second of processor time on imports, and the tests start
 hundreds. Such a program is a process of its own in every other way: it has its own environment, files and
-signals, its parent is the test's process, and it can be killed. Tests of the start itself use ``subprocess``.
+signals, its parent is the test's process, and it can be killed. The programs of a supervisor, and of one
+that ``forks``, are forked in turn. Tests of the start itself use ``subprocess``.
 """
 
 import ctypes
+import gc
 import json
+import logging
 import os
 import runpy
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Sequence
-from functools import cache
+import traceback
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -29,20 +34,40 @@ _libc = ctypes.CDLL(None)
 class ForkedPython(subprocess.Popen[bytes]):
     """``python -m module arguments`` as a forked process; it ends with the process that started it."""
 
-    def __init__(self, module: str, *arguments: str, in_session: bool = False, **options: Any) -> None:
-        self._asked = {"module": module, "arguments": arguments, "in_session": in_session}
+    def __init__(self, module: str, *arguments: str, forks: bool = False, **options: Any) -> None:
+        self._forks = forks
         super().__init__([sys.executable, "-m", module, *arguments], **options)
 
     def _execute_child(self, *given: Any) -> None:
         """Start the program: Popen has prepared its pipes, and waits for a child with our process id."""
-        cwd, env, pipes = given[5], given[6], given[10:16]
-        stdin, stdout, stderr = (
-            end if end != -1 else number for number, end in enumerate((pipes[0], pipes[3], pipes[5]))
-        )
-        place = {"cwd": os.fspath(cwd or os.getcwd()), "env": dict(os.environ if env is None else env)}
-        self.pid = _fork(self._asked | place, [stdin, stdout, stderr])
-        self._child_created = True
-        self._close_pipe_fds(*pipes)  # type: ignore[attr-defined]
+        _start(self, given, partial(_fork, _server(), forks=self._forks))
+
+
+class _ForkedAgain(subprocess.Popen[Any]):
+    """Process that a forked program starts: forked too, if it is a Python program.
+
+    A supervisor, which has nothing open, is forked itself. A program that ``forks`` has a process for that,
+    forked at its start: a fork of one that has an SQLite file open could not use that file.
+    """
+
+    def _execute_child(self, *given: Any) -> None:
+        is_python = given[0][:2] == [sys.executable, "-m"]
+        if is_python and _own_servers:
+            _start(self, given, partial(_fork, _own_servers[0]))
+        elif is_python and given[-1] == 0:
+            _start(self, given, _fork_here)
+        else:
+            super()._execute_child(*given)  # type: ignore[misc]
+
+
+def _start(process: subprocess.Popen[Any], given: Sequence[Any], fork: Callable[..., int]) -> None:
+    (_, _, module, *arguments), cwd, env, pipes = given[0], given[5], given[6], given[10:16]
+    place = {"cwd": os.fspath(cwd or os.getcwd()), "env": dict(os.environ if env is None else env)}
+    group = {"in_session": given[-2], "process_group": given[-1]}
+    files = [end if end != -1 else number for number, end in enumerate((pipes[0], pipes[3], pipes[5]))]
+    process.pid = fork({"module": module, "arguments": arguments} | place | group, files)
+    process._child_created = True  # type: ignore[attr-defined]
+    process._close_pipe_fds(*pipes)  # type: ignore[attr-defined]
 
 
 def run_python(
@@ -59,12 +84,13 @@ def run_python(
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
-def _fork(request: dict[str, Any], files: Sequence[int]) -> int:
+def _fork(
+    server: socket.socket, request: dict[str, Any], files: Sequence[int], *, forks: bool = False
+) -> int:
     """Have the server fork a program; return its process id, that of a child of ours."""
-    server = _server()
     _libc.prctl(_SET_SUBREAPER, 1, 0, 0, 0)  # until the program, an orphan, has become our child
     try:
-        socket.send_fds(server, [json.dumps(request).encode()], list(files))
+        socket.send_fds(server, [json.dumps(request | {"forks": forks}).encode()], list(files))
         answer = server.recv(100)
     finally:
         _libc.prctl(_SET_SUBREAPER, 0, 0, 0, 0)
@@ -86,6 +112,20 @@ def _server() -> socket.socket:
 
 
 _servers: list[subprocess.Popen[bytes]] = []
+_own_servers: list[socket.socket] = []
+
+
+def _with_server(request: dict[str, Any]) -> dict[str, Any]:
+    """Fork a process that forks our programs; return what this process, ours or one of those, has to run."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    if os.fork() == 0:
+        ours.close()
+        asked = _serve(theirs)
+        _become(asked)
+        return asked
+    theirs.close()
+    _own_servers.append(ours)
+    return request
 
 
 def _serve(requests: socket.socket) -> dict[str, Any]:
@@ -116,12 +156,13 @@ def _serve(requests: socket.socket) -> dict[str, Any]:
 
 def _become(request: dict[str, Any]) -> None:
     """Take the place of a program that was started anew."""
-    _libc.prctl(_SET_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
     for number, file in enumerate(request["files"]):
         os.dup2(file, number)
         os.close(file)
     if request["in_session"]:
         os.setsid()
+    if request["process_group"] >= 0:
+        os.setpgid(0, request["process_group"])
     os.environ.clear()
     os.environ.update(request["env"])
     os.chdir(request["cwd"])
@@ -132,6 +173,45 @@ def _become(request: dict[str, Any]) -> None:
     sys.stdout = _stream(1, is_line_wise=os.isatty(1) or is_unbuffered)
     sys.stderr = _stream(2, is_line_wise=True)
     time.tzset()
+    subprocess.Popen = _ForkedAgain  # type: ignore[misc]
+
+
+def _fork_here(request: dict[str, Any], files: Sequence[int]) -> int:
+    """Fork a program from this one, wherever that stands: the new one never returns there."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    program = os.fork()
+    if program == 0:
+        code = 1
+        try:
+            code = _run_here(request, files)
+        finally:
+            os._exit(code)  # what the other program has open is not ours to end
+    return program
+
+
+def _run_here(request: dict[str, Any], files: Sequence[int]) -> int:
+    """Run a program in the copy of another one. Return its exit code."""
+    gc.freeze()  # connections of the other program are not ours to close
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for handled in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGCHLD):
+        signal.signal(handled, signal.SIG_DFL)
+    _become(request | {"files": [os.dup(file) for file in files]})
+    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+    code: Any = 0
+    try:
+        runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
+    except SystemExit as ended:
+        code = ended.code or 0
+    except BaseException:  # noqa: BLE001 - as the interpreter does at its end
+        traceback.print_exc()
+        code = 1
+    threading._shutdown()  # type: ignore[attr-defined]
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return code if isinstance(code, int) else 1
 
 
 def _stream(file: int, *, is_line_wise: bool) -> TextIO:
@@ -140,8 +220,6 @@ def _stream(file: int, *, is_line_wise: bool) -> TextIO:
 
 def _import_all() -> None:
     """Import what the commands import when they are called."""
-    import gc
-
     import psycopg2  # noqa: F401
 
     import worker.bootstrap
@@ -160,5 +238,8 @@ def _import_all() -> None:
 if __name__ == "__main__":
     _import_all()
     _request = _serve(socket.socket(fileno=int(sys.argv[1])))
+    _libc.prctl(_SET_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
     _become(_request)
+    if _request["forks"]:
+        _request = _with_server(_request)
     runpy.run_module(_request["module"], run_name="__main__", alter_sys=True)
