@@ -18,7 +18,9 @@ import type { FakeLedger } from "./ledger.js";
 import type { Operation } from "./lots.js";
 import { compareBalance, rejectedPayment, writeNotices } from "./notices.js";
 import type { News } from "./notices.js";
-import { awaited, nameIn } from "./payments.js";
+import { nameIn, namesOf } from "./names.js";
+import { awaited } from "./payments.js";
+import type { Payment } from "./payments.js";
 import type { EventCommand } from "./reversals.js";
 import { RULES } from "./rules.js";
 
@@ -32,7 +34,7 @@ const OPENING = new Set<Single["type"]>([
 export function judged(command: Single, attempt: number, ledger: FakeLedger): Outcome {
   const judging: Judging = { command, attempt, operation: operationOf(command, ledger), ledger };
   const name = nameIn(command);
-  const payment = name === undefined ? undefined : ledger.payments.named(name);
+  const payment = name === undefined ? undefined : paymentOf(command, name, ledger);
   if (name !== undefined && payment === undefined)
     return stored(judging, waiting(command, name, ledger), command.userId ?? undefined);
   const account = ledger.accounts.get(payment?.userId ?? command.userId!);
@@ -86,10 +88,25 @@ function carriedOut(
   return stored(judging, told, account.userId, notices);
 }
 
-/** Let an event wait for its payment, unless another operation has the name. */
+/** Return the payment that a command is about; undefined where it is not there, or there are two. */
+function paymentOf(command: Single, name: string, ledger: FakeLedger): Payment | undefined {
+  const { payments } = ledger;
+  if (command.type !== "payment.named") return payments.named(name);
+  const owned = payments.names.owned(namesOf(command));
+  const isOther = payments.named(name) === undefined && !mayWaitFor(ledger.outcome(name));
+  return owned.length === 1 && !isOther ? payments.named(owned[0]!) : undefined;
+}
+
+/** Let an event, or more names, wait for their payment, unless another operation or payment has a name. */
 function waiting(command: Single, name: string, ledger: FakeLedger): Decision {
+  const { names } = ledger.payments;
+  const [, other] = command.type === "payment.named" ? names.owned(namesOf(command)) : [];
+  if (other !== undefined) return rejected("reference_taken", { originalReferenceId: other });
   if (!mayWaitFor(ledger.outcome(name))) return rejected("original_not_found", { originalReferenceId: name });
-  return awaited(command as EventCommand | FreezingCommand, { ledger, now: ledger.now() });
+  if (command.type !== "payment.named")
+    return awaited(command as EventCommand | FreezingCommand, { ledger, now: ledger.now() });
+  names.join(namesOf(command));
+  return applied("payment_named", 0, { originalReferenceId: name });
 }
 
 function byItsRule(command: Single, of: Case): Decision {
