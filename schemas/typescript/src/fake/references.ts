@@ -51,7 +51,7 @@ function applySingle(command: Single, ledger: FakeLedger): Answered {
   if (own !== undefined && !isAnew) return again(own, command, attempt, ledger);
   if (own !== inForce && (own !== undefined || !mayTake(inForce!, command.type)))
     return alone(conflict(command));
-  const outcome = judged(command, attempt, ledger);
+  const outcome = judged(command, attempt, ledger, own);
   const earlier = own === undefined ? [] : [...own.earlier, own];
   const others = outcomes.filter((one) => one !== own);
   ledger.stored.set(command.referenceId, [...others, { ...outcome, earlier }]);
