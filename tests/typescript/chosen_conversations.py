@@ -137,9 +137,11 @@ _STEPS: Mapping[str, Sequence[Fields | int]] = {
         *(24 * 20, _lost("17", 500)),
     ),
     "debt_that_goes_back_to_lots": (
-        *(_OPENED, _BONUS_PAID, _deduct(200_000), {"type": "payment.disputed", **_DISPUTE}),
+        *(_OPENED, _BONUS_PAID, _deduct(200_000)),
+        {"type": "payment.disputed", **_DISPUTE, "amountMinor": 1_999},
         *(_bonus(300_000), _lost("d1", 300), _lost("d2", 1_999)),
-        *({**_lost("d2", 500), "result": "won", "occurredAt": text_of_time(START)}, _lost("d3", 100)),
+        {**_lost("d2", 500), "result": "won", "occurredAt": text_of_time(START)},
+        _lost("d3", 100),
     ),
     "names_before_the_payment": (
         *(_OPENED, _named("c1", "c2"), _named("p1", "c3"), _refunded("f1", 100, "c2")),
@@ -149,12 +151,18 @@ _STEPS: Mapping[str, Sequence[Fields | int]] = {
         *(_OPENED, {**_PAID, "alsoKnownAs": ["c1"]}, {**_OTHER_PAID, "alsoKnownAs": ["c2"]}),
         *(_named("c1", "c2", "c3", referenceId="n1"), _refunded("f1", 100, "c3")),
         *(_named("c3", "c2", referenceId="n2"), {**_OTHER_PAID, "alsoKnownAs": ["c1", "c4"]}),
-        *(_named("c1", "c5", referenceId="n1", attempt=2), _named("c1", "c6", referenceId="n2")),
+        *(_named("c3", "c6", referenceId="n2"), _named("c1", "c5", referenceId="n1", attempt=2)),
+        *(_refunded("f2", 100, "c5"), _refunded("f3", 100, "c6")),
     ),
     "names_of_a_copy": (
         *(_OPENED, _PAID, _OTHER_PAID, _refunded("f1", 100, "c2"), _refunded("f2", 100, "c1")),
-        *({**_PAID, "alsoKnownAs": ["c2"]}, {**_OTHER_PAID, "alsoKnownAs": ["c1"]}),
+        *({**_PAID, "alsoKnownAs": ["c2"]}, {**_OTHER_PAID, "alsoKnownAs": ["c1"]}, _named("p1", "c3")),
         *({"type": "account.settle", **_ADA}, {"type": "account.settle", **_ADA}),
+    ),
+    "names_of_a_copy_that_is_refused": (
+        *(_OPENED, {**_PAID, "alsoKnownAs": ["c1"]}, {**_OTHER_PAID, "alsoKnownAs": ["c1"]}),
+        *({**_OTHER_PAID, "alsoKnownAs": ["c2"]}, _refunded("f1", 100, "c2")),
+        {**_OTHER_PAID, "attempt": 2},
     ),
     "names_of_a_rejected_payment": (
         *(_PAID, {**_PAID, "alsoKnownAs": ["c1"]}, _named("c1", "c2"), _refunded("f1", 100, "c2")),
@@ -162,7 +170,7 @@ _STEPS: Mapping[str, Sequence[Fields | int]] = {
     ),
     "late_end_of_an_earlier_period": (
         *(_OPENED, _subscription("change", 0, tier="pro", **_days(0, 30)), _deduct(1_000)),
-        *(24 * 5, _subscription("renew", 24 * 5, **_days(5, 35))),
+        *(24 * 5, _subscription("renew", 24 * 5, **_days(5, 35)), _subscription("cancel", -24, at="now")),
         *(_subscription("cancel", 24, at="period_end"), _subscription("cancel", 24, at="now")),
         *(_subscription("cancel", 24 * 5, at="now"), _subscription("cancel", 24 * 6, at="now")),
     ),

@@ -46,9 +46,8 @@ export class PaymentNames {
     if (owned.length === 1) this.bind(this.payment(owned[0]!)!, names);
   }
 
-  /** Learn from a copy of a payment, or of more names for one, what the first of them did not say. */
+  /** Learn the names that a copy of a payment has beside those of the first. */
   learn(command: Single, { status, code }: Reply): void {
-    if (command.type === "payment.named" && status === "applied") this.teach(namesOf(command));
     if (command.type !== "payment.succeeded") return;
     const [names, payment] = [namesOf(command), this.payment(command.referenceId)];
     if (payment === undefined) {
