@@ -112,13 +112,7 @@ def test_reason_codes_keep_their_names() -> None:
     assert set(DeadLetterReason) == {
         *("body_too_large", "byte_order_mark", "not_utf8", "not_json", "too_deep", "duplicate_field"),
         *("not_an_object", "missing_field", "unknown_field", "unknown_type", "invalid_field"),
-        *(
-            "wrong_sender",
-            "wrong_routing_key",
-            "wrong_exchange",
-            "wrong_lane",
-            "unreadable_properties",
-            "reference_conflict",
-        ),
+        *("wrong_sender", "wrong_routing_key", "wrong_exchange", "wrong_lane"),
+        *("unreadable_properties", "reference_conflict"),
         *("unprocessable", "delivery_limit", "notice_refused", "rejected", "expired", "maxlen", "unknown"),
     }

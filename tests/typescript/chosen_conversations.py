@@ -17,6 +17,8 @@ _PAID: Fields = {"type": "payment.succeeded", "referenceId": "p1", **_ADA, "pack
 _REFUNDED: Fields = {"type": "payment.refunded", "referenceId": "f1", "originalReferenceId": "p1", **_MONEY}
 _UNDONE: Fields = {"type": "payment.refund_failed", "originalReferenceId": "p1", "refundReferenceId": "f1"}
 _DISPUTE: Fields = {"originalReferenceId": "p1", "disputeId": "d1", **_MONEY}
+_BONUS_PAID: Fields = {**_PAID, "packageId": "standard", "amountMinor": 1_999}
+_OTHER_PAID: Fields = {**_PAID, "referenceId": "p2"}
 _IMPORTED: Fields = {
     "type": "account.import",
     "referenceId": "import",
@@ -47,6 +49,32 @@ def _reserve(tokens: int, seconds: int) -> Fields:
 
 def _capture(tokens: int) -> Fields:
     return {"type": "usage.settle", **_ADA, "originalReferenceId": "hold", "tokens": tokens}
+
+
+def _refunded(reference: str, amount: int, name: str = "p1") -> Fields:
+    about = {"referenceId": reference, "originalReferenceId": name}
+    return {"type": "payment.refunded", **about, "amountMinor": amount, "currency": "USD"}
+
+
+def _lost(dispute: str, amount: int) -> Fields:
+    about = {"originalReferenceId": "p1", "disputeId": dispute, "result": "lost"}
+    return {"type": "payment.dispute_closed", **about, "amountMinor": amount, "currency": "USD"}
+
+
+def _named(name: str, *others: str, **more: Any) -> Fields:
+    return {"type": "payment.named", "originalReferenceId": name, "alsoKnownAs": list(others), **more}
+
+
+def _subscription(kind: str, hours: int, **more: Any) -> Fields:
+    """Return a command that occurred some hours after the beginning."""
+    at = text_of_time(START + timedelta(hours=hours))
+    return {"type": f"subscription.{kind}", **_ADA, "occurredAt": at, **more}
+
+
+def _days(first: int, last: int) -> Fields:
+    """Return the period between two days after the beginning."""
+    start, end = (text_of_time(START + timedelta(days=day)) for day in (first, last))
+    return {"periodStart": start, "periodEnd": end}
 
 
 def _freezing(name: str, minutes: int) -> Fields:
@@ -99,10 +127,66 @@ _STEPS: Mapping[str, Sequence[Fields | int]] = {
         *(_OPENED, _freezing("unfreeze", 10), _freezing("freeze", 20), _deduct(1)),
         *(_freezing("freeze", 10), _deduct(1), _freezing("freeze", 30), _freezing("unfreeze", 5), _deduct(1)),
     ),
+    "write_off_of_what_expires": (
+        # Held tokens are not there to be taken, and those of the bonus expire with the hold.
+        *(_OPENED, _BONUS_PAID, _reserve(285_000, 20 * 86_400)),
+        *(24, _refunded("f1", 1_000), 24 * 20, _refunded("f2", 999)),
+    ),
+    "dispute_with_the_number_of_a_refund": (
+        *(_OPENED, _BONUS_PAID, _refunded("17", 1_000)),
+        *(24 * 20, _lost("17", 500)),
+    ),
+    "debt_that_goes_back_to_lots": (
+        *(_OPENED, _BONUS_PAID, _deduct(200_000)),
+        {"type": "payment.disputed", **_DISPUTE, "amountMinor": 1_999},
+        *(_bonus(300_000), _lost("d1", 300), _lost("d2", 1_999)),
+        {**_lost("d2", 500), "result": "won", "occurredAt": text_of_time(START)},
+        _lost("d3", 100),
+    ),
+    "names_before_the_payment": (
+        *(_OPENED, _named("c1", "c2"), _named("p1", "c3"), _refunded("f1", 100, "c2")),
+        *(_named("c3", "c1"), _PAID, _refunded("f2", 100, "c1"), _named("c2", "c4")),
+    ),
+    "names_of_two_payments": (
+        *(_OPENED, {**_PAID, "alsoKnownAs": ["c1"]}, {**_OTHER_PAID, "alsoKnownAs": ["c2"]}),
+        *(_named("c1", "c2", "c3", referenceId="n1"), _refunded("f1", 100, "c3")),
+        *(_named("c3", "c2", referenceId="n2"), {**_OTHER_PAID, "alsoKnownAs": ["c1", "c4"]}),
+        *(_named("c3", "c6", referenceId="n2"), _named("c1", "c5", referenceId="n1", attempt=2)),
+        *(_refunded("f2", 100, "c5"), _refunded("f3", 100, "c6")),
+    ),
+    "names_of_a_copy": (
+        *(_OPENED, _PAID, _OTHER_PAID, _refunded("f1", 100, "c2"), _refunded("f2", 100, "c1")),
+        *({**_PAID, "alsoKnownAs": ["c2"]}, {**_OTHER_PAID, "alsoKnownAs": ["c1"]}, _named("p1", "c3")),
+        *({"type": "account.settle", **_ADA}, {"type": "account.settle", **_ADA}),
+    ),
+    "names_of_a_copy_that_is_refused": (
+        *(_OPENED, {**_PAID, "alsoKnownAs": ["c1"]}, {**_OTHER_PAID, "alsoKnownAs": ["c1"]}),
+        *({**_OTHER_PAID, "alsoKnownAs": ["c2"]}, _refunded("f1", 100, "c2")),
+        {**_OTHER_PAID, "attempt": 2},
+    ),
+    "names_of_a_rejected_payment": (
+        *(_PAID, {**_PAID, "alsoKnownAs": ["c1"]}, _named("c1", "c2"), _refunded("f1", 100, "c2")),
+        *(_OPENED, _refunded("f2", 100, "c1")),
+    ),
+    "late_end_of_an_earlier_period": (
+        *(_OPENED, _subscription("change", 0, tier="pro", **_days(0, 30)), _deduct(1_000)),
+        *(24 * 5, _subscription("renew", 24 * 5, **_days(5, 35)), _subscription("cancel", -24, at="now")),
+        *(_subscription("cancel", 24, at="period_end"), _subscription("cancel", 24, at="now")),
+        *(_subscription("cancel", 24 * 5, at="now"), _subscription("cancel", 24 * 6, at="now")),
+    ),
+    "late_end_before_another_tier": (
+        *(_OPENED, 24, _subscription("change", 20, tier="basic", effectiveAt="period_end")),
+        *(_subscription("cancel", 10, at="period_end"), _subscription("cancel", 10, at="now")),
+    ),
 }
 _MARK = NoticeThreshold(at=2_000, again_from=3_000)
+_WRITE_OFF = PaymentPolicy(when_spent="write_off")
+_SHORT = [package.model_copy(update={"bonus_valid_days": 10}) for package in load_catalog().packages]
 _TERMS: Mapping[str, Mapping[str, Any]] = {
-    "write_off": {"payments": PaymentPolicy(when_spent="write_off")},
+    "write_off": {"payments": _WRITE_OFF},
+    "write_off_of_what_expires": {"payments": _WRITE_OFF, "packages": tuple(_SHORT)},
+    "dispute_with_the_number_of_a_refund": {"packages": tuple(_SHORT)},
+    "debt_that_goes_back_to_lots": {"payments": PaymentPolicy(on_dispute="take")},
     "dispute_hold": {"payments": PaymentPolicy(on_dispute="hold", dispute_hold_days=5)},
     "marks": {"notices": Notices(low=_MARK)},
 }

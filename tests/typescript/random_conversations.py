@@ -22,6 +22,7 @@ _STEPS = (
     *(timedelta(days=days) for days in (2, 10, 40)),
 )
 _IMPORTED = "cyd"
+_OTHER_NAMES = ("c1", "c2", "c3")
 
 
 class _Chance(Random):
@@ -65,7 +66,9 @@ def _steps(chance: _Chance) -> Iterator[Step]:
     for number in range(chance.randint(12, 24)):
         now += chance.choice(_STEPS)
         if sent and chance.random() < 0.06:
-            fields = chance.choice(sent)  # once more
+            fields = chance.choice(sent)  # once more, or anew
+            if chance.random() < 0.3:
+                fields = {**fields, "attempt": fields.get("attempt", 1) + 1}
         else:
             maker = theme[0] if number < 2 else chance.choice(makers)
             fields = {"referenceId": f"r{number}", **maker(chance, now)}
@@ -98,14 +101,14 @@ def _payment(chance: _Chance, now: datetime) -> Fields:
         fields |= {"amountMinor": price + 100, "taxMinor": 100}
     elif chance.random() < 0.2:
         fields |= {"amountMinor": 0, "discountMinor": price}
-    names = {"alsoKnownAs": [chance.choice(("c1", "c2"))]} if chance.random() < 0.4 else {}
+    names = {"alsoKnownAs": [chance.choice(_OTHER_NAMES)]} if chance.random() < 0.4 else {}
     about = {"userId": chance.user(), "packageId": package, **names}
     paid = {"type": "payment.succeeded", "referenceId": chance.new("p"), **about}
     return {**paid, **fields, **_occurred(chance), "attempt": chance.choice((1, 1, 1, 2))}
 
 
 def _event(chance: _Chance, now: datetime) -> Fields:
-    about = {"originalReferenceId": chance.choice((*(5 * (chance.known("p"),)), "c1")), **_occurred(chance)}
+    about = {"originalReferenceId": _name(chance), **_occurred(chance)}
     dispute = {"disputeId": chance.choice(("d1", "d2")), **_money(chance, chance.choice((300, 500)))}
     result = chance.choice(("won", "lost", "lost", "prevented", "withdrawn"))
     refund = chance.choice(("f1", "f2"))
@@ -131,8 +134,15 @@ def _event(chance: _Chance, now: datetime) -> Fields:
     )
 
 
+def _naming(chance: _Chance, now: datetime) -> Fields:
+    name, other = chance.choice((_name(chance), chance.choice(_OTHER_NAMES))), chance.sample(_OTHER_NAMES, 2)
+    others = [one for one in other if one != name][: chance.choice((1, 1, 2))]
+    named = {"type": "payment.named", "originalReferenceId": name, "alsoKnownAs": others}
+    return {**named, **chance.choice(({}, {"userId": chance.user()}))}
+
+
 def _freezing(chance: _Chance, now: datetime) -> Fields:
-    who = chance.choice(({"userId": chance.users[0]}, {"paymentReferenceId": "p1"}))
+    who = chance.choice(({"userId": chance.users[0]}, {"paymentReferenceId": _name(chance)}))
     kind = chance.choice(("account.freeze", "account.unfreeze", "account.unfreeze"))
     return {"type": kind, "reason": "case", **who, **_occurred(chance)}
 
@@ -140,20 +150,18 @@ def _freezing(chance: _Chance, now: datetime) -> Fields:
 def _change(chance: _Chance, now: datetime) -> Fields:
     tier = {"type": "subscription.change", "tier": chance.choice(("free", "basic", "pro", "enterprise"))}
     more = chance.choice(({}, {"effectiveAt": "period_end"}, _period(chance, now) | _paid(chance)))
-    return {"userId": chance.users[0], **tier, **more}
+    return {"userId": chance.users[0], **tier, **more, **_lately(chance, now)}
 
 
 def _renewal(chance: _Chance, now: datetime) -> Fields:
     period = chance.choice(({}, {"periodStart": text_of_time(_near(chance, now))}, _period(chance, now)))
-    return {"type": "subscription.renew", "userId": chance.users[0], **period, **_paid(chance)}
+    about = {"type": "subscription.renew", "userId": chance.users[0], **period}
+    return {**about, **_paid(chance), **_lately(chance, now)}
 
 
 def _cancellation(chance: _Chance, now: datetime) -> Fields:
-    return {
-        "type": "subscription.cancel",
-        "userId": chance.users[0],
-        "at": chance.choice(("now", "period_end")),
-    }
+    about = {"type": "subscription.cancel", "userId": chance.users[0]}
+    return {**about, "at": chance.choice(("now", "period_end")), **_lately(chance, now)}
 
 
 def _usage(chance: _Chance, now: datetime) -> Fields:
@@ -211,6 +219,10 @@ def _correction(chance: _Chance, now: datetime) -> Fields:
     return {"type": "credit.adjust", "tokens": tokens, **who, **may}
 
 
+def _settlement(chance: _Chance, now: datetime) -> Fields:
+    return {"type": "account.settle", "userId": chance.user()}
+
+
 def _opening(chance: _Chance, now: datetime) -> Fields:
     return {"type": "account.open", "userId": "bob", "tier": "free"}
 
@@ -223,6 +235,8 @@ def _import(chance: _Chance, now: datetime) -> Fields:
 _THEMES: tuple[tuple[_Maker, ...], ...] = (
     (_payment, _event, _event, _usage, _credit),
     (_payment, _event, _event, _change, _renewal, _cancellation),
+    (_naming, _payment, _naming, _event, _event, _settlement),
+    (_change, _renewal, _cancellation, _cancellation, _usage),
     (_usage, _refund_of_usage, _refund_of_usage, _credit, _change),
     (_credit, _usage, _correction, _credit),
     (_reservation, _reservation, _end_of_hold, _credit, _usage),
@@ -281,6 +295,18 @@ def _occurred(chance: _Chance) -> Fields:
     if chance.random() < 0.4:
         return {}
     return {"occurredAt": text_of_time(START + timedelta(minutes=chance.randint(0, 300)))}
+
+
+def _lately(chance: _Chance, now: datetime) -> Fields:
+    """Return a time before the command comes, or none."""
+    if chance.random() < 0.4:
+        return {}
+    return {"occurredAt": text_of_time(now - timedelta(hours=chance.choice((0, 0, 30, 300, 1_500))))}
+
+
+def _name(chance: _Chance) -> str:
+    """Return a name of a payment: its own, mostly."""
+    return chance.choice((*(5 * (chance.known("p"),)), *_OTHER_NAMES))
 
 
 def _about(chance: _Chance) -> Fields:

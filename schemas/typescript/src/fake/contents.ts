@@ -5,7 +5,7 @@ import type { Decision, Single } from "./decisions.js";
 import type { FakeLedger } from "./ledger.js";
 import type { Operation } from "./lots.js";
 import type { News } from "./notices.js";
-import { nameIn } from "./payments.js";
+import { nameIn } from "./names.js";
 
 /** The command of a payment that came with an imported account; no message has its type. */
 export interface ImportedCommand {
@@ -32,15 +32,22 @@ const BESIDE_CONTENT = new Set(
   ),
 );
 const BESIDE_CONTENT_OF_EVENTS = new Set([...BESIDE_CONTENT, "userId"]);
+const BESIDE_CONTENT_OF_NAMES = new Set([...BESIDE_CONTENT_OF_EVENTS].filter((one) => one !== "alsoKnownAs"));
 const PAYMENTS = new Set<string>(["payment.succeeded", "payment.import"]);
 
 /** Return the text of what moves the ledger; a package that is named by its position has its id there. */
 export function contentOf(command: Outcome["command"], ledger: FakeLedger): string {
-  const beside = isAboutPayment(command) ? BESIDE_CONTENT_OF_EVENTS : BESIDE_CONTENT;
+  const beside = besideContent(command);
   const kept = Object.entries(command).filter(([name]) => !beside.has(name));
   const packageId =
     command.type === "payment.succeeded" ? (ledger.package(command)?.id ?? command.packageIndex) : undefined;
   return JSON.stringify(sorted({ ...Object.fromEntries(kept), packageId }));
+}
+
+/** Return the fields of a command that move nothing; the names that one gives a payment are what it is for. */
+function besideContent(command: Outcome["command"]): ReadonlySet<string> {
+  if (command.type === "payment.named") return BESIDE_CONTENT_OF_NAMES;
+  return isAboutPayment(command) ? BESIDE_CONTENT_OF_EVENTS : BESIDE_CONTENT;
 }
 
 /** Return a value with the fields of its objects in one order, and without those that are absent. */

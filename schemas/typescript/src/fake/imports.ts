@@ -99,7 +99,8 @@ function bringPayment(
   const { referenceId, amountMinor, currency, tokens: baseTokens, bonusTokens = 0, paidAt } = payment;
   const occurredAt = Date.parse(paidAt);
   const of = { referenceId, userId: account.userId, isOfPeriod: false, operation, occurredAt };
-  payments.add({ ...of, amountMinor, currency, baseTokens, bonusTokens }, [referenceId]);
+  const brought = payments.add({ ...of, amountMinor, currency, baseTokens, bonusTokens });
+  payments.names.bind(brought, [referenceId]);
   const left = (command.lots ?? []).filter((lot) => lot.paymentReferenceId === referenceId);
   const leftOf = (source: Source): ImportedLot | undefined => left.find((lot) => lot.source === source);
   const parent = past.bring(operation, "purchase", baseTokens, occurredAt, { lot: leftOf("purchase") });

@@ -18,7 +18,9 @@ import type { FakeLedger } from "./ledger.js";
 import type { Operation } from "./lots.js";
 import { compareBalance, rejectedPayment, writeNotices } from "./notices.js";
 import type { News } from "./notices.js";
-import { awaited, nameIn } from "./payments.js";
+import { nameIn, namesOf } from "./names.js";
+import { awaited } from "./payments.js";
+import type { Payment } from "./payments.js";
 import type { EventCommand } from "./reversals.js";
 import { RULES } from "./rules.js";
 
@@ -28,18 +30,17 @@ const OPENING = new Set<Single["type"]>([
   ...["credit.bonus" as const, "credit.adjust" as const, "payment.succeeded" as const],
 ]);
 
-/** Judge a command; one about a payment is of the payment's user, or waits for it. */
-export function judged(command: Single, attempt: number, ledger: FakeLedger): Outcome {
+/** Judge a command; one about a payment is of the payment's user, or waits for it.
+ *
+ * One whose `earlier` attempt is of another user, or of nobody, waits as well: an operation stays where it is. */
+export function judged(command: Single, attempt: number, ledger: FakeLedger, earlier?: Outcome): Outcome {
   const judging: Judging = { command, attempt, operation: operationOf(command, ledger), ledger };
-  const name = nameIn(command);
-  const payment = name === undefined ? undefined : ledger.payments.named(name);
-  if (name !== undefined && payment === undefined)
-    return stored(judging, waiting(command, name, ledger), command.userId ?? undefined);
-  const account = ledger.accounts.get(payment?.userId ?? command.userId!);
-  if (account !== undefined) return judgedWith(account, judging);
-  if (command.type === "account.open") return opened(command, judging);
-  if (command.type === "account.import") return imported(command, judging);
-  return judgedFirst(judging);
+  if (nameIn(command) === undefined) return judgedOfUser(command.userId!, judging);
+  const payment = paymentOf(command, ledger);
+  const userId = earlier === undefined ? (payment ?? command).userId : earlier.reply.userId;
+  if (payment !== undefined && payment.userId === userId)
+    return judgedWith(ledger.accounts.get(userId)!, judging);
+  return stored(judging, waiting(command, ledger), userId ?? undefined);
 }
 
 /** Decide about a command of an account with what is due posted, which the decision changes. */
@@ -86,10 +87,13 @@ function carriedOut(
   return stored(judging, told, account.userId, notices);
 }
 
-/** Let an event wait for its payment, unless another operation has the name. */
-function waiting(command: Single, name: string, ledger: FakeLedger): Decision {
-  if (!mayWaitFor(ledger.outcome(name))) return rejected("original_not_found", { originalReferenceId: name });
-  return awaited(command as EventCommand | FreezingCommand, { ledger, now: ledger.now() });
+function judgedOfUser(userId: string, judging: Judging): Outcome {
+  const { command, ledger } = judging;
+  const account = ledger.accounts.get(userId);
+  if (account !== undefined) return judgedWith(account, judging);
+  if (command.type === "account.open") return opened(command, judging);
+  if (command.type === "account.import") return imported(command, judging);
+  return judgedFirst(judging);
 }
 
 function byItsRule(command: Single, of: Case): Decision {
@@ -104,6 +108,40 @@ function tooLate(command: Single, now: number): Decision | undefined {
   const validUntil = "validUntil" in command ? timeOf(command.validUntil) : undefined;
   if (validUntil === undefined || now <= validUntil) return undefined;
   return rejected("too_late", { validUntil: iso(validUntil) });
+}
+
+// -- payments that commands name ---------------------------------------------------------------------------
+
+/** Return the payment that a command is about; undefined where it is not there, or the names are refused. */
+function paymentOf(command: Single, ledger: FakeLedger): Payment | undefined {
+  const { payments } = ledger;
+  if (command.type !== "payment.named") return payments.named(nameIn(command)!);
+  const [owned] = payments.names.owned(namesOf(command));
+  return owned === undefined || refusedNames(command, ledger) ? undefined : payments.named(owned);
+}
+
+/** Let an event, or more names, wait for their payment; not where another operation has the name. */
+function waiting(command: Single, ledger: FakeLedger): Decision {
+  if (command.type === "payment.named") return refusedNames(command, ledger) ?? taught(command, ledger);
+  const name = nameIn(command)!;
+  if (!mayWaitFor(ledger.outcome(name))) return rejected("original_not_found", { originalReferenceId: name });
+  return awaited(command as EventCommand | FreezingCommand, { ledger, now: ledger.now() });
+}
+
+function taught(command: Of<"payment.named">, ledger: FakeLedger): Decision {
+  ledger.payments.names.teach(namesOf(command));
+  return applied("payment_named", 0, { originalReferenceId: command.originalReferenceId });
+}
+
+/** Return the refusal of names of two payments, or of what is no payment. */
+function refusedNames(command: Of<"payment.named">, ledger: FakeLedger): Decision | undefined {
+  const { payments } = ledger;
+  const { originalReferenceId } = command;
+  const [, other] = payments.names.owned(namesOf(command));
+  if (other !== undefined) return rejected("reference_taken", { originalReferenceId: other });
+  const isPayment = payments.named(originalReferenceId) !== undefined;
+  if (isPayment || mayWaitFor(ledger.outcome(originalReferenceId))) return undefined;
+  return rejected("original_not_found", { originalReferenceId });
 }
 
 // -- accounts that are opened ------------------------------------------------------------------------------

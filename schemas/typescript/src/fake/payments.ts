@@ -1,13 +1,14 @@
-// Payments of the fake: what they buy, their names, and the events that wait for one.
+// Payments of the fake: what they buy, what more names bring to them, and the events that wait for one.
 
 import type { Reply, SubscriptionPayment } from "../generated/contract.js";
 import { pricesAt } from "./catalog.js";
 import type { Package } from "./catalog.js";
 import { DAY_MS, applied, rejected, timeOf } from "./decisions.js";
-import type { Case, Decision, Of, Single } from "./decisions.js";
+import type { Case, Decision, Of } from "./decisions.js";
 import { freezeOrNot, isFreezing } from "./freezing.js";
 import type { FreezingCommand } from "./freezing.js";
 import type { Operation } from "./lots.js";
+import { PaymentNames, nameIn, namesOf } from "./names.js";
 import { amountIn, bringUpToDate, countedLess, eventCode, fits } from "./reversals.js";
 import type { EventCommand } from "./reversals.js";
 
@@ -39,59 +40,43 @@ export interface Payment {
   uncollected: number;
 }
 
-/** Payments by each of their names, and the events that wait for one. */
+/** Payments, their names, and the events that wait for one. */
 export class FakePayments {
   readonly all: Payment[] = [];
-  readonly #names = new Map<string, Payment>();
+  readonly names = new PaymentNames();
   #waiting: Waiting[] = [];
 
+  /** Return the payment of a name. */
   named(name: string): Payment | undefined {
-    return this.#names.get(name);
+    return this.names.payment(name);
   }
 
-  /** Return the first of these names that another payment has. */
-  taken(names: readonly string[]): string | undefined {
-    return names.find((name) => this.#names.has(name));
-  }
-
-  add(
-    payment: Omit<Payment, "events" | "taken" | "collected" | "uncollected">,
-    names: readonly string[],
-  ): Payment {
+  add(payment: Omit<Payment, "events" | "taken" | "collected" | "uncollected">): Payment {
     const added = { ...payment, events: [], taken: new Map(), collected: 0, uncollected: 0 };
     this.all.push(added);
-    this.bind(added, names);
     return added;
-  }
-
-  /** Let the payment have these names, as far as they are free. */
-  bind(payment: Payment, names: readonly string[]): void {
-    for (const name of names) if (!this.#names.has(name)) this.#names.set(name, payment);
   }
 
   wait(event: Waiting): void {
     this.#waiting.push(event);
   }
 
-  /** Return the events that wait for a payment and fit it; they wait no longer. */
-  takeWaiting(payment: Payment): Waiting[] {
-    const isMet = ({ command }: Waiting): boolean =>
-      this.#names.get(nameIn(command)!) === payment && (isFreezing(command) || fits(payment, command));
+  /** Return a payment of the user that is there while events wait for it: the first by the names they use. */
+  awaited(userId: string): Payment | undefined {
+    const names = this.#waiting.map(({ command }) => nameIn(command)!).sort();
+    return names.map((name) => this.named(name)).find((payment) => payment?.userId === userId);
+  }
+
+  /** Return the events that wait for a payment, under these names, and fit it; no other one ever counts. */
+  takeWaiting(payment: Payment, names: readonly string[] | undefined): Waiting[] {
+    const isMet = ({ command }: Waiting): boolean => {
+      const name = nameIn(command)!;
+      return this.named(name) === payment && (names?.includes(name) ?? true);
+    };
     const met = this.#waiting.filter(isMet);
     this.#waiting = this.#waiting.filter((event) => !met.includes(event));
-    return met;
+    return met.filter(({ command }) => isFreezing(command) || fits(payment, command));
   }
-}
-
-/** Return the name of the payment that a command is about; undefined for all that is about a user. */
-export function nameIn(command: Single): string | undefined {
-  if ("paymentReferenceId" in command) return command.paymentReferenceId ?? undefined;
-  if (!command.type.startsWith("payment.") || !("originalReferenceId" in command)) return undefined;
-  return command.originalReferenceId ?? undefined;
-}
-
-export function namesOf(payment: Purchase | SubscriptionPayment): string[] {
-  return [payment.referenceId, ...(payment.alsoKnownAs ?? [])];
 }
 
 // -- a payment ---------------------------------------------------------------------------------------------
@@ -125,7 +110,7 @@ export function purchase(command: Purchase, of: Case): Decision {
 
 /** Return the refusal of a payment of which a name is another payment's. */
 export function nameTaken(payment: Purchase | SubscriptionPayment, { ledger }: Case): Decision | undefined {
-  const taken = ledger.payments.taken(namesOf(payment));
+  const [taken] = ledger.payments.names.owned(namesOf(payment));
   return taken === undefined ? undefined : rejected("reference_taken", { originalReferenceId: taken });
 }
 
@@ -140,8 +125,8 @@ export function recorded(
   const money = { referenceId, userId: account.userId, amountMinor, currency };
   const tokens = { isOfPeriod: !("type" in paid), baseTokens, bonusTokens };
   const { occurredAt } = operation;
-  const payment = ledger.payments.add({ ...money, ...tokens, occurredAt, operation }, namesOf(paid));
-  return takeIn(payment, of);
+  const payment = ledger.payments.add({ ...money, ...tokens, occurredAt, operation });
+  return takeIn(payment, of, ledger.payments.names.bind(payment, namesOf(paid)));
 }
 
 /** Return what the goods cost without tax, shipping and discount, as far as the payment says so. */
@@ -188,6 +173,20 @@ function priceText(sold: Package, command: Purchase, of: Case): string {
   return inOrder.map(([, text]) => text).join(" or ");
 }
 
+// -- its names ---------------------------------------------------------------------------------------------
+
+/** Give a payment more names, and take in the events that wait for it under them. */
+export function giveNames(command: Of<"payment.named">, of: Case): Decision {
+  const { names } = of.ledger.payments;
+  const [owned] = names.owned(namesOf(command));
+  const payment = names.payment(owned!)!;
+  return applied("payment_named", 0, {
+    originalReferenceId: command.originalReferenceId,
+    paymentReferenceId: payment.referenceId,
+    ...takeIn(payment, of, names.bind(payment, namesOf(command))),
+  });
+}
+
 // -- its events --------------------------------------------------------------------------------------------
 
 /** Let an event wait for its payment. */
@@ -219,7 +218,7 @@ export function decideEvent(command: EventCommand, of: Case): Decision {
   }
   const before = [...payment.events];
   payment.events.push({ command, at: of.now });
-  const { collected, uncollected } = bringUpToDate(payment, of);
+  const { collected, uncollected } = bringUpToDate(payment, before, of);
   return applied(eventCode(command, payment), Math.abs(collected), {
     ...detailOf(command),
     countedMinor: countedLess(command, payment, before, of.account.terms),
@@ -227,10 +226,11 @@ export function decideEvent(command: EventCommand, of: Case): Decision {
   });
 }
 
-/** Let the events that wait for a payment count; return what a reply says of it. */
-export function takeIn(payment: Payment, of: Case): Pick<Reply, "uncollected"> {
-  const waiting = of.ledger.payments.takeWaiting(payment);
+/** Let the events count that wait for a payment, under these names or any; return what a reply says of it. */
+function takeIn(payment: Payment, of: Case, names?: readonly string[]): Pick<Reply, "uncollected"> {
+  const waiting = of.ledger.payments.takeWaiting(payment, names);
   if (waiting.length === 0) return {};
+  const before = [...payment.events];
   const occurred = ({ command, at }: Waiting): number => timeOf(command.occurredAt) ?? at;
   waiting.sort((one, other) => occurred(one) - occurred(other));
   for (const event of waiting) {
@@ -238,12 +238,12 @@ export function takeIn(payment: Payment, of: Case): Pick<Reply, "uncollected"> {
     if (isFreezing(command)) freezeOrNot(command, occurred(event), of.account);
     else payment.events.push({ command, at });
   }
-  const { uncollected } = bringUpToDate(payment, of);
+  const { uncollected } = bringUpToDate(payment, before, of);
   return { uncollected };
 }
 
-/** Take in the events that wait for a payment of the account under a name that was given to it later. */
+/** Take in the events that wait for one payment of the account, under names that it was given later. */
 export function takeInOne(of: Case): void {
-  const own = of.ledger.payments.all.filter(({ userId }) => userId === of.account.userId);
-  for (const payment of own) takeIn(payment, of);
+  const payment = of.ledger.payments.awaited(of.account.userId);
+  if (payment !== undefined) takeIn(payment, of);
 }

@@ -9,7 +9,6 @@ import { judged } from "./judging.js";
 import { VERSION } from "./ledger.js";
 import type { FakeLedger } from "./ledger.js";
 import type { News } from "./notices.js";
-import { namesOf } from "./payments.js";
 
 /** Highest step from one attempt to the next. */
 const ATTEMPTS_MAX = 1_000;
@@ -52,7 +51,7 @@ function applySingle(command: Single, ledger: FakeLedger): Answered {
   if (own !== undefined && !isAnew) return again(own, command, attempt, ledger);
   if (own !== inForce && (own !== undefined || !mayTake(inForce!, command.type)))
     return alone(conflict(command));
-  const outcome = judged(command, attempt, ledger);
+  const outcome = judged(command, attempt, ledger, own);
   const earlier = own === undefined ? [] : [...own.earlier, own];
   const others = outcomes.filter((one) => one !== own);
   ledger.stored.set(command.referenceId, [...others, { ...outcome, earlier }]);
@@ -68,7 +67,7 @@ function again(own: Outcome, command: Single, attempt: number, ledger: FakeLedge
   const isAppliedAnew = own.reply.status === "applied" && [own, earlier].every((one) => !one || isSame(one));
   const stored = isAppliedAnew ? own : (earlier ?? own);
   if (!isSame(stored)) return alone(conflict(command));
-  if (stored.reply.status === "applied") learnNames(command, ledger);
+  ledger.payments.names.learn(command, stored.reply);
   return { reply: { ...stored.reply, duplicate: true }, notices: stored.notices };
 }
 
@@ -85,13 +84,6 @@ function tryUnopened(userId: string, ledger: FakeLedger): void {
     const others = ledger.stored.get(command.referenceId)!.slice(0, -1);
     ledger.stored.set(command.referenceId, [...others, anew]);
   }
-}
-
-/** Let a payment that comes again give it names that nobody has. */
-function learnNames(command: Single, { payments }: FakeLedger): void {
-  if (command.type !== "payment.succeeded") return;
-  const payment = payments.named(command.referenceId);
-  if (payment !== undefined) payments.bind(payment, namesOf(command));
 }
 
 function isOpening({ code, status, openedTier }: Reply): boolean {

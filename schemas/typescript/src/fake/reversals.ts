@@ -163,9 +163,13 @@ interface Asked {
   readonly lapsed: number;
 }
 
-/** Take back or give back what all events ask for; return what moved, and what is not claimed. */
+/** Take back or give back what all events ask for; return what moved, and what is not claimed.
+ *
+ * What the events `before` asked for and didn't get was written off: it is not claimed again, and what goes back
+ * goes back of it first. */
 export function bringUpToDate(
   payment: Payment,
+  before: readonly Event[],
   of: Case,
 ): { collected: number; uncollected: number | undefined } {
   const { account, operation, now } = of;
@@ -173,14 +177,13 @@ export function bringUpToDate(
   letGo(payment, account);
   const groups = groupsOf(payment, account).map((group) => ({
     ...group,
-    ...askedOf(group, payment, account),
+    ...askedOf(group, payment, payment.events, account),
   }));
   const asked = sum(groups.map((group) => group.asked));
   const lapsed = sum(groups.map((group) => group.lapsed));
   const { collected, uncollected } = payment;
-  // What was written off is not claimed again; what goes back goes back of it first.
-  const claimed =
-    Math.min(collected, asked) + Math.max(asked - collected - Math.max(uncollected - lapsed, 0), 0);
+  const hadAsked = sum(groups.map((group) => askedOf(group, payment, before, account).asked));
+  const claimed = Math.min(collected, asked) + Math.max(asked - Math.max(collected, hadAsked), 0);
   const own = groups.flatMap(({ lots }) => lots);
   for (const lot of own) if (claimed > 0 && lot.pending > 0) account.takeEffect(operation, lot, now);
   let taken = new Taking(payment, own, of).take(claimed, groups);
@@ -228,12 +231,18 @@ function groupsOf(
   return [{ lots: [...own].map((number) => account.lot(number)), granted: baseTokens }];
 }
 
-function askedOf({ lots, granted }: Group, payment: Payment, account: FakeAccount): Asked {
+/** Return what goes back of a group of lots for some events of its payment. */
+function askedOf(
+  { lots, granted }: Group,
+  payment: Payment,
+  events: readonly Event[],
+  account: FakeAccount,
+): Asked {
   const terms = account.terms.payments;
-  const [back, of] = [moneyBack(payment, payment.events, terms), whole(payment)];
+  const [back, of] = [moneyBack(payment, events, terms), whole(payment)];
   const share = Math.floor((granted * back) / of);
   const lapsed = lots.map((lot) => {
-    const before = moneyBack(payment, knownBefore(payment.events, lot.endsAt), terms);
+    const before = moneyBack(payment, knownBefore(events, lot.endsAt), terms);
     return back <= before ? 0 : Math.floor((lapsedOf(lot, account) * (back - before)) / (of - before));
   });
   const notAsked = Math.min(sum(lapsed), share);
@@ -252,9 +261,10 @@ function knownBefore(events: readonly Event[], moment: number): Event[] {
   return events.filter((event) => known.has(subject(event)));
 }
 
+/** Return the dispute or the refund that an event is about: a gateway may number both alike. */
 function subject({ command }: Event): string {
-  if ("disputeId" in command) return command.disputeId;
-  return "refundReferenceId" in command ? command.refundReferenceId : command.referenceId;
+  if ("disputeId" in command) return `dispute ${command.disputeId}`;
+  return `refund ${"refundReferenceId" in command ? command.refundReferenceId : command.referenceId}`;
 }
 
 /** The lots of a payment's account, while as much is taken of each as its events ask for. */
@@ -320,20 +330,23 @@ class Taking {
     if (tokens < 0) account.hasFreed = true;
   }
 
-  /** Give back what was taken as debt: to the debt, or where that is repaid, to the payment's lots. */
+  /** Give back what was taken as debt: to the debt, or where that is repaid, to the payment's lots.
+   *
+   * It is remembered where it went. */
   #repay(tokens: number): void {
     const { account, operation } = this.of;
     const debt = Math.min(account.debt, tokens);
     account.post(operation, "reversals", debt);
+    remember(this.payment, undefined, -debt);
     let left = tokens - debt;
     for (const lot of this.own) {
       const part = Math.min(left, lot.granted - lot.tokens - lot.pending);
-      account.post(operation, "reversals", part, lot);
-      if (part > 0) account.hasFreed = true;
+      this.#move(lot.number, -part);
       left -= part;
     }
-    if (left > 0) account.credit(operation, { source: "purchase", tokens: left, counter: "reversals" });
-    remember(this.payment, undefined, -tokens);
+    if (left === 0) return;
+    const again = account.credit(operation, { source: "purchase", tokens: left, counter: "reversals" });
+    remember(this.payment, again.number, -left);
   }
 
   /** Return what is taken of each lot; one that was given more than was taken counts as 0.

@@ -5,7 +5,7 @@ import { applied } from "./decisions.js";
 import type { Case, Decision, Of, Single } from "./decisions.js";
 import { decideFreezing } from "./freezing.js";
 import { capture, extend, release, reserve } from "./holds.js";
-import { decideEvent, purchase, takeInOne } from "./payments.js";
+import { decideEvent, giveNames, purchase, takeInOne } from "./payments.js";
 import { cancel, change, renew } from "./subscriptions.js";
 import { countUpload, deduct, record } from "./usage.js";
 
@@ -34,6 +34,7 @@ export const RULES: Rules = {
   "subscription.renew": renew,
   "subscription.cancel": cancel,
   "payment.succeeded": purchase,
+  "payment.named": giveNames,
   "payment.refunded": decideEvent,
   "payment.refund_failed": decideEvent,
   "payment.disputed": decideEvent,

@@ -4,6 +4,7 @@
 import type { FakeAccount } from "./account.js";
 import { AHEAD_MS } from "./calendar.js";
 import type { Period } from "./calendar.js";
+import { isLate } from "./cancellations.js";
 import { applied, rejected, timeOf } from "./decisions.js";
 import type { Case, Decision, Of } from "./decisions.js";
 import { allocation } from "./due.js";
@@ -187,9 +188,10 @@ function grant(tokens: number, period: Period, of: Case, isAhead = period.start 
 // -- the end -----------------------------------------------------------------------------------------------
 
 /** End the subscription: no more periods; what was bought or given otherwise stays. */
-export function cancel({ at }: Of<"subscription.cancel">, of: Case): Decision {
+export function cancel(command: Of<"subscription.cancel">, of: Case): Decision {
   const { account, now } = of;
-  const isNow = at === "now";
+  const isNow = command.at === "now";
+  if (isLate(command, of)) return cancelLate(command, of);
   if (account.hasEnded || (account.endsAt !== Infinity && !isNow)) return rejected("subscription_not_active");
   const { calendar } = account;
   const ahead = calendar.lastStart;
@@ -198,14 +200,14 @@ export function cancel({ at }: Of<"subscription.cancel">, of: Case): Decision {
   if (!isNow) {
     account.endsAt = Math.max(calendar.grantedUntil, now);
   } else if (ahead > now) {
-    giveUp(ahead, of);
+    giveUp(({ effectiveAt }) => effectiveAt >= ahead, of);
     calendar.giveUpAhead(ahead, now);
     account.endsAt = ahead;
     const present = allocations(account).filter((lot) => lot.parent === undefined && lot.expiresAt === ahead);
     account.periodGranted = present.reduce((sum, lot) => sum + lot.granted, 0);
   } else {
     account.endsAt = now;
-    lost = giveUp(-Infinity, of);
+    lost = giveUp(() => true, of);
     const isFree = account.tier.autoRenew;
     if (now < calendar.grantedUntil)
       account.periodGranted = isFree ? Math.max(account.periodGranted - lost, 0) : 0;
@@ -213,15 +215,26 @@ export function cancel({ at }: Of<"subscription.cancel">, of: Case): Decision {
   return applied("subscription_canceled", lost, { periodEnd: iso(account.endsAt) });
 }
 
-/** End the allocations from `since` on before their time; return the tokens that expire. */
-function giveUp(since: number, { account, operation, now }: Case): number {
-  const own = allocations(account).filter(({ effectiveAt }) => effectiveAt >= since);
-  return own.reduce((sum, lot) => {
-    const { free } = lot;
-    Object.assign(lot, { endedAt: now, pending: 0 });
-    account.post(operation, "expiry", -free, lot);
-    return sum + free;
-  }, 0);
+/** Let a subscription go on that was taken up after this cancellation.
+ *
+ * One at once ends what is left of periods that had begun by then, unless they are the present one. */
+function cancelLate({ at, occurredAt }: Of<"subscription.cancel">, of: Case): Decision {
+  const { grantedUntil } = of.account.calendar;
+  const isEarlier = ({ effectiveAt, expiresAt }: Lot): boolean =>
+    effectiveAt <= timeOf(occurredAt)! && expiresAt !== grantedUntil;
+  return applied("cancellation_late", at === "now" ? giveUp(isEarlier, of) : 0);
+}
+
+/** End those allocations before their time; return the tokens that expire. */
+function giveUp(isOne: (lot: Lot) => boolean, { account, operation, now }: Case): number {
+  return allocations(account)
+    .filter(isOne)
+    .reduce((sum, lot) => {
+      const { free } = lot;
+      Object.assign(lot, { endedAt: now, pending: 0 });
+      account.post(operation, "expiry", -free, lot);
+      return sum + free;
+    }, 0);
 }
 
 /** Return the lots of allocations that haven't ended, also where they are used up. */
