@@ -6,9 +6,11 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from flask import Flask
 
 from tests.cli.console import FilledLedger
 from tests.http.conftest import Served
@@ -28,14 +30,14 @@ _PATIENCE_S = 30.0
 class Running:
     """Server that runs in a thread of its own until ``stop``."""
 
-    def __init__(self, served: Served) -> None:
+    def __init__(self, served: Served, threads: int = _THREADS + SPARE_THREADS) -> None:
         self.served = served
         self._stop = threading.Event()
         self._server = WebServer(
             served.app,
             _LOCAL,
             served.application.metrics,
-            limits=ServerLimits(_THREADS + SPARE_THREADS),
+            limits=ServerLimits(threads),
         )
         self._drain_s = _PATIENCE_S
         self._thread = threading.Thread(target=self._run)
@@ -353,18 +355,32 @@ def test_client_of_many_connections_loses_its_own(served: Served, ledger: Filled
 
 @pytest.mark.usefixtures("few_connections")
 def test_new_connection_closes_none_that_is_answered(running: Running, hang: Hang) -> None:
-    connections = [running.connect() for _ in range(3)]
-    for connection in connections:
+    asking = [running.connect() for _ in range(3)]
+    for connection in asking:
         connection.request("GET", _BALANCE, headers=running.headers)
     hang.until_inside(1)
     idle = [running.socket() for _ in range(12)]
     assert running.get("/healthz")[0] == 200
     hang.end()
-    responses = [connection.getresponse() for connection in connections]
+    responses = [connection.getresponse() for connection in asking]
     assert {response.status for response in responses} <= {200, 503}
     assert all(response.read() for response in responses)
-    for connection in [*idle, *connections]:
-        connection.close()
+    for taken in [*idle, *asking]:
+        taken.close()
+
+
+@pytest.mark.usefixtures("short_patience")
+def test_client_that_reads_nothing_holds_no_thread(served: Served) -> None:
+    app = Flask(__name__)
+    app.add_url_rule("/large", "large", view_func=lambda: bytes(40_000_000))
+    app.add_url_rule("/small", "small", view_func=lambda: "{}")
+    running = Running(replace(served, app=app), threads=1)
+    with running.socket() as deaf:
+        deaf.sendall(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\nGET /large HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert deaf.recv(1, socket.MSG_PEEK)  # it is being answered
+        assert running.get("/small")[0] == 200
+    running.begin_stop()
+    running.wait()
 
 
 def test_slow_clients_delay_nobody(running: Running) -> None:

@@ -252,8 +252,10 @@ class WebServer(TcpWSGIServer):
         """Close connections that are idle for long, and those whose client doesn't send or read."""
         super().maintenance(cast(int, now))
         for channel in self.channels:
-            if channel.is_late(now, self.limits.arrival_s) or channel.is_stuck(now):
+            if channel.is_late(now, self.limits.arrival_s):
                 channel.will_close = True
+            elif channel.is_stuck(now):
+                channel.handle_close()  # waitress would wait until the client takes a byte, to close then
 
     def handle_accept(self) -> None:
         """Accept a connection; where there is one too many, close another that waits for its client."""
