@@ -52,7 +52,7 @@ def test_scheme_is_the_word_of_the_nearest_trusted_proxy() -> None:
     assert PROXIES.client("203.0.113.9", None, "https") == Client("203.0.113.9")
 
 
-def test_nobody_is_trusted_without_the_setting() -> None:
+def test_header_is_not_believed_without_the_setting() -> None:
     assert TrustedProxies().client("127.0.0.1", "203.0.113.9", "https") == Client("127.0.0.1")
     assert not TrustedProxies.parse([])
 

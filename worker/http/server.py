@@ -41,7 +41,7 @@ _OWN_SOCKETS = 2
 #: Seconds in which a request must have arrived, and after which an idle connection is closed. The latter is
 #: longer than the 60 s of usual load balancers: else they send a request into a connection that just closes.
 ARRIVAL_S, IDLE_S = 10.0, 75
-#: Bytes of a body for which a request may take a second more to arrive.
+#: Bytes of a body that has arrived, for which a request may take a second more.
 _BODY_BYTES_A_SECOND = 100_000
 #: Seconds without a byte taken after which a client that reads its answer makes room for others.
 _SLOW_READER_S = 5.0
@@ -67,11 +67,6 @@ class ServerLimits:
     threads: int
     body_max: int = 0
     headers_max: int = HEADERS_MAX
-
-    @property
-    def arrival_s(self) -> float:
-        """Seconds in which a request must have arrived."""
-        return ARRIVAL_S + self.body_max / _BODY_BYTES_A_SECOND
 
 
 def serve(
@@ -164,6 +159,7 @@ class _Channel(HTTPChannel):
 
     def __init__(self, server: Any, sock: Any, addr: Any, adj: Any, map: Any = None) -> None:  # noqa: A002 - waitress's
         self.network = network_of(addr[0])
+        self._activity_seen, self._unread_since = 0.0, 0.0
         super().__init__(server, sock, addr, adj, map=map)
 
     def received(self, data: bytes) -> bool:
@@ -177,9 +173,11 @@ class _Channel(HTTPChannel):
         """True where no request arrives, is answered, or has an answer on the way."""
         return not self.requests and self.request is None and not self.total_outbufs_len
 
-    def is_late(self, now: float, arrival_s: float) -> bool:
+    def is_late(self, now: float) -> bool:
         """Return True where a request takes too long to arrive: a client may send a byte a second."""
-        return self.request is not None and not self.requests and now - self.began > arrival_s
+        if self.request is None or self.requests:
+            return False
+        return now - self.began > ARRIVAL_S + self.request.body_bytes_received / _BODY_BYTES_A_SECOND
 
     def can_make_room(self, now: float) -> bool:
         """Return True where the client is waited for: for a request, for the rest of one, or to read."""
@@ -187,8 +185,14 @@ class _Channel(HTTPChannel):
         return not self.requests and not is_reading
 
     def is_stuck(self, now: float) -> bool:
-        """Return True where the client takes nothing of its answer; a thread may wait for it."""
-        return bool(self.total_outbufs_len) and now - self.last_activity > IDLE_S
+        """Return True where the client takes nothing of its answer; a thread may wait for it.
+
+        The time runs from a look at which an answer waited: a request may have waited long for a thread.
+        """
+        if not self.total_outbufs_len or self.last_activity != self._activity_seen:
+            self._activity_seen, self._unread_since = self.last_activity, now
+            return False
+        return now - self._unread_since > IDLE_S
 
 
 class WebServer(TcpWSGIServer):
@@ -252,7 +256,7 @@ class WebServer(TcpWSGIServer):
         """Close connections that are idle for long, and those whose client doesn't send or read."""
         super().maintenance(cast(int, now))
         for channel in self.channels:
-            if channel.is_late(now, self.limits.arrival_s):
+            if channel.is_late(now):
                 channel.will_close = True
             elif channel.is_stuck(now):
                 channel.handle_close()  # waitress would wait until the client takes a byte, to close then
