@@ -159,7 +159,7 @@ class _Channel(HTTPChannel):
 
     def __init__(self, server: Any, sock: Any, addr: Any, adj: Any, map: Any = None) -> None:  # noqa: A002 - waitress's
         self.network = network_of(addr[0])
-        self._activity_seen, self._unread_since = 0.0, 0.0
+        self._unread: tuple[float, float] | None = None  # the last activity, and the first look after it
         super().__init__(server, sock, addr, adj, map=map)
 
     def received(self, data: bytes) -> bool:
@@ -187,12 +187,14 @@ class _Channel(HTTPChannel):
     def is_stuck(self, now: float) -> bool:
         """Return True where the client takes nothing of its answer; a thread may wait for it.
 
-        The time runs from a look at which an answer waited: a request may have waited long for a thread.
+        The time runs from the first look at which the rest of it waited, not from the last activity: the
+        request may have waited long for a thread.
         """
-        if not self.total_outbufs_len or self.last_activity != self._activity_seen:
-            self._activity_seen, self._unread_since = self.last_activity, now
-            return False
-        return now - self._unread_since > IDLE_S
+        if not self.total_outbufs_len:
+            self._unread = None
+        elif self._unread is None or self._unread[0] != self.last_activity:
+            self._unread = (self.last_activity, now)
+        return self._unread is not None and now - self._unread[1] > IDLE_S
 
 
 class WebServer(TcpWSGIServer):
