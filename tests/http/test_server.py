@@ -365,8 +365,10 @@ def test_new_connection_closes_none_that_is_answered(running: Running, hang: Han
     responses = [connection.getresponse() for connection in asking]
     assert {response.status for response in responses} <= {200, 503}
     assert all(response.read() for response in responses)
-    for taken in [*idle, *asking]:
-        taken.close()
+    for connection in asking:
+        connection.close()
+    for waiting in idle:
+        waiting.close()
 
 
 @pytest.mark.usefixtures("short_patience")
