@@ -43,7 +43,7 @@ class ConsoleSettings(BaseSettings):
 
     users: Path | None = None
     secret: SecretStr | None = None
-    trusted_proxies: str = ""
+    trusted_proxies: str | None = None
 
 
 @click.group("console", invoke_without_command=True)
@@ -105,7 +105,7 @@ def console(
         return
     _require_extra()
     address = listen_address(listen, "--listen")
-    trusted = _proxies(proxies or settings.trusted_proxies.split(","))
+    trusted = _proxies(proxies or (settings.trusted_proxies or "").split(","))
     _serve(
         application,
         address,
