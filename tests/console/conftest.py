@@ -3,7 +3,7 @@
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +20,9 @@ from worker.cli.statement import as_csv
 from worker.console.app import create_app
 from worker.console.context import ConsoleContext
 from worker.console.guard import AccessGuard
+from worker.console.sign_in_limit import SignInLimits
 from worker.console.users import Role, Users, write_user
+from worker.http.clients import TrustedProxies
 from worker.settings import load_settings
 
 if TYPE_CHECKING:
@@ -55,10 +57,24 @@ def users_file(hashed_users_file: Path, tmp_path: Path) -> Path:
     return Path(shutil.copy(hashed_users_file, tmp_path / "users"))
 
 
-def app_on(application: Application, users: Users | None = None, *, read_only: bool = False) -> Flask:
+def app_on(
+    application: Application,
+    users: Users | None = None,
+    *,
+    read_only: bool = False,
+    proxies: Sequence[str] = (),
+    through_https: bool = False,
+) -> Flask:
     """Return the console over ``application``; with ``users`` it requires a sign-in."""
-    context = ConsoleContext(application, AccessGuard(users, "127.0.0.1", read_only=read_only), as_csv)
-    app = create_app(context, b"a secret of the tests")
+    guard = AccessGuard(
+        users,
+        "127.0.0.1",
+        read_only=read_only,
+        proxies=TrustedProxies.parse(proxies),
+        through_https=through_https,
+    )
+    context = ConsoleContext(application, guard, as_csv)
+    app = create_app(context, b"a secret of the tests", through_https=through_https)
     app.testing = True
     app.config["PROPAGATE_EXCEPTIONS"] = False
     return app
@@ -74,6 +90,14 @@ def visitor(application_: Application) -> Visitor:
 def guarded(application_: Application, users_file: Path) -> Flask:
     """Console that requires a sign-in."""
     return app_on(application_, Users(users_file))
+
+
+@pytest.fixture
+def still_limits(guarded: Flask) -> SignInLimits:
+    """Limits of ``guarded``, for which time stands still."""
+    guard: AccessGuard = guarded.extensions["billing"].guard
+    guard.sign_ins = SignInLimits(clock=lambda: 0.0)
+    return guard.sign_ins
 
 
 @pytest.fixture

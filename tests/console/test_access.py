@@ -8,12 +8,14 @@ from flask import Flask
 from werkzeug.routing import Rule
 
 from tests.console.conftest import NOWHERE, PASSWORD, app_on
+from tests.console.sample_data import DECEIVING, HOSTILE
 from tests.console.visitor import Visitor, words
 from worker.bootstrap import Application
 from worker.cli.statement import as_csv
 from worker.console.app import create_app
 from worker.console.context import ConsoleContext
 from worker.console.guard import AccessGuard
+from worker.console.sign_in_limit import SignInLimits
 from worker.console.users import Role, Users, remove_user, write_user
 from worker.settings import load_settings
 
@@ -81,12 +83,15 @@ def test_wrong_name_and_wrong_password_get_the_same_text(name: str, password: st
     assert "Name or password is wrong" in words(page)
 
 
-def test_user_with_too_many_failed_sign_ins_waits_despite_the_right_password(guarded: Flask) -> None:
+def test_user_with_too_many_failed_sign_ins_waits_despite_the_right_password(
+    guarded: Flask, still_limits: SignInLimits
+) -> None:
     visitor = Visitor(guarded.test_client())
     for _ in range(5):
         visitor.sign_in("ann", "wrong", status=401)
     response = visitor.sign_in("ann", PASSWORD, status=429)
-    assert 0 < int(response.headers["Retry-After"]) <= 60
+    assert response.headers["Retry-After"] == "2"
+    assert "try again in 2 s" in words(response.text)
     visitor.sign_in("vic", PASSWORD)  # others need not wait
 
 
@@ -203,16 +208,39 @@ def test_activity_log_has_sign_ins_sign_outs_and_failed_sign_ins(
     assert [(entry.actor, entry.action) for entry in entries] == [
         ("ann", "sign_out"),
         ("ann", "sign_in"),
-        ("mallory", "sign_in_failed"),
+        ("not signed in", "sign_in_failed"),
     ]
+    assert entries[-1].detail == {"attempted_name": "mallory"}
 
 
-def test_session_cookie_is_http_only_and_same_site(guarded: Flask) -> None:
-    visitor = Visitor(guarded.test_client())
-    response = visitor.sign_in("ann", PASSWORD)
-    (cookie,) = response.headers.getlist("Set-Cookie")
-    assert "HttpOnly" in cookie
-    assert "SameSite=Lax" in cookie
+def test_attempted_name_is_shown_as_such_and_escaped(guarded: Flask) -> None:
+    for name in (HOSTILE[:100], "dead letter 7", "letter", DECEIVING, ""):
+        Visitor(guarded.test_client()).sign_in(name, "wrong", status=401)
+    page = signed_in(guarded, "vic").get("/activity-log?action=sign_in_failed")
+    assert "<script>alert" not in page
+    assert page.count("<strong>not signed in</strong>") == 5
+    shown = words(page)
+    for text in ("attempted name <script>alert", "attempted name dead letter 7", "attempted name letter"):
+        assert text in shown
+    assert "ada\\u202egnp.exe" in shown
+
+
+@pytest.mark.parametrize("through_https", [True, False])
+def test_cookies_are_out_of_reach_of_scripts_and_other_sites(
+    application_: Application, users_file: Path, through_https: bool
+) -> None:
+    app = app_on(application_, Users(users_file), through_https=through_https)
+    app.config["WTF_CSRF_ENABLED"] = False
+    client, https = app.test_client(), "https://console.example"
+    signed_in = client.post("/sign-in", base_url=https, data={"name": "ann", "password": PASSWORD})
+    themed = client.post("/theme", base_url=https, data={"theme": "dark"})
+    cookies = [*signed_in.headers.getlist("Set-Cookie"), *themed.headers.getlist("Set-Cookie")]
+    names = {cookie.partition("=")[0] for cookie in cookies}
+    assert names == {"billing_console", "billing_console_device", "theme"}
+    for cookie in cookies:
+        assert "HttpOnly" in cookie
+        assert re.search("SameSite=(Lax|Strict)", cookie)
+        assert ("Secure" in cookie) is through_https
 
 
 # -- without users, this machine alone --------------------------------------------------------------------

@@ -1,11 +1,15 @@
 """``billing-worker console``: refusals to serve, and the file of users."""
 
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -29,6 +33,43 @@ def test_console_without_users_refuses_a_public_address(address: str, cli: Cli) 
     assert ended.code == 2
     assert "needs users" in ended.error
     assert "billing-worker console user" in ended.error
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0:0", "192.168.0.7:80", "[::]:0", "[fe80::1]:80", "billing:80"])
+def test_console_refuses_a_public_address_without_a_word_about_tls(
+    address: str, cli: Cli, users_file: Path
+) -> None:
+    ended = cli("console", "--listen", address, "--users", str(users_file))
+    assert ended.code == 2
+    assert "passwords would be sent in clear text" in ended.error
+    assert "--https" in ended.error
+    assert "--insecure" in ended.error
+
+
+@pytest.mark.parametrize("word", ["--https", "--insecure"])
+def test_public_address_is_served_with_such_a_word(word: str, cli: Cli, users_file: Path) -> None:
+    ended = cli(
+        "console", "--listen", "0.0.0.0:0", "--users", str(users_file), word, BILLING_CONSOLE_SECRET="x"
+    )
+    assert "BILLING_CONSOLE_SECRET is too short" in ended.err  # the next check
+    assert ("without --trusted-proxy" in ended.all) is (word == "--https")
+
+
+@pytest.mark.parametrize("proxy", ["0.0.0.0/0", "proxy.example", "10.0.0.7/8"])
+def test_wrong_trusted_proxy_is_a_usage_error(proxy: str, cli: Cli) -> None:
+    for ended in (
+        cli("console", "--trusted-proxy", "10.0.0.7", "--trusted-proxy", proxy),
+        cli("console", BILLING_CONSOLE_TRUSTED_PROXIES=f"10.0.0.7, {proxy}"),
+    ):
+        assert ended.code == 2
+        assert "BILLING_CONSOLE_TRUSTED_PROXIES" in ended.err
+        assert proxy in ended.err
+
+
+def test_trusted_proxy_needs_users(cli: Cli) -> None:
+    ended = cli("console", "--trusted-proxy", "10.0.0.7")
+    assert ended.code == 2
+    assert "console users add NAME" in ended.error
 
 
 def test_empty_file_of_users_is_refused(cli: Cli, tmp_path: Path) -> None:
@@ -99,11 +140,38 @@ def test_missing_package_is_named_with_the_command_that_installs_it(
 
 def test_help_shows_an_example(cli: Cli) -> None:
     assert (
-        "billing-worker console --users users --listen 0.0.0.0:8800 --https" in cli("console", "--help").out
+        "billing-worker console --users users --listen 0.0.0.0:8800 --https --trusted-proxy 10.0.0.7"
+        in cli("console", "--help").out
     )
 
 
-def test_console_prints_its_url_and_ends_in_order(sqlite_url: str) -> None:
+def idle_sockets(url: str, count: int) -> list[socket.socket]:
+    """Return connections on which nothing is sent."""
+    parts = urlsplit(url)
+    address = (parts.hostname or "", parts.port or 0)
+    return [socket.create_connection(address, timeout=30) for _ in range(count)]
+
+
+@contextmanager
+def closing_all(sockets: list[socket.socket]) -> Iterator[None]:
+    """Close the sockets in the end."""
+    with ExitStack() as stack:
+        for connection in sockets:
+            stack.enter_context(connection)
+        yield
+
+
+def refused_request(url: str) -> bytes:
+    """Return the answer to what is no request."""
+    with closing_all(sockets := idle_sockets(url, 1)):
+        sockets[0].sendall(b"nonsense\r\n\r\n")
+        answer = b""
+        while piece := sockets[0].recv(65_536):
+            answer += piece
+    return answer
+
+
+def test_console_prints_its_url_serves_beside_idle_sockets_and_ends_in_order(sqlite_url: str) -> None:
     settings = load_settings(broker_url=NOWHERE, database_url=sqlite_url)
     process = ForkedPython(
         *("worker", "console", "--listen", "127.0.0.1:0"),
@@ -116,9 +184,11 @@ def test_console_prints_its_url_and_ends_in_order(sqlite_url: str) -> None:
     with process:
         assert process.stdout is not None
         url = process.stdout.readline().decode().strip().removeprefix("console on ")
-        with urllib.request.urlopen(f"{url}letters") as answer:  # noqa: S310 - our own
-            assert answer.status == 200
-            assert answer.headers.get("Server") is None
+        with closing_all(idle_sockets(url, 250)):
+            with urllib.request.urlopen(f"{url}letters") as answer:  # noqa: S310 - our own
+                assert answer.status == 200
+                assert answer.headers.get("Server") is None
+            assert refused_request(url).startswith(b"HTTP/1.0 400 Bad Request\r\n")
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
     watchdog.cancel()

@@ -14,7 +14,7 @@ from tests.gateways.conftest import BridgeDoor, door_on, event_of
 from tests.gateways.signing import stripe_header
 from tests.support.fakes import FakeLink
 from worker.gateways.bridge import WEBHOOK_MAX_BYTES
-from worker.http.server import HEADERS_MAX, QueryServer
+from worker.http.server import HEADERS_MAX, ServerLimits, WebServer
 from worker.runtime.address import Address
 
 PATIENCE_S = 30.0
@@ -26,8 +26,11 @@ class Serving:
 
     def __init__(self, door: BridgeDoor, link: FakeLink) -> None:
         self.link = link
-        self.server = QueryServer(
-            door.app, Address("127.0.0.1", 0), door.metrics, threads=4, body_max=WEBHOOK_MAX_BYTES
+        self.server = WebServer(
+            door.app,
+            Address("127.0.0.1", 0),
+            door.metrics,
+            limits=ServerLimits(4, body_max=WEBHOOK_MAX_BYTES),
         )
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)

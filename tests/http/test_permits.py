@@ -6,7 +6,8 @@ from time import monotonic
 
 import pytest
 
-from worker.http.permits import NoPermitError, Permits
+from tests.support.waiting import eventually
+from worker.http.permits import NoPermitError, Permits, Shares, ShareUsedError
 
 
 def test_as_many_may_work_as_there_are_permits() -> None:
@@ -54,3 +55,42 @@ def test_only_the_first_waits_while_none_comes_back() -> None:
         with pytest.raises(NoPermitError):
             waits.enter_context(permits.one())
         assert monotonic() - began >= 0.2
+
+
+def test_as_many_may_wait_as_there_are_places() -> None:
+    permits, is_inside = Permits(1, 30, waiting=1), threading.Event()
+
+    def ask() -> None:
+        with permits.one():
+            is_inside.set()
+
+    with permits.one():
+        waiting = threading.Thread(target=ask)
+        waiting.start()
+        eventually(lambda: _is_refused(permits))
+        assert not is_inside.is_set()
+    waiting.join(30)
+    assert is_inside.is_set()
+
+
+def _is_refused(permits: Permits) -> bool:
+    began = monotonic()
+    try:
+        with permits.one():
+            return False
+    except NoPermitError:
+        return monotonic() - began < 1
+
+
+def test_each_holder_has_a_share() -> None:
+    shares = Shares(2)
+    with shares.one("vic"), shares.one("vic"):
+        with pytest.raises(ShareUsedError), shares.one("vic"):
+            pass
+        with shares.one("ann"):
+            pass
+    with pytest.raises(ZeroDivisionError), shares.one("vic"):
+        raise ZeroDivisionError
+    with shares.one("vic"), shares.one("vic"):
+        pass
+    assert not shares.holders

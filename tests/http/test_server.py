@@ -6,16 +6,18 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from flask import Flask
 
 from tests.cli.console import FilledLedger
 from tests.http.conftest import Served
 from tests.support.waiting import eventually
 from worker.errors import ConfigurationError
 from worker.http import server as server_module
-from worker.http.server import HEADERS_MAX, SPARE_THREADS, QueryServer, serve
+from worker.http.server import HEADERS_MAX, SPARE_THREADS, ServerLimits, WebServer, serve
 from worker.runtime.address import Address
 from worker.runtime.stop import SignalStop
 
@@ -28,11 +30,14 @@ _PATIENCE_S = 30.0
 class Running:
     """Server that runs in a thread of its own until ``stop``."""
 
-    def __init__(self, served: Served) -> None:
+    def __init__(self, served: Served, threads: int = _THREADS + SPARE_THREADS) -> None:
         self.served = served
         self._stop = threading.Event()
-        self._server = QueryServer(
-            served.app, _LOCAL, served.application.metrics, threads=_THREADS + SPARE_THREADS
+        self._server = WebServer(
+            served.app,
+            _LOCAL,
+            served.application.metrics,
+            limits=ServerLimits(threads),
         )
         self._drain_s = _PATIENCE_S
         self._thread = threading.Thread(target=self._run)
@@ -53,9 +58,10 @@ class Running:
         """Return a connection that is not open yet."""
         return http.client.HTTPConnection("127.0.0.1", self._server.port, timeout=_PATIENCE_S)
 
-    def socket(self) -> socket.socket:
-        """Return an open connection for bytes that no client library sends."""
-        return socket.create_connection(("127.0.0.1", self._server.port), timeout=_PATIENCE_S)
+    def socket(self, source: str = "127.0.0.1") -> socket.socket:
+        """Return an open connection from ``source``, for bytes that no client library sends."""
+        address = ("127.0.0.1", self._server.port)
+        return socket.create_connection(address, timeout=_PATIENCE_S, source_address=(source, 0))
 
     def get(self, path: str, **headers: str) -> tuple[int, Any]:
         """Ask on a connection of its own; return status and body."""
@@ -269,7 +275,7 @@ def test_taken_address_is_refused_with_the_way_out(served: Served) -> None:
                 address,
                 SignalStop(),
                 served.application.metrics,
-                threads=1,
+                limits=ServerLimits(1),
                 on_listening=lambda _url: None,
             )
 
@@ -286,9 +292,8 @@ def short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def few_connections(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Room for five connections, beside the sockets of the server's own."""
-    for name, limit in {"CONNECTIONS_MAX": 7, "CROWDED_IDLE_S": 0.3, "_LOOK_S": 0}.items():
-        monkeypatch.setattr(server_module, name, limit)
+    """Room for five connections."""
+    monkeypatch.setattr(server_module, "CONNECTIONS_MAX", 5)
 
 
 @pytest.mark.usefixtures("short_patience")
@@ -326,6 +331,56 @@ def test_idle_connections_make_room_for_others(served: Served, ledger: FilledLed
     assert running.get(_BALANCE)[0] == 200
     for connection in idle:
         connection.close()
+    running.begin_stop()
+    running.wait()
+
+
+@pytest.mark.usefixtures("few_connections")
+def test_client_of_many_connections_loses_its_own(served: Served, ledger: FilledLedger) -> None:
+    ledger.open("ada")
+    running = Running(served)
+    with running.socket("127.0.0.2") as kept, running.socket("127.0.0.3") as slow:
+        slow.sendall(b"GET /healthz HTTP/1.1\r\n")
+        many = [running.socket() for _ in range(20)]
+        assert all(connection.recv(1) == b"" for connection in many[:17])  # three have room beside the two
+        for connection in (kept, slow):
+            connection.sendall(b"" if connection is slow else b"GET /healthz HTTP/1.1\r\n")
+            connection.sendall(b"Host: x\r\nConnection: close\r\n\r\n")
+            assert received(connection)[0] == 200
+    for connection in many:
+        connection.close()
+    running.begin_stop()
+    running.wait()
+
+
+@pytest.mark.usefixtures("few_connections")
+def test_new_connection_closes_none_that_is_answered(running: Running, hang: Hang) -> None:
+    asking = [running.connect() for _ in range(3)]
+    for connection in asking:
+        connection.request("GET", _BALANCE, headers=running.headers)
+    hang.until_inside(1)
+    idle = [running.socket() for _ in range(12)]
+    assert running.get("/healthz")[0] == 200
+    hang.end()
+    responses = [connection.getresponse() for connection in asking]
+    assert {response.status for response in responses} <= {200, 503}
+    assert all(response.read() for response in responses)
+    for connection in asking:
+        connection.close()
+    for waiting in idle:
+        waiting.close()
+
+
+@pytest.mark.usefixtures("short_patience")
+def test_client_that_reads_nothing_holds_no_thread(served: Served) -> None:
+    app = Flask(__name__)
+    app.add_url_rule("/large", "large", view_func=lambda: bytes(40_000_000))
+    app.add_url_rule("/small", "small", view_func=lambda: "{}")
+    running = Running(replace(served, app=app), threads=1)
+    with running.socket() as deaf:
+        deaf.sendall(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\nGET /large HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert deaf.recv(1, socket.MSG_PEEK)  # it is being answered
+        assert running.get("/small")[0] == 200
     running.begin_stop()
     running.wait()
 

@@ -9,6 +9,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from worker.bootstrap import Application
 from worker.cli.application import sender_of, with_application
+from worker.cli.listening import listen_address, refuse_clear_text
 from worker.errors import ConfigurationError
 from worker.runtime.address import Address
 from worker.runtime.stop import SignalStop
@@ -106,12 +107,10 @@ def bridge(
     _require_extra()
     settings = BridgeSettings()
     endpoints, loaded = _endpoints(application, settings, config)
-    address = _address(settings.listen if listen is None else listen)
-    if not (address.is_loopback or https or insecure):
-        raise ConfigurationError(
-            f"{address.host} can be reached by others, and payment data would be sent in clear text: put a "
-            "proxy with TLS in front and say --https, or say --insecure where the network is safe"
-        )
+    address = listen_address(
+        settings.listen if listen is None else listen, "--listen (BILLING_BRIDGE_LISTEN)"
+    )
+    refuse_clear_text(address, "payment data", https=https, insecure=insecure)
     publisher = _publisher(application)
     try:
         if check:
@@ -181,6 +180,7 @@ def _serve(
 ) -> None:
     from schemas import Limits
     from worker.gateways.bridge import WEBHOOK_MAX_BYTES, Bridge
+    from worker.http.server import ServerLimits
     from worker.http.server import serve as serve_until
     from worker.http.webhooks import WebhookDoor, create_webhooks_app
     from worker.runtime.cached_value import CachedValue
@@ -210,17 +210,9 @@ def _serve(
         address,
         stop,
         application.metrics,
-        threads=_THREADS,
-        body_max=WEBHOOK_MAX_BYTES,
+        limits=ServerLimits(_THREADS, body_max=WEBHOOK_MAX_BYTES),
         on_listening=lambda url: click.echo(f"serving on {url}"),
     )
-
-
-def _address(text: str) -> Address:
-    try:
-        return Address.parse(text)
-    except ValueError as error:
-        raise click.UsageError(f"--listen (BILLING_BRIDGE_LISTEN) {error}") from None
 
 
 def _require_extra() -> None:

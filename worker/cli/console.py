@@ -1,9 +1,11 @@
 """``console``: the pages in the browser, and the users who may sign in to them."""
 
+import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from secrets import token_bytes
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from pydantic import SecretStr
@@ -11,6 +13,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from worker.bootstrap import Application
 from worker.cli.application import with_application
+from worker.cli.listening import listen_address, refuse_clear_text
 from worker.cli.options import as_json
 from worker.cli.output import show_json, show_table
 from worker.cli.statement import as_csv
@@ -18,6 +21,11 @@ from worker.errors import ConfigurationError
 from worker.runtime.address import Address
 from worker.runtime.secret_file import read_secret
 from worker.settings import ENV_PREFIX
+
+if TYPE_CHECKING:
+    from worker.http.clients import TrustedProxies
+
+log = logging.getLogger(__name__)
 
 _DEFAULT = "127.0.0.1:8800"
 _SECRET_MIN = 16
@@ -37,6 +45,7 @@ class ConsoleSettings(BaseSettings):
     users: Path | None = None
     secret: SecretStr | None = None
     secret_file: Path | None = None
+    trusted_proxies: str | None = None
 
     def signing_key(self) -> SecretStr | None:
         """Return the secret, from its file where that is set. Raises ConfigurationError."""
@@ -62,11 +71,27 @@ class ConsoleSettings(BaseSettings):
     type=click.Path(path_type=Path, dir_okay=False),
     help="File of the users, made with `console users add`  [BILLING_CONSOLE_USERS]",
 )
+@click.option(
+    "--trusted-proxy",
+    "proxies",
+    multiple=True,
+    metavar="ADDRESS",
+    help="Address or network of a proxy whose X-Forwarded-For and -Proto are believed; repeatable"
+    "  [BILLING_CONSOLE_TRUSTED_PROXIES, separated by commas]",
+)
 @click.option("--read-only", is_flag=True, help="Let nobody change anything.")
 @click.option("--https", is_flag=True, help="A proxy serves it through HTTPS: cookies are sent no other way.")
+@click.option("--insecure", is_flag=True, help="Let passwords and pages travel in clear text.")
 @with_application("broker_url", "database_url", "catalog", "log_level", "log_format")
 def console(
-    application: Application, *, listen: str, users: Path | None, read_only: bool, https: bool
+    application: Application,
+    *,
+    listen: str,
+    users: Path | None,
+    proxies: Sequence[str],
+    read_only: bool,
+    https: bool,
+    insecure: bool,
 ) -> None:
     """Serve the console: queues, dead letters and accounts in the browser.
 
@@ -74,11 +99,15 @@ def console(
     With users everybody signs in: viewers may look, operators may edit, replay and discard dead letters.
     Every action is in the activity log.
 
+    On an address that others reach it needs a proxy with TLS in front (--https), or your word that the
+    network is safe (--insecure). Name the proxy with --trusted-proxy: sign-in limits count the clients that
+    it names, and what comes past it is refused.
+
     \b
     Examples:
       billing-worker console
       billing-worker console users add ann --role operator --users users
-      billing-worker console --users users --listen 0.0.0.0:8800 --https
+      billing-worker console --users users --listen 0.0.0.0:8800 --https --trusted-proxy 10.0.0.7
     """
     context = click.get_current_context()
     settings = ConsoleSettings()
@@ -86,7 +115,19 @@ def console(
     if context.invoked_subcommand is not None:
         context.obj = users
         return
-    _serve(application, _address(listen), users, settings.signing_key(), read_only=read_only, https=https)
+    _require_extra()
+    address = listen_address(listen, "--listen")
+    trusted = _proxies(proxies or (settings.trusted_proxies or "").split(","))
+    _serve(
+        application,
+        address,
+        users,
+        settings.signing_key(),
+        trusted,
+        read_only=read_only,
+        https=https,
+        insecure=insecure,
+    )
 
 
 def _serve(
@@ -94,9 +135,11 @@ def _serve(
     address: Address,
     users: Path | None,
     secret: SecretStr | None,
+    proxies: "TrustedProxies",
     *,
     read_only: bool,
     https: bool,
+    insecure: bool,
 ) -> None:
     from worker.console.app import create_app
     from worker.console.context import ConsoleContext
@@ -115,7 +158,20 @@ def _serve(
             f"{users} names nobody who could sign in: "
             "`billing-worker console users add NAME --role operator --users FILE`"
         )
-    guard = AccessGuard(console_users, address.host, read_only=read_only)
+    if console_users is None and proxies:
+        raise ConfigurationError(
+            "a console without users serves nobody through a proxy: add one with "
+            "`billing-worker console users add NAME --role operator --users FILE`, and give it with --users"
+        )
+    refuse_clear_text(address, "passwords", https=https, insecure=insecure)
+    if https and not proxies:
+        log.warning(
+            "--https without --trusted-proxy: everybody behind the proxy counts as one client of the sign-in "
+            "limits, and requests past it aren't noticed"
+        )
+    guard = AccessGuard(
+        console_users, address.host, read_only=read_only, proxies=proxies, through_https=https
+    )
     context = ConsoleContext(application, guard, as_csv)
     key = token_bytes(32) if secret is None else secret.get_secret_value().encode()
     if len(key) < _SECRET_MIN:
@@ -237,12 +293,13 @@ def _password() -> str:
         raise click.UsageError("the password is not UTF-8") from error
 
 
-def _address(text: str) -> Address:
-    _require_extra()
+def _proxies(texts: Sequence[str]) -> "TrustedProxies":
+    from worker.http.clients import TrustedProxies
+
     try:
-        return Address.parse(text)
+        return TrustedProxies.parse(text for text in map(str.strip, texts) if text)
     except ValueError as error:
-        raise click.UsageError(f"--listen {error}") from None
+        raise click.UsageError(f"--trusted-proxy (BILLING_CONSOLE_TRUSTED_PROXIES) {error}") from None
 
 
 def _require_extra() -> None:

@@ -8,6 +8,7 @@ import click
 
 from worker.bootstrap import Application
 from worker.cli.application import with_application
+from worker.cli.listening import listen_address, refuse_clear_text
 from worker.errors import ConfigurationError, TransientError
 from worker.runtime.address import Address
 from worker.runtime.stop import SignalStop
@@ -49,12 +50,8 @@ def serve(application: Application, *, https: bool, insecure: bool) -> None:
       billing-worker serve --tokens tokens --listen 0.0.0.0:8801 --https
     """
     _require_extra()
-    address = _address(application.settings.http_listen)
-    if not (address.is_loopback or https or insecure):
-        raise ConfigurationError(
-            f"{address.host} can be reached by others, and tokens would be sent in clear text: put a proxy "
-            "with TLS in front and say --https, or say --insecure where the network is safe"
-        )
+    address = listen_address(application.settings.http_listen, "--listen (BILLING_HTTP_LISTEN)")
+    refuse_clear_text(address, "tokens", https=https, insecure=insecure)
     _serve(application, address)
 
 
@@ -65,6 +62,7 @@ def _serve(application: Application, address: Address) -> None:
     from worker.http.app import Door, create_app
     from worker.http.asking import Asker
     from worker.http.readiness import readiness_of
+    from worker.http.server import ServerLimits
     from worker.http.server import serve as serve_until
 
     settings = application.settings
@@ -93,7 +91,7 @@ def _serve(application: Application, address: Address) -> None:
             address,
             stop,
             application.metrics,
-            threads=settings.http_threads,
+            limits=ServerLimits(settings.http_threads),
             on_listening=lambda url: click.echo(f"serving on {url}"),
         )
     finally:
@@ -125,13 +123,6 @@ def _require_schema(application: Application) -> None:
         application.require_newest_schema()
     except TransientError as error:
         log.warning("%s; serving begins when it is back", error)
-
-
-def _address(text: str) -> Address:
-    try:
-        return Address.parse(text)
-    except ValueError as error:
-        raise click.UsageError(f"--listen (BILLING_HTTP_LISTEN) {error}") from None
 
 
 def _require_extra() -> None:

@@ -13,6 +13,7 @@ from schemas.fields import INT64_MAX
 from worker import __version__
 from worker.console import formats
 from worker.console.context import ConsoleContext, context
+from worker.console.known_devices import KnownDevices
 from worker.console.pages import PAGES
 from worker.console.security import has_unstorable_text, secure
 from worker.errors import BillingError, ConfigurationError, NotFoundError, QueryError, TransientError
@@ -45,6 +46,7 @@ def create_app(console: ConsoleContext, secret: bytes, *, through_https: bool = 
     """Return the WSGI application over ``console``; ``secret`` signs the sessions."""
     app = Flask("worker.console")
     app.extensions["billing"] = console
+    app.extensions["known_devices"] = KnownDevices(secret, through_https=through_https)
     app.url_map.converters["int"] = _RowNumber
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     secure(app, secret, through_https=through_https)
@@ -65,7 +67,8 @@ def _check_access() -> ResponseReturnValue | None:
     guard = context().guard
     g.now = context().clock().astimezone(UTC)
     g.current_user = None
-    if (why := guard.refusal(request)) is not None:
+    g.client = guard.client(request)
+    if (why := guard.refusal(request, g.client)) is not None:
         return _error_page(403, "Not allowed from here", why)
     if has_unstorable_text(request):
         return _error_page(400, "Invalid request", "A parameter has a character that no database stores.")

@@ -10,6 +10,7 @@ from worker.bootstrap import Application, utc_now
 from worker.broker import BILLING
 from worker.checks import health_of
 from worker.console.guard import AccessGuard
+from worker.console.heavy_work import HeavyWork
 from worker.console.queues import QueueProbe, QueueStatus
 from worker.console.replay_threads import ReplayThreads
 from worker.console.users import User
@@ -42,6 +43,7 @@ class ConsoleContext:
         self.service = application.service()
         self.catalog = application.catalog
         self.replays = ReplayThreads(application)
+        self.heavy = HeavyWork()
         self.probe = QueueProbe(application.link, BILLING)
         self._queues = CachedValue(
             self.probe.read, name="reading the queues", max_age_s=1.5, timeout_s=2.0, clock=clock

@@ -1,19 +1,23 @@
-"""Web server of the console: bound to an address, ended by a signal."""
+"""Web server of the console: the shared one, with room for forms and for long selections."""
 
-import signal
-from collections.abc import Callable
-from types import FrameType
-from typing import NoReturn
+from collections.abc import Callable, Mapping
 
 from flask import Flask
-from waitress.server import create_server
 
 from worker.console.context import ConsoleContext
 from worker.console.security import REQUEST_MAX
-from worker.errors import ConfigurationError
+from worker.http.problems import Problem
+from worker.http.server import ServerLimits
+from worker.http.server import serve as serve_until
 from worker.runtime.address import Address
+from worker.runtime.stop import SignalStop
 
-_THREADS = 8
+#: 5,000 entries of the activity log may be undone by a link, each of up to 19 digits.
+_HEADERS_MAX = 128 * 1024
+#: Heavy pages take five threads at most, sign-ins five.
+_LIMITS = ServerLimits(threads=12, body_max=REQUEST_MAX, headers_max=_HEADERS_MAX)
+#: Seconds in which pages are answered after a signal: replays need 15 s of its 25 to pause.
+_DRAIN_S = 5.0
 
 
 def serve(app: Flask, context: ConsoleContext, address: Address, on_listening: Callable[[str], None]) -> None:
@@ -21,30 +25,26 @@ def serve(app: Flask, context: ConsoleContext, address: Address, on_listening: C
 
     ``on_listening`` gets the URL. Raises ConfigurationError where the address can't be bound.
     """
+    stop = SignalStop()
+    stop.install()
     try:
-        bound = address.bind()
-        server = create_server(
+        serve_until(
             app,
-            sockets=[bound],
-            threads=_THREADS,
-            ident=None,
-            max_request_body_size=REQUEST_MAX,
-            clear_untrusted_proxy_headers=False,  # the guard refuses by them
+            address,
+            stop,
+            context.application.metrics,
+            limits=_LIMITS,
+            on_listening=on_listening,
+            refusal=_as_text,
+            drain_s=_DRAIN_S,
         )
-    except OSError as error:
-        raise ConfigurationError(
-            f"the console can't listen on {address.host}:{address.port}: {error.strerror or error}; "
-            "choose another with --listen"
-        ) from error
-    signal.signal(signal.SIGTERM, _end)
-    on_listening(Address(address.host, bound.getsockname()[1]).url)
-    try:
-        server.run()  # ends with SystemExit or KeyboardInterrupt, both taken there
     finally:
-        server.close()
         context.replays.stop()
         context.probe.close()
 
 
-def _end(_number: int, _frame: FrameType | None) -> NoReturn:
-    raise SystemExit(0)
+def _as_text(problem: Problem) -> tuple[Mapping[str, str], bytes]:
+    """Return headers and body of a refusal, for people."""
+    headers = {"Content-Type": "text/plain; charset=utf-8", "Cache-Control": "no-store"}
+    text = f"{problem.status.value} {problem.status.phrase}: {problem.detail}\n"
+    return headers | {"X-Content-Type-Options": "nosniff"}, text.encode()

@@ -13,6 +13,7 @@ from werkzeug.wsgi import wrap_file
 
 from worker.console.charts import SERIES_MAX, Bar, Chart, stacked_bars
 from worker.console.context import context
+from worker.console.heavy import heavy
 from worker.console.parameters import number_in, text_in
 from worker.errors import QueryError
 from worker.ledger.queries import day_start, snapshot, zone_of
@@ -75,6 +76,7 @@ class UsageTable:
 
 
 @page.get("/account/usage")
+@heavy
 def usage() -> ResponseReturnValue:
     """Show usage by day, and by type of command or by feature."""
     console, user = context(), _user()
@@ -128,6 +130,7 @@ def _bar_text(day: date, total: int, series: Sequence[str], values: Sequence[int
 
 
 @page.get("/account/statement")
+@heavy
 def statement() -> ResponseReturnValue:
     """Show the sums of a statement; with ``format=csv`` download all of it.
 

@@ -13,6 +13,7 @@ from flask.typing import ResponseReturnValue
 from worker.broker import BILLING
 from worker.console.bodies import Readable, from_form, readable
 from worker.console.context import context, current_user
+from worker.console.heavy import heavy
 from worker.console.pages.dead_letters import numbers_of
 from worker.console.parameters import DeadLetterSet, Values, text_in, undo_entries
 from worker.deadletters.body_text import editable
@@ -189,6 +190,7 @@ def restore() -> ResponseReturnValue:
 
 
 @page.post("/dead-letters/export")
+@heavy
 def export() -> ResponseReturnValue:
     """Download dead letters as JSON lines; the activity log records it."""
     selection = DeadLetterSet.read(request.form)

@@ -8,6 +8,7 @@ from flask.typing import ResponseReturnValue
 
 from worker.console.bodies import Readable, readable
 from worker.console.context import ConsoleContext, context, or_unknown
+from worker.console.heavy import heavy, heavy_when
 from worker.console.parameters import DeadLetterSet, filter_pairs, number_in, undo_entries
 from worker.deadletters.models import DeadLetterStatus, DryRun, GroupOrder
 from worker.deadletters.store.filters import DeadLetterFilter
@@ -48,6 +49,7 @@ def index() -> ResponseReturnValue:
 
 
 @page.get("/dead-letters/list")
+@heavy_when(lambda: bool(request.args.get("text")))
 def listing() -> ResponseReturnValue:
     """Show a page of the dead letters that a filter finds."""
     # Numbers are no filter: the buttons must act on exactly the listed dead letters.
@@ -116,6 +118,7 @@ def body(number: int) -> ResponseReturnValue:
 
 
 @page.get("/dead-letters/dry-run")
+@heavy
 def dry_run() -> ResponseReturnValue:
     """Show the effect that a replay of each dead letter would have today."""
     console = context()

@@ -8,6 +8,7 @@ from flask import Blueprint, g, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
 from worker.console.context import context
+from worker.console.heavy import heavy
 from worker.console.parameters import text_in
 from worker.errors import NotFoundError
 from worker.ledger.queries import snapshot
@@ -20,6 +21,7 @@ _DEAD_LETTER = re.compile(r"#([0-9]{1,18})")
 
 
 @page.get("/explain")
+@heavy
 def index() -> ResponseReturnValue:
     """Show everything about a reference; without one, an empty form."""
     reference = text_in(request.args, "reference")
@@ -41,6 +43,7 @@ def index() -> ResponseReturnValue:
 
 
 @page.get("/find")
+@heavy
 def find() -> ResponseReturnValue:
     """Redirect to the dead letter ``#7``, the user of that name, the users that begin so, or a reference."""
     text = text_in(request.args, "q")

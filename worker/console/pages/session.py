@@ -1,18 +1,30 @@
 """Sign-in, sign-out, and the choice of light or dark."""
 
+import logging
+from collections.abc import Mapping
 from math import ceil
+from typing import cast
 
 from flask import Blueprint, Response, current_app, g, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
 from worker.console.context import ConsoleContext, context
+from worker.console.known_devices import KnownDevices
 from worker.console.security import own_path
+from worker.console.sign_in_limit import SignInAttempt
 from worker.console.users import User
 from worker.errors import TransientError
+from worker.http.clients import Client
+from worker.http.permits import NoPermitError
+
+log = logging.getLogger(__name__)
 
 page = Blueprint("session", __name__)
 
 _YEAR_S = 365 * 24 * 3600
+#: Actor of a failed sign-in, which is nobody we know: no user's name has a space in it.
+_NOBODY = "not signed in"
+_BUSY_RETRY_S = 3
 
 
 @page.route("/sign-in", methods=["GET", "POST"])
@@ -28,19 +40,35 @@ def sign_in() -> ResponseReturnValue:
 
 
 def _try_sign_in(console: ConsoleContext, name: str, password: str, target: str) -> ResponseReturnValue:
-    guard, address = console.guard, request.remote_addr or "?"
-    if wait_s := max(guard.by_name.wait_s(name), guard.by_address.wait_s(address)):
-        return _refused(f"Too many sign-ins: try again in {ceil(wait_s)} s.", name, target, 429, ceil(wait_s))
-    guard.by_name.count(name)
-    guard.by_address.count(address)
-    user = None if guard.users is None else guard.users.authenticate(name, password)
+    guard, client, devices = console.guard, _client(), _known_devices()
+    attempt = SignInAttempt(name, client.network, devices.key_of(request, name))
+    if wait_s := ceil(guard.sign_ins.begin(attempt)):
+        guard.log_wait(attempt)
+        return _refused(f"Too many sign-ins: try again in {wait_s} s.", name, target, 429, wait_s)
+    try:
+        user = guard.authenticate(attempt, password)
+    except NoPermitError:
+        guard.sign_ins.withdraw(attempt)
+        busy = f"Too many sign in at the moment: try again in {_BUSY_RETRY_S} s."
+        return _refused(busy, name, target, 503, _BUSY_RETRY_S)
     if user is None:
-        _log("sign_in_failed", name or "(nobody)", f"from {address}")
+        _log("sign_in_failed", _NOBODY, f"from {client.address}", {"attempted_name": name})
         return _refused("Name or password is wrong.", name, target, 401)
-    guard.by_name.forget(name)
+    guard.sign_ins.succeeded(attempt)
     guard.sign_in(user)
-    _log("sign_in", user.name, f"from {address}")
-    return redirect(target, 303)
+    _log("sign_in", user.name, f"from {client.address}")
+    response = cast(Response, redirect(target, 303))
+    if attempt.device is None:
+        devices.remember(response, user.name)
+    return response
+
+
+def _client() -> Client:
+    return cast(Client, g.client)
+
+
+def _known_devices() -> KnownDevices:
+    return cast(KnownDevices, current_app.extensions["known_devices"])
 
 
 def _refused(why: str, name: str, target: str, status: int, wait_s: int = 0) -> Response:
@@ -63,15 +91,16 @@ def theme() -> ResponseReturnValue:
     chosen = request.form.get("theme", "auto")
     response = redirect(own_path(request.form.get("next")) or url_for("overview.index"), 303)
     if chosen in {"light", "dark"}:
-        response.set_cookie("theme", chosen, max_age=_YEAR_S, samesite="Lax", httponly=True)
+        is_secure: bool = current_app.config["SESSION_COOKIE_SECURE"]
+        response.set_cookie("theme", chosen, max_age=_YEAR_S, samesite="Lax", httponly=True, secure=is_secure)
     else:
         response.delete_cookie("theme")
     return response
 
 
-def _log(action: str, actor: str, reason: str | None) -> None:
+def _log(action: str, actor: str, reason: str | None, detail: Mapping[str, str] | None = None) -> None:
     """Write into the activity log; while the database is down, into the log of the process instead."""
     try:
-        context().service.record(actor, action, "console", reason)
+        context().service.record(actor, action, "console", reason, detail)
     except TransientError as error:
-        current_app.logger.warning("%s by %r is not in the activity log: %s", action, actor, error)
+        log.warning("%s by %r is not in the activity log: %s", action, actor, error)
