@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 
+from worker import __version__
 from worker.bootstrap import Application
 from worker.broker import BILLING, broker_is_embedded
 from worker.errors import BillingError, ConfigurationError, TransientError
@@ -97,14 +98,17 @@ def each_server(servers: Mapping[str, Callable[[], str]], warning: str | None) -
 
 
 def _schema(application: Application) -> CheckResult:
-    application.require_newest_schema()
-    return _ok(f"at {newest_revision()}")
+    application.require_usable_schema()
+    current, newest = current_revision(application.engine), newest_revision()
+    if current == newest:
+        return _ok(f"at {newest}")
+    return _ok(f"at {current}, which version {__version__} may write, built for {newest}")
 
 
 def _writes(application: Application) -> CheckResult:
     """Check that the database takes writes: a standby, or a server without disk, still answers."""
     try:
-        application.require_newest_schema()
+        application.require_usable_schema()
     except BillingError:
         return _unknown("see the lines above")
     Ledger(application.engine).probe()
@@ -265,7 +269,7 @@ def _payments(application: Application) -> CheckResult:
     """Check that no event waits for its payment longer than the catalog says, and that each can count."""
     try:
         days = application.catalog.payments.waiting_days
-        application.require_newest_schema()
+        application.require_usable_schema()
         with snapshot(application.engine) as connection:
             found = waiting_counts(connection, overdue_before(application.clock(), days))
     except (ConfigurationError, TransientError):

@@ -839,3 +839,14 @@ accepted_configs = Table(
     Column("accepted_at", UtcDateTime, nullable=False),
     Column("accepted_by", Text, nullable=False),
 )
+
+#: What the schema says of the code, in one row: the oldest revisions that a version which writes, or only
+#: reads, may have been built for. Migrations raise them; see ``compatibility``.
+schema_compatibility = Table(
+    "schema_compatibility",
+    metadata,
+    Column("id", SmallInteger, primary_key=True, autoincrement=False),
+    Column("writers_from", Text, nullable=False),
+    Column("readers_from", Text, nullable=False),
+    CheckConstraint("id = 1", name="one_row"),
+)
