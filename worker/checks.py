@@ -260,7 +260,11 @@ def _paused(application: Application) -> CheckResult:
         return _unknown(error)  # the lines above say that it is bad
     if pauses:
         raise BillingError(
-            "; ".join(f"{pause.queue} by {pause.worker} ({pause.code}): {pause.text}" for pause in pauses)
+            "; ".join(
+                f"{pause.queue} by {pause.worker}, version {pause.version or 'unknown'} ({pause.code}): "
+                f"{pause.text}"
+                for pause in pauses
+            )
         )
     return _ok("nothing")
 

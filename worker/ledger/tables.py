@@ -814,7 +814,7 @@ trials = Table(
     CheckConstraint("together > 0 AND alone >= 0", name="counts_possible"),
 )
 
-#: A lane that a worker has paused; ``config`` is the configuration of that worker.
+#: A lane that a worker has paused; ``config`` is the configuration of that worker, ``version`` its version.
 lane_pauses = Table(
     "lane_pauses",
     metadata,
@@ -828,6 +828,7 @@ lane_pauses = Table(
     Column("seen_at", UtcDateTime, nullable=False),
     Column("ended_at", UtcDateTime),
     Column("resumed_by", Text),
+    Column("version", Text),
     Index(None, "ended_at", "queue"),
 )
 

@@ -25,8 +25,8 @@ from worker.runtime.backoff import Backoff
 log = logging.getLogger(__name__)
 
 _MIGRATION_LOCK = 7301988  # any number, the same in every version
-#: Tries of one migration, each of which waits two seconds for a lock.
-_TRIES = 30
+#: Longest wait of a migration for a lock, and how often it tries.
+LOCK_TIMEOUT_MS, _TRIES = 2_000, 30
 _RETRY_FIRST_S, _RETRY_MOST_S = 0.5, 5.0
 
 

@@ -1,12 +1,14 @@
 """Alembic's entry: runs the migrations on the connection that ``migrate`` hands over, or writes their SQL.
 
-On PostgreSQL each revision is a transaction of its own, and waits for a lock no longer than ``LOCK_TIMEOUT``:
-whoever waits for a table's lock holds up everybody behind, and a batch is over in less.
+On PostgreSQL each revision is a transaction of its own, and waits for a lock no longer than a batch takes:
+whoever waits for a table's lock holds up everybody behind.
 """
 
 from alembic import context
 
-LOCK_TIMEOUT = "SET lock_timeout = '2s'"
+from worker.ledger import migrations
+
+LOCK_TIMEOUT = f"SET lock_timeout = '{migrations.LOCK_TIMEOUT_MS}ms'"
 STATEMENT_TIMEOUT = "SET statement_timeout = 0"  # to build an index takes as long as the table is large
 
 if context.is_offline_mode():

@@ -1,0 +1,19 @@
+"""Version of the worker that paused a lane: beside each other, in a roll, only one of two may have to."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0018"
+down_revision = "0017"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Add the column; the version before leaves it empty."""
+    op.add_column("lane_pauses", sa.Column("version", sa.Text()))
+
+
+def downgrade() -> None:
+    """Drop the column."""
+    op.drop_column("lane_pauses", "version")
