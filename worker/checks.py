@@ -8,6 +8,7 @@ from worker import __version__
 from worker.bootstrap import Application
 from worker.broker import BILLING, broker_is_embedded
 from worker.errors import BillingError, ConfigurationError, TransientError
+from worker.ledger.durability import durability_of
 from worker.ledger.engine import translated_errors
 from worker.ledger.queries import snapshot
 from worker.ledger.queries.incidents import overdue_before, waiting_counts
@@ -40,6 +41,7 @@ def checks_of(application: Application) -> Sequence[HealthCheck]:
         ("database", redacted(settings.database_url), _database),
         ("schema", "", _schema),
         ("writes", "", _writes),
+        ("durability", "", _durability),
         ("session", "", _session),
         *_replica_asked(application),
         ("payments", "", _payments),
@@ -113,6 +115,19 @@ def _writes(application: Application) -> CheckResult:
         return _unknown("see the lines above")
     Ledger(application.engine).probe()
     return _ok("taken")
+
+
+def _durability(application: Application) -> CheckResult:
+    """Check that what is acknowledged outlives a crash, and a failover where there is a standby."""
+    try:
+        found = durability_of(application.engine)
+    except (ConfigurationError, TransientError):
+        return _unknown("see the line of the database")
+    if found is None:
+        return _ok("a commit is on the disk of this machine")
+    if (warning := found.warning(servers=len(application.database_servers()))) is not None:
+        return CheckResult(HealthState.NOTE, warning)
+    return _ok(found.text)
 
 
 def _session(application: Application) -> CheckResult:

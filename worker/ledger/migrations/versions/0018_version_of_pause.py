@@ -1,4 +1,4 @@
-"""Version of the worker that paused a lane: beside each other, in a roll, only one of two may have to."""
+"""Version of the worker that paused a lane: in a roll only one of two may have to."""
 
 import sqlalchemy as sa
 from alembic import op
