@@ -55,6 +55,12 @@ def test_later_schema_says_who_may_write_and_read_it(engine: Engine) -> None:
         Ledger(engine).require_usable()
 
 
+def test_role_without_rights_may_read_which_versions_the_schema_is_for(postgres_engine: Engine) -> None:
+    with postgres_engine.connect() as connection:  # the role goes with the transaction
+        connection.exec_driver_sql("CREATE ROLE nobody_much; SET LOCAL ROLE nobody_much")
+        assert connection.exec_driver_sql("SELECT writers_from FROM schema_compatibility").scalar_one()
+
+
 @pytest.mark.parametrize(
     "statement",
     [

@@ -1,10 +1,11 @@
 """The schema's history (Alembic). ``migrate`` brings a database to the newest revision.
 
 Since revision 0017 a revision only adds, so that the version before goes on beside the new one: columns are
-nullable and without a default until the release after, an index of a large table is built CONCURRENTLY, in
-``op.get_context().autocommit_block()``. There it waits for older transactions longer than for a lock: SET
-lock_timeout = 0 before it and back behind it. Begin with DROP INDEX CONCURRENTLY IF EXISTS: a build that breaks
-off leaves an invalid index. ``make lint`` has squawk read the SQL.
+nullable and without a default until the release after. ``make lint`` has squawk read the SQL.
+
+An index of a large table is built CONCURRENTLY, in ``op.get_context().autocommit_block()``. It waits for
+older transactions, longer than for a lock: SET lock_timeout = 0 before it, and back behind it. Begin with
+DROP INDEX CONCURRENTLY IF EXISTS: a build that breaks off leaves an invalid index.
 """
 
 import io
