@@ -106,15 +106,23 @@ def test_several_may_migrate_at_once(postgres: PostgresServer) -> None:
         postgres.databases.drop_database(name)
 
 
+@pytest.fixture
+def at_0017(postgres: PostgresServer) -> Iterator[Engine]:
+    """Engine on a database whose next revision changes the table of pauses."""
+    name = f"before_{uuid4().hex[:12]}"
+    postgres.databases.create_database(name)
+    engine = ledger_engine(postgres.address.url(name))
+    migrate(engine, "0017")
+    yield engine
+    engine.dispose()
+    postgres.databases.drop_database(name)
+
+
 def test_migration_that_gets_no_lock_lets_others_pass_and_tries_again(
-    postgres_engine: Engine, monkeypatch: pytest.MonkeyPatch
+    at_0017: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The database of a later release: its last revision changes a table that somebody reads for long."""
     monkeypatch.setattr("worker.ledger.migrations.LOCK_TIMEOUT_MS", 20)
-    with postgres_engine.begin() as connection:
-        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0017'")
-        connection.exec_driver_sql("ALTER TABLE lane_pauses DROP COLUMN version")
-    reading = postgres_engine.connect()
+    reading = at_0017.connect()
     reading.exec_driver_sql("SELECT count(*) FROM lane_pauses")
     waited_s: list[float] = []
 
@@ -123,23 +131,20 @@ def test_migration_that_gets_no_lock_lets_others_pass_and_tries_again(
         if len(waited_s) == 2:
             reading.close()
 
-    migrate(postgres_engine, sleep=sleep)
+    migrate(at_0017, sleep=sleep)
     assert len(waited_s) == 2
-    assert current_revision(postgres_engine) == newest_revision()
+    assert current_revision(at_0017) == newest_revision()
 
 
 def test_migration_ends_with_an_error_where_others_keep_a_lock(
-    postgres_engine: Engine, monkeypatch: pytest.MonkeyPatch
+    at_0017: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("worker.ledger.migrations.LOCK_TIMEOUT_MS", 5)
     monkeypatch.setattr("worker.ledger.migrations._TRIES", 3)
-    with postgres_engine.begin() as connection:
-        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0017'")
-        connection.exec_driver_sql("ALTER TABLE lane_pauses DROP COLUMN version")
-    with postgres_engine.connect() as reading:
+    with at_0017.connect() as reading:
         reading.exec_driver_sql("SELECT count(*) FROM lane_pauses")
         with pytest.raises(ContentionError, match="lock timeout"):
-            migrate(postgres_engine, sleep=lambda _: None)
+            migrate(at_0017, sleep=lambda _: None)
 
 
 def test_sql_of_the_revisions_sets_a_lock_timeout_before_anything_else() -> None:

@@ -144,7 +144,7 @@ def test_outage_that_outlasts_the_hold_gives_messages_back(world: SessionWorld) 
     assert 20 < sum(world.waited_s) < 27
 
 
-def test_statement_that_does_not_fit_is_tried_again_where_the_schema_is_for_this_version(
+def test_statement_that_does_not_fit_is_tried_again_where_the_schema_does(
     world: SessionWorld,
 ) -> None:
     looks: list[str] = []
