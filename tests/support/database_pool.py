@@ -35,6 +35,7 @@ _FINGERPRINT = """
          WHERE datname = current_database()),
         (SELECT datacl::text FROM pg_database WHERE datname = current_database()),
         (SELECT string_agg(version_num, ',') FROM alembic_version),
+        (SELECT string_agg(concat(writers_from, readers_from), ',') FROM schema_compatibility),
         (SELECT count(*) FROM pg_namespace)))
 """
 _LEAVE = (

@@ -6,11 +6,12 @@ import sys
 import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from packaging.version import Version
-from sqlalchemy import Engine
+from sqlalchemy import Engine, update
 
 from tests.support.expected_state import ExpectedState, every_reply, nothing_is_left, publish_some
 from tests.support.load_scenario import USAGE, consumers_of
@@ -22,6 +23,7 @@ from worker import __version__
 from worker.bootstrap import Application
 from worker.broker import BILLING
 from worker.ledger.revisions import newest_revision
+from worker.ledger.tables import schema_compatibility
 from worker.settings import Settings
 
 #: So that each of several workers gets its share.
@@ -87,10 +89,14 @@ def add_columns(engine: Engine, number: int) -> None:
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
 
 
-def test_kept_wheel_is_of_a_version_before_this_one(before: Path) -> None:
-    text = (before / "worker" / "__init__.py").read_text()
+def version_of(folder: Path) -> str:
+    text = (folder / "worker" / "__init__.py").read_text()
     (version,) = re.findall(r'^__version__ = "(.+)"', text, re.MULTILINE)
-    assert Version(version) < Version(__version__)
+    return str(version)
+
+
+def test_kept_wheel_is_of_a_version_before_this_one(before: Path) -> None:
+    assert Version(version_of(before)) < Version(__version__)
     revisions = (before / "worker" / "ledger" / "migrations" / "versions").glob("[0-9]*.py")
     assert max(file.name[:4] for file in revisions) < newest_revision()
 
@@ -124,4 +130,29 @@ def test_version_before_works_beside_this_one_on_its_schema_and_through_a_roll(
     state.check(replies | every_reply(rabbit, sent))
     nothing_is_left(rabbit)
     assert [workers.stop(process)[0] for process in (new, newer)] == [0, 0]
+    assert rabbit.depth(BILLING.dead.name) == 0
+
+
+@pytest.mark.slow
+def test_version_before_pauses_where_the_schema_is_for_this_one_alone(
+    application: Application,
+    rabbit: RabbitClient,
+    workers: WorkerProcesses,
+    workers_before: WorkersBefore,
+    before: Path,
+) -> None:
+    engine = application.engine
+    state = ExpectedState(engine)
+    old = workers_before.start()
+    replies = rabbit.replies(publish_some(rabbit, state, 29))
+    with engine.begin() as connection:
+        connection.execute(update(schema_compatibility).values(writers_from=newest_revision()))
+    pauses = eventually(lambda: application.pauses.lasting(datetime.now(UTC)), what="the old one pauses")
+    assert {pause.code for pause in pauses} == {"schema_unusable"}
+    assert all(f"isn't for version {version_of(before)}," in pause.text for pause in pauses)
+    new = workers.start()
+    state.check(replies | every_reply(rabbit, publish_some(rabbit, state, 58, prefix="n")))
+    nothing_is_left(rabbit)
+    assert stopped(old)[0] == 0
+    assert workers.stop(new)[0] == 0
     assert rabbit.depth(BILLING.dead.name) == 0
