@@ -13,7 +13,7 @@ SEED   ?=
 MINUTES ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format contract bench faults chaos soak constraints clean
+.PHONY: help demo test lint format contract bench faults chaos soak release constraints clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +30,7 @@ lint: $(DEV) ## check format, rules, types and the direction of imports
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+	@$(BIN)/python -m tests.support.migration_sql | $(BIN)/squawk --stdin-filepath=migrations.sql
 
 format: $(DEV) ## format the code and apply safe fixes
 	@$(BIN)/ruff format .
@@ -55,6 +56,9 @@ soak: $(DEV) ## run every long test
 	@$(BIN)/python -m tests.support.provision
 	@$(BIN)/python -m pytest -m slow
 	@BILLING_TEST_EXAMPLES=5 $(BIN)/python -m pytest -m hypothesis
+
+release: $(DEV) ## build the wheel of this version, put it beside the tests of the next one, and tag it
+	@$(BIN)/python -m tests.support.release
 
 constraints: $(BENCH) ## write the installed versions to constraints.txt
 	@$(BIN)/python -m pip freeze --exclude-editable >$(PINNED).new

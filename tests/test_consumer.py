@@ -19,6 +19,7 @@ from worker.consumer import Consumer, ConsumerPace
 from worker.errors import BrokerUnavailableError, ConfigurationError, LedgerUnavailableError, UnansweredError
 from worker.lanes.pausing import Lanes
 from worker.lanes.poison import PoisonTrials, key_of
+from worker.lanes.schema import SchemaPause
 from worker.ledger.trials import Trial
 from worker.messages.dead_letter_limit import DeadLetterLimit
 from worker.messages.policy import GIVE_UP_AFTER, TRIAL_AFTER
@@ -39,6 +40,9 @@ class ProbedLedger:
         if self.failures:
             self.failures -= 1
             raise LedgerUnavailableError("the database is down")
+
+    def require_usable(self) -> None:
+        """Return: the schema is for this version."""
 
 
 @dataclass
@@ -103,18 +107,29 @@ def consumer(
         return opened
 
     counters = metrics or Metrics()
+    lanes = ["billing.payments", "billing.usage", BULK]
+    ledger = ledger or ProbedLedger()
     fakes: dict[str, Any] = {
-        "ledger": ledger or ProbedLedger(),
+        "ledger": ledger,
         "pipeline": pipeline,
         "poison": PoisonTrials(record or FakeRecord(), lambda: NOW),
         "lanes": Lanes(
-            ["billing.payments", "billing.usage", BULK],
+            lanes,
             pipeline.limit,
             FakePauses(),
             worker="w",
             config="c",
             clock=lambda: NOW,
             rng=random.Random(1),
+            metrics=counters,
+        ),
+        "schema": SchemaPause(
+            ledger.require_usable,
+            lanes,
+            FakePauses(),
+            worker="w",
+            config="c",
+            clock=lambda: NOW,
             metrics=counters,
         ),
     }

@@ -23,10 +23,11 @@ from worker.addresses import (
 )
 from worker.catalog import Catalog, load_catalog
 from worker.errors import ConfigurationError
+from worker.ledger.compatibility import SchemaUse, compatibility_of
 from worker.ledger.engine import ledger_engine
 from worker.ledger.form import LedgerForm, require_form
 from worker.ledger.primary import DatabaseGuard
-from worker.ledger.revisions import current_revision, newest_revision
+from worker.ledger.revisions import newest_revision
 from worker.ledger.session_settings import SessionSettings, needed, server_timeout_s
 from worker.ledger.slots import slot_by_slot
 from worker.runtime.identity import process_name, runner_name
@@ -267,6 +268,7 @@ class Application:
         from worker.consumer import Consumer, ConsumerPace
         from worker.lanes.pausing import Lanes, is_new_config
         from worker.lanes.poison import PoisonTrials
+        from worker.lanes.schema import SchemaPause
         from worker.ledger.pauses import Pauses
         from worker.ledger.trials import Trials
 
@@ -275,11 +277,12 @@ class Application:
         settings = self.settings
         worker, pauses = process_name(), Pauses(self.batch_engine)
         is_new = is_new_config(pauses, config, worker, self.clock())
-        pipeline = self.pipeline(self.ledger, is_new_config=is_new)
+        ledger = self.ledger
+        pipeline = self.pipeline(ledger, is_new_config=is_new)
         return Consumer(
             # A broker that was declared for the version before has no bulk queue: that stops no other lane.
             lambda prefetch: self.link(consume=work, prefetch=prefetch, bulk=BILLING.bulk.name),
-            self.ledger,
+            ledger,
             pipeline,
             poison=PoisonTrials(Trials(self.batch_engine, worker), self.clock),
             lanes=Lanes(
@@ -290,6 +293,16 @@ class Application:
                 config=config,
                 clock=self.clock,
                 rng=self.rng(),
+                metrics=self.metrics,
+                seconds=self._seconds,
+            ),
+            schema=SchemaPause(
+                ledger.require_usable,
+                work,
+                pauses,
+                worker=worker,
+                config=config,
+                clock=self.clock,
                 metrics=self.metrics,
                 seconds=self._seconds,
             ),
@@ -494,13 +507,13 @@ class Application:
         service.probe()
         return service.link_drainer(self.link(consume=[BILLING.dead.name]))
 
-    def require_newest_schema(self, engine: Engine | None = None) -> None:
-        """Raise ConfigurationError unless the database is at the revision and in the form that are needed."""
+    def require_usable_schema(self, engine: Engine | None = None, use: SchemaUse = SchemaUse.WRITE) -> None:
+        """Raise ConfigurationError unless the schema is for this version, and in the form that is set."""
         engine = engine or self.engine
-        current, newest = current_revision(engine), newest_revision()
-        if current != newest:
-            raise ConfigurationError(
-                f"the ledger's schema is at {current or 'nothing'}, this version needs {newest}: "
-                "run `billing-worker migrate`"
-            )
+        if (misfit := compatibility_of(engine).misfit(newest_revision(), use)) is not None:
+            raise ConfigurationError(misfit)
         require_form(engine, self.settings.ledger_form)
+
+    def require_readable_schema(self) -> None:
+        """Raise ConfigurationError unless this version may read the schema; see ``require_usable_schema``."""
+        self.require_usable_schema(use=SchemaUse.READ)

@@ -4,9 +4,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 
+from worker import __version__
 from worker.bootstrap import Application
 from worker.broker import BILLING, broker_is_embedded
 from worker.errors import BillingError, ConfigurationError, TransientError
+from worker.ledger.durability import durability_of
 from worker.ledger.engine import translated_errors
 from worker.ledger.queries import snapshot
 from worker.ledger.queries.incidents import overdue_before, waiting_counts
@@ -39,6 +41,7 @@ def checks_of(application: Application) -> Sequence[HealthCheck]:
         ("database", redacted(settings.database_url), _database),
         ("schema", "", _schema),
         ("writes", "", _writes),
+        ("durability", "", _durability),
         ("session", "", _session),
         *_replica_asked(application),
         ("payments", "", _payments),
@@ -98,18 +101,34 @@ def each_server(servers: Mapping[str, Callable[[], str]], warning: str | None) -
 
 
 def _schema(application: Application) -> CheckResult:
-    application.require_newest_schema()
-    return _ok(f"at {newest_revision()}")
+    application.require_usable_schema()
+    current, newest = current_revision(application.engine), newest_revision()
+    if current == newest:
+        return _ok(f"at {newest}")
+    return _ok(f"at {current}, which version {__version__} may write, built for {newest}")
 
 
 def _writes(application: Application) -> CheckResult:
     """Check that the database takes writes: a standby, or a server without disk, still answers."""
     try:
-        application.require_newest_schema()
+        application.require_usable_schema()
     except BillingError:
         return _unknown("see the lines above")
     Ledger(application.engine).probe()
     return _ok("taken")
+
+
+def _durability(application: Application) -> CheckResult:
+    """Check that what is acknowledged outlives a crash, and a failover where there is a standby."""
+    try:
+        found = durability_of(application.engine)
+    except (ConfigurationError, TransientError):
+        return _unknown("see the line of the database")
+    if found is None:
+        return _ok("a commit is on the disk of this machine")
+    if (warning := found.warning(servers=len(application.database_servers()))) is not None:
+        return CheckResult(HealthState.NOTE, warning)
+    return _ok(found.text)
 
 
 def _session(application: Application) -> CheckResult:
@@ -279,7 +298,11 @@ def _paused(application: Application) -> CheckResult:
         return _unknown(error)  # the lines above say that it is bad
     if pauses:
         raise BillingError(
-            "; ".join(f"{pause.queue} by {pause.worker} ({pause.code}): {pause.text}" for pause in pauses)
+            "; ".join(
+                f"{pause.queue} by {pause.worker}, version {pause.version or 'unknown'} ({pause.code}): "
+                f"{pause.text}"
+                for pause in pauses
+            )
         )
     return _ok("nothing")
 
@@ -288,7 +311,7 @@ def _payments(application: Application) -> CheckResult:
     """Check that no event waits for its payment longer than the catalog says, and that each can count."""
     try:
         days = application.catalog.payments.waiting_days
-        application.require_newest_schema()
+        application.require_usable_schema()
         with snapshot(application.engine) as connection:
             found = waiting_counts(connection, overdue_before(application.clock(), days))
     except (ConfigurationError, TransientError):

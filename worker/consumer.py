@@ -19,10 +19,12 @@ from worker.errors import (
     GiveBackError,
     LimitExceededError,
     TransientError,
+    UnusableSchemaError,
 )
 from worker.lanes.control import LaneControl
 from worker.lanes.pausing import Lanes
 from worker.lanes.poison import SHRINK, PoisonTrials, may_be_poison
+from worker.lanes.schema import SchemaPause
 from worker.lanes.sharing import LaneShares
 from worker.lanes.trials import TrialRunner
 from worker.ledger.store import Ledger
@@ -67,6 +69,7 @@ class Consumer:
         *,
         poison: PoisonTrials,
         lanes: Lanes,
+        schema: SchemaPause,
         pace: ConsumerPace,
         stop: Stop,
         rng: random.Random,
@@ -75,7 +78,7 @@ class Consumer:
         bulk: str | None = None,
     ) -> None:
         self._connect, self._ledger, self._pipeline = connect, ledger, pipeline
-        self._poison, self._lanes = poison, lanes
+        self._poison, self._lanes, self._schema = poison, lanes, schema
         self._pace, self._stop, self._rng, self._metrics = pace, stop, rng, metrics
         self._exits_on_limit = exits_on_limit
         self._shares = LaneShares(bulk, pace.batch_size)
@@ -96,6 +99,7 @@ class Consumer:
                 done = self._consume_until_lost(drain=drain)
         finally:
             self._lanes.end()
+            self._schema.end()
 
     # -- links --------------------------------------------------------------------------------------------
 
@@ -104,12 +108,12 @@ class Consumer:
         try:
             # Nothing is taken from the broker before the ledger takes writes: what is taken and brought back
             # counts as a delivery.
-            await_server(self._ledger.probe, self._database, self._backoff(), self._stop)
+            await_server(self._probe, self._database, self._backoff(), self._stop)
             if self._stop.requested:
                 return False
             with self._linked() as link, ThreadPoolExecutor(1, "ledger") as ledger:
                 return self._consume(link, ledger, drain=drain)
-        except GiveBackError:
+        except (GiveBackError, UnusableSchemaError):
             return False
         except BrokerUnavailableError as error:
             self._relink_later(self._broker, error)
@@ -120,6 +124,12 @@ class Consumer:
                 raise
             self._relink_later(self._broker, error)  # it was right once: one that starts up refuses anyone
         return False
+
+    def _probe(self) -> None:
+        """Wait until the schema is for this version. Raises LedgerUnavailableError unless it takes writes."""
+        self._schema.await_usable(self._backoff(), self._stop, exits=self._exits_on_limit)
+        if not self._stop.requested:
+            self._ledger.probe()
 
     def _relink_later(self, outage: Outage, error: Exception) -> None:
         outage.began(error)
@@ -172,6 +182,9 @@ class Consumer:
             elif batch.is_lone:
                 # To read on would take the processor from the ledger's thread, and hold up the reply.
                 batches.finish()
+            if self._schema.is_due:
+                batches.finish()
+                batches.session.in_ledger(self._schema.look)
             self._lanes.raise_prefetch(link, self._pace.prefetch, factor=SHRINK if on_record else None)
             if drain and is_idle and not deliveries:
                 return True
@@ -201,6 +214,7 @@ class Consumer:
             backoff=self._backoff,
             stop=self._stop,
             hold_most_s=self._pace.hold_most_s,
+            look=self._schema.look,
         )
         batches = Batches(link, session, self._pipeline, self._metrics)
         trials = TrialRunner(self._poison, batches)

@@ -15,6 +15,8 @@ BillingError                    any error raised on purpose
 └── TransientError              nobody's fault: keep the messages, wait, try again      exit 3
     ├── ContentionError         another worker was faster
     ├── LedgerUnavailableError  the database does not answer
+    │   └── SchemaChangedError  a statement doesn't fit the schema, or the session's idea of it
+    ├── UnusableSchemaError     the schema isn't for this version: pause, and go on when it is
     ├── NoReplyError            no reply came in time
     └── BrokerUnavailableError  the broker does not answer
         └── UnansweredError     the broker has not taken all that must be sent
@@ -43,6 +45,14 @@ class ContentionError(TransientError):
 
 class LedgerUnavailableError(TransientError):
     """The database does not answer or has cut the connection: wait with back-off and probe."""
+
+
+class SchemaChangedError(LedgerUnavailableError):
+    """A statement doesn't fit the schema: a new session may, or the schema is not as it must be."""
+
+
+class UnusableSchemaError(TransientError):
+    """The schema says that it isn't for this version of the worker: take nothing until it is."""
 
 
 class BrokerUnavailableError(TransientError):

@@ -139,6 +139,7 @@ class Pipeline:
             if item.tries < self._policy.tries:
                 item.tries += 1
             else:
+                self._ledger.require_usable()
                 item.failure = self._failure_of(item, fault)
             return False
         self.limit.reset_all(item.queue)
@@ -253,6 +254,8 @@ class Pipeline:
             item.tries += 1
             self._apply(items)
             return
+        # No message is to blame where the schema isn't for this version: it raises UnusableSchemaError.
+        self._ledger.require_usable()
         item.failure = self._failure_of(item, fault)
         self.limit.add_fault(item.queue)
 

@@ -6,7 +6,7 @@ from contextlib import closing, suppress
 
 from worker.bootstrap import Application
 from worker.broker import BILLING
-from worker.errors import BrokerUnavailableError
+from worker.errors import BrokerUnavailableError, ConfigurationError
 from worker.runtime.backoff import Backoff, Outage, await_server
 from worker.runtime.stop import SignalStop
 from worker.runtime.threads import beside
@@ -65,20 +65,38 @@ def run_scheduler(application: Application, stop: SignalStop) -> None:
 def run_reader(application: Application, stop: SignalStop) -> None:
     """Answer queries in this process until ``stop``."""
     settings = application.settings
-    outage = Outage("database", "waiting for it", logger=log)
-    backoff = Backoff(_RETRY_FIRST_S, _RETRY_MOST_S, application.rng())
-    await_server(application.require_newest_schema, outage, backoff, stop)
+    _await_schema(application, application.require_readable_schema, stop)
     log.info("answering queries of %s", redacted(settings.broker_url))
     application.query_reader().run(stop)
     log.info("stopped")
 
 
 def _begin(application: Application, stop: SignalStop) -> None:
-    """Wait out an outage at the start. Raises ConfigurationError for another schema than ours."""
+    """Wait out an outage at the start. Raises ConfigurationError where the schema isn't for this version."""
     stop.on_request(lambda: application.guard.hurry(_HURRY_S))
+    _await_schema(application, lambda: application.require_usable_schema(application.batch_engine), stop)
+
+
+def _await_schema(application: Application, require: Callable[[], None], stop: SignalStop) -> None:
+    """Wait out an outage, and a schema that isn't for this version where the settings say so.
+
+    Raises ConfigurationError otherwise.
+    """
     outage = Outage("database", "waiting for it", logger=log)
     backoff = Backoff(_RETRY_FIRST_S, _RETRY_MOST_S, application.rng())
-    await_server(lambda: application.require_newest_schema(application.batch_engine), outage, backoff, stop)
+    waits_for: str | None = None
+    while not stop.requested:
+        try:
+            await_server(require, outage, backoff, stop)
+        except ConfigurationError as error:
+            if not application.settings.wait_for_schema:
+                raise
+            if str(error) != waits_for:
+                waits_for = str(error)
+                log.warning("waiting for the schema: %s", error)
+            stop.wait(backoff.next())
+        else:
+            return
 
 
 def _log_differences(application: Application) -> None:

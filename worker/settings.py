@@ -138,6 +138,7 @@ class Settings(BaseSettings):
     worker_users: Annotated[tuple[str, ...], NoDecode] = ()
 
     with_scheduler: bool = False
+    wait_for_schema: bool = False  # at the start, instead of exiting with 2
     scheduler_interval_s: Annotated[float, Field(gt=0, le=60)] = 5.0
     scheduler_rate: Annotated[int, Field(ge=1, le=1000)] = 200  # commands a second, at most
 

@@ -115,7 +115,7 @@ def served(application_: Application, tmp_path: Path) -> Served:
             access=Access(Tokens(path)),
             asker=Asker(service, 1, metrics.outages.labels("database").inc, wait_s=0.1),
             limits=Limits(max_quantity=application_.settings.max_quantity),
-            readiness=readiness_of(service, application_.require_newest_schema, application_.clock),
+            readiness=readiness_of(service, application_.require_readable_schema, application_.clock),
             metrics=metrics,
             is_stopping=lambda: stopping[0],
         )

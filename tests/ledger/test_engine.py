@@ -88,7 +88,7 @@ def test_session_whose_prepared_statement_has_other_columns_now_is_left(postgres
         connection.exec_driver_sql("PREPARE select_changed_0 AS SELECT * FROM changed")
         connection.exec_driver_sql("EXECUTE select_changed_0")
         connection.exec_driver_sql("ALTER TABLE changed ADD COLUMN b integer")
-    with pytest.raises(LedgerUnavailableError, match="cached plan") as raised:
+    with pytest.raises(LedgerUnavailableError, match="older than the schema") as raised:
         run(postgres_engine, "EXECUTE select_changed_0")
     assert isinstance(raised.value.__cause__, DBAPIError)
     # The driver names the place in the server's source, which has no language.

@@ -13,8 +13,9 @@ from sqlalchemy.engine.interfaces import ReflectedIndex
 
 import worker.deadletters.store.tables  # noqa: F401 - its tables are in the metadata
 from tests.support.provision import PostgresServer
+from worker.errors import ContentionError
 from worker.ledger.engine import ledger_engine
-from worker.ledger.migrations import migrate
+from worker.ledger.migrations import migrate, sql_of
 from worker.ledger.revisions import current_revision, newest_revision
 from worker.ledger.tables import metadata
 
@@ -103,3 +104,49 @@ def test_several_may_migrate_at_once(postgres: PostgresServer) -> None:
         for engine in engines:
             engine.dispose()
         postgres.databases.drop_database(name)
+
+
+@pytest.fixture
+def at_0017(postgres: PostgresServer) -> Iterator[Engine]:
+    """Engine on a database whose next revision changes the table of pauses."""
+    name = f"before_{uuid4().hex[:12]}"
+    postgres.databases.create_database(name)
+    engine = ledger_engine(postgres.address.url(name))
+    migrate(engine, "0017")
+    yield engine
+    engine.dispose()
+    postgres.databases.drop_database(name)
+
+
+def test_migration_that_gets_no_lock_lets_others_pass_and_tries_again(
+    at_0017: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.ledger.migrations.LOCK_TIMEOUT_MS", 20)
+    reading = at_0017.connect()
+    reading.exec_driver_sql("SELECT count(*) FROM lane_pauses")
+    waited_s: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        waited_s.append(seconds)
+        if len(waited_s) == 2:
+            reading.close()
+
+    migrate(at_0017, sleep=sleep)
+    assert len(waited_s) == 2
+    assert current_revision(at_0017) == newest_revision()
+
+
+def test_migration_ends_with_an_error_where_others_keep_a_lock(
+    at_0017: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.ledger.migrations.LOCK_TIMEOUT_MS", 5)
+    monkeypatch.setattr("worker.ledger.migrations._TRIES", 3)
+    with at_0017.connect() as reading:
+        reading.exec_driver_sql("SELECT count(*) FROM lane_pauses")
+        with pytest.raises(ContentionError, match="lock timeout"):
+            migrate(at_0017, sleep=lambda _: None)
+
+
+def test_sql_of_the_revisions_sets_a_lock_timeout_before_anything_else() -> None:
+    first, *_ = sql_of("0013:head").splitlines()
+    assert first == "SET lock_timeout = '2000ms';"

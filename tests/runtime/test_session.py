@@ -9,7 +9,14 @@ from threading import Semaphore, current_thread
 import pytest
 
 from tests.support.waiting import PATIENCE_S
-from worker.errors import BrokerUnavailableError, GiveBackError, LedgerUnavailableError, UnansweredError
+from worker.errors import (
+    BrokerUnavailableError,
+    GiveBackError,
+    LedgerUnavailableError,
+    SchemaChangedError,
+    UnansweredError,
+    UnusableSchemaError,
+)
 from worker.runtime.backoff import Backoff, Outage
 from worker.runtime.session import Session
 
@@ -23,6 +30,7 @@ class SessionWorld:
     waited_s: list[float] = field(default_factory=list)
     on_keep_alive: Callable[[], None] = lambda: None
     outages: list[str] = field(default_factory=list)
+    look: Callable[[], object] = lambda: None
 
     def keep_alive(self, wait_s: float = 0.0) -> None:
         self.waited_s.append(wait_s)
@@ -41,8 +49,12 @@ class SessionWorld:
             backoff=lambda: Backoff(1.0, 4.0, random.Random(1)),
             stop=self,
             hold_most_s=hold_most_s,
+            look=self._looked,
             seconds=lambda: sum(self.waited_s),
         )
+
+    def _looked(self) -> None:
+        self.look()
 
     def outage(self, server: str) -> Outage:
         return Outage(server, "waiting", on_begin=lambda: self.outages.append(server))
@@ -130,3 +142,28 @@ def test_outage_that_outlasts_the_hold_gives_messages_back(world: SessionWorld) 
     with pytest.raises(GiveBackError, match="longer"):
         world.session(hold_most_s=20.0).in_ledger(failing(1000, LedgerUnavailableError("down")))
     assert 20 < sum(world.waited_s) < 27
+
+
+def test_statement_that_does_not_fit_is_tried_again_where_the_schema_does(
+    world: SessionWorld,
+) -> None:
+    looks: list[str] = []
+    world.look = lambda: looks.append(current_thread().name)
+    assert world.session().in_ledger(failing(2, SchemaChangedError("42703"))).startswith("ledger")
+    assert len(looks) == 2
+    assert all(name.startswith("ledger") for name in looks)
+
+
+@pytest.mark.parametrize("error", [SchemaChangedError("42703"), UnusableSchemaError("not for 0.3.0")])
+def test_schema_that_is_not_for_this_version_ends_the_wait_at_once(
+    world: SessionWorld, error: Exception
+) -> None:
+    world.look = failing(1, UnusableSchemaError("not for 0.3.0"))
+    with pytest.raises(UnusableSchemaError, match=r"not for 0\.3\.0"):
+        world.session().in_ledger(failing(1, error))
+    assert world.waited_s == []
+
+
+def test_outage_that_hides_the_schema_is_waited_out(world: SessionWorld) -> None:
+    world.look = failing(1, LedgerUnavailableError("down"))
+    assert world.session().in_ledger(failing(1, SchemaChangedError("42703"))).startswith("ledger")

@@ -35,6 +35,7 @@ _FINGERPRINT = """
          WHERE datname = current_database()),
         (SELECT datacl::text FROM pg_database WHERE datname = current_database()),
         (SELECT string_agg(version_num, ',') FROM alembic_version),
+        (SELECT string_agg(concat(writers_from, readers_from), ',') FROM schema_compatibility),
         (SELECT count(*) FROM pg_namespace)))
 """
 _LEAVE = (
@@ -49,7 +50,7 @@ _EMPTY = """
         PERFORM set_config('lock_timeout', '5000', true);
         FOR used IN SELECT oid::regclass AS name, pg_relation_size(oid) AS bytes FROM pg_class
             WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' AND pg_relation_size(oid) > 0
-                AND relname NOT IN ('alembic_version', 'identifiers')
+                AND relname NOT IN ('alembic_version', 'identifiers', 'schema_compatibility')
         LOOP
             IF used.bytes > 65536 THEN
                 large := concat_ws(', ', large, used.name);

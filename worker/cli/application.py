@@ -41,6 +41,12 @@ _FLAGS: dict[str, Decorator] = {
         help="When too many messages in a row meet a fault: pause their lane, or exit with 5"
         "  [BILLING_ON_LIMIT, pause]",
     ),
+    "wait_for_schema": click.option(
+        "--wait-for-schema",
+        is_flag=True,
+        default=None,
+        help="Wait until the schema is for this version; else exit with 2  [BILLING_WAIT_FOR_SCHEMA]",
+    ),
     "http_listen": click.option(
         "--listen",
         "http_listen",
@@ -97,8 +103,8 @@ def with_application(*flags: str) -> Decorator:
 
 
 def reader_of(application: Application) -> Reader:
-    """Return the reader of a ledger that is at the newest schema."""
-    application.require_newest_schema()
+    """Return the reader of a ledger whose schema this version may read."""
+    application.require_readable_schema()
     return Reader(application.engine)
 
 

@@ -40,7 +40,7 @@ def explain(application: Application, *, reference: str, as_json: bool) -> None:
       billing-worker explain job-1
       billing-worker explain job-1 --json | jq .reply
     """
-    application.require_newest_schema()
+    application.require_usable_schema()
     view = application.service().explain(reference)
     if as_json:
         show_json(view.to_dict())

@@ -71,7 +71,7 @@ def list_incidents(
     """
     if as_csv and as_json:
         raise click.UsageError("give --csv or --json, not both")
-    application.require_newest_schema()
+    application.require_usable_schema()
     now = utc_now()
     since, until = time_range(start, end, now)
     kinds = {

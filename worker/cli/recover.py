@@ -88,7 +88,7 @@ def recover(
         raise click.UsageError(
             "--resume goes on with a recovery; for --dry-run and --check give --since TIME"
         )
-    application.require_newest_schema()
+    application.require_usable_schema()
     if not dry and not checks:
         _waiting(application)  # raises where a queue is missing: the journal alone would take its messages
     with ExitStack() as open_parts:

@@ -21,7 +21,7 @@ def resume(application: Application, *, queue: str | None, actor: str, as_json: 
     The workers go on within some seconds. A version, a catalog or settings that were suspected are taken as
     right from then on. Exit 4 where nothing is paused.
     """
-    application.require_newest_schema()
+    application.require_usable_schema()
     resumed = application.pauses.resume(queue, actor, utc_now())
     if not resumed:
         raise NotFoundError(

@@ -64,7 +64,7 @@ def retry(
     """
     if reason is None and not dry_run:
         raise click.UsageError("say why with --reason: the activity log keeps it")
-    application.require_newest_schema()
+    application.require_usable_schema()
     commands = next_attempts(application.engine, references)
     if dry_run:
         answers = forecast(application.engine, commands, application.catalog, application.clock())

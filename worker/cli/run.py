@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
     "batch_size",
     "prefetch",
     "on_limit",
+    "wait_for_schema",
     "metrics_port",
     "log_level",
     "log_format",
@@ -120,7 +121,14 @@ def _environment(
 
 @click.command()
 @with_application(
-    "broker_url", "database_url", "catalog", "readers", "metrics_port", "log_level", "log_format"
+    "broker_url",
+    "database_url",
+    "catalog",
+    "readers",
+    "wait_for_schema",
+    "metrics_port",
+    "log_level",
+    "log_format",
 )
 @click.option("--supervised", type=int, hidden=True, help="The supervisor's process id.")
 def readers(application: Application, *, supervised: int | None) -> None:
@@ -151,7 +159,9 @@ def readers(application: Application, *, supervised: int | None) -> None:
 
 
 @click.command()
-@with_application("broker_url", "database_url", "catalog", "metrics_port", "log_level", "log_format")
+@with_application(
+    "broker_url", "database_url", "catalog", "wait_for_schema", "metrics_port", "log_level", "log_format"
+)
 @click.option(
     "--once", is_flag=True, help="Publish what is due now, as much as one interval allows; then end."
 )
@@ -173,7 +183,7 @@ def scheduler(application: Application, *, once: bool, as_json: bool) -> None:
     if as_json and not once:
         raise click.UsageError("--json goes with --once")
     if once:
-        application.require_newest_schema()
+        application.require_usable_schema()
         published = application.scheduler().tick_now()
         if as_json:
             show_json({"published": published})

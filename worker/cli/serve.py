@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
     "http_listen",
     "http_tokens",
     "http_threads",
+    "wait_for_schema",
     "metrics_port",
     "log_level",
     "log_format",
@@ -77,7 +78,7 @@ def _serve(application: Application, address: Address) -> None:
             access=Access(tokens),
             asker=Asker(service, max(1, settings.http_threads // 2), outages.inc),
             limits=Limits(max_quantity=settings.max_quantity),
-            readiness=readiness_of(service, application.require_newest_schema, application.clock),
+            readiness=readiness_of(service, application.require_readable_schema, application.clock),
             metrics=application.metrics,
             is_stopping=lambda: stop.requested,
         )
@@ -118,11 +119,18 @@ def _tokens(application: Application) -> Any:
 
 
 def _require_schema(application: Application) -> None:
-    """Refuse another schema. An outage is no reason not to start: requests are told, and wait for its end."""
+    """Refuse another schema, unless it is to be waited for.
+
+    An outage is no reason not to start: requests get an error, and wait for its end.
+    """
     try:
-        application.require_newest_schema()
+        application.require_readable_schema()
     except TransientError as error:
         log.warning("%s; serving begins when it is back", error)
+    except ConfigurationError as error:
+        if not application.settings.wait_for_schema:
+            raise
+        log.warning("waiting for the schema, and not ready before: %s", error)
 
 
 def _require_extra() -> None:

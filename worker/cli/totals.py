@@ -78,7 +78,7 @@ def audit_command(application: Application, *, as_json: bool, jobs: int) -> None
 
     Reads one state of the ledger while workers go on; of a distributed one, a state of each slot.
     """
-    application.require_newest_schema()
+    application.require_usable_schema()
     with progress("audit", None) as bar:
 
         def step(done: AuditProgress) -> None:

@@ -14,6 +14,7 @@ from worker.errors import (
     ConfigurationError,
     ContentionError,
     LedgerUnavailableError,
+    SchemaChangedError,
     UnsupportedStatementError,
 )
 
@@ -30,14 +31,19 @@ _NOT_SUPPORTED = "0A000"
 _INTERNAL = "XX000"
 # Connection, resources, shutdown, system and internal errors: whole classes.
 _UNAVAILABLE = ("08", "53", "57", "58", "XX", _READ_ONLY)
-# No such table, column, database or schema; not permitted: a deployment to mend, not a message to refuse.
-_MISCONFIGURED = ("42P01", "42703", "42501", "42883", "3D000", "3F000", "28")
+# No such database; not permitted: a deployment to mend, not a message to refuse.
+_MISCONFIGURED = ("42501", "3D000", "28")
+# No such table, column, operator or schema; a column of another type, or one that nobody may write. A session
+# that remembers the columns from before a migration meets them with its next new statement.
+_OF_SCHEMA = {"42P01", "42703", "42883", "42804", "42846", "428C9", "3F000"}
 
 
 def is_of_session(error: BaseException) -> bool:
     """Return True where the session is of no use any more, and a new one may be."""
     code = getattr(error, "pgcode", None)
-    return code in {*_STALE, _READ_ONLY} or (code == _NOT_SUPPORTED and _is_changed_result(error))
+    return code in {*_STALE, *_OF_SCHEMA, _READ_ONLY} or (
+        code == _NOT_SUPPORTED and _is_changed_result(error)
+    )
 
 
 def meaning_of(error: DBAPIError) -> BillingError | None:
@@ -53,6 +59,11 @@ def meaning_of(error: DBAPIError) -> BillingError | None:
             f"the database does not support the statement {_name_of(error.statement)!r}: {text}; "
             "connect to a PostgreSQL that does"
         )
+    if code in _OF_SCHEMA:
+        return SchemaChangedError(f"the schema is not as it must be, see `billing-worker check`: {text}")
+    if code in _STALE or (code == _NOT_SUPPORTED and error.connection_invalidated):
+        # The text of the server may hold rows, and this one ends in the log.
+        return SchemaChangedError(f"the session is older than the schema ({code}), and a new one follows")
     if code.startswith(_MISCONFIGURED):
         return LedgerUnavailableError(f"the schema is not as it must be, see `billing-worker check`: {text}")
     if code.startswith(_UNAVAILABLE) or error.connection_invalidated:

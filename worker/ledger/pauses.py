@@ -9,6 +9,7 @@ from sqlalchemy import Engine, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.sql import ColumnElement
 
+from worker import __version__
 from worker.ledger.bulk import among
 from worker.ledger.engine import translated_errors
 from worker.ledger.tables import accepted_configs, lane_pauses
@@ -20,13 +21,17 @@ _SUSPICION = "config_suspect"
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Paused lane of a worker: since when, and why (``code``, and ``text`` for operators)."""
+    """Paused lane of a worker: since when, and why (``code``, and ``text`` for operators).
+
+    ``version`` is the worker's; it is unknown of a worker before 0.4.0.
+    """
 
     queue: str
     worker: str
     code: str
     text: str
     began_at: datetime
+    version: str | None = __version__
 
 
 class Pauses:
@@ -44,6 +49,7 @@ class Pauses:
             "code": pause.code,
             "text": pause.text,
             "began_at": pause.began_at,
+            "version": pause.version,
             "seen_at": pause.began_at,
         }
         with translated_errors(), self._engine.begin() as connection:
@@ -85,11 +91,11 @@ class Pauses:
             connection.execute(update(lane_pauses).where(ending).values(ended_at=now, resumed_by=actor))
         for config in configs:
             self.accept(config, actor, now)
-        return [Pause(row.queue, row.worker, row.code, row.text, row.began_at) for row in rows]
+        return [Pause(row.queue, row.worker, row.code, row.text, row.began_at, row.version) for row in rows]
 
     def lasting(self, now: datetime) -> Sequence[Pause]:
         """Return the pauses that last; a worker that has ended silently has none."""
-        columns = (lane_pauses.c[name] for name in ("queue", "worker", "code", "text", "began_at"))
+        columns = (lane_pauses.c[name] for name in ("queue", "worker", "code", "text", "began_at", "version"))
         statement = select(*columns).where(_lasting(now)).order_by(lane_pauses.c.pause_id)
         with translated_errors(), self._engine.begin() as connection:
             return [Pause(*row) for row in connection.execute(statement)]

@@ -67,7 +67,8 @@ def _only_record(table: Table, order: tuple[str, ...], columns: Columns) -> str:
 @lru_cache(maxsize=64)
 def _writers(table: Table, order: tuple[str, ...]) -> tuple[tuple[str, Callable[[Any], str]], ...]:
     """Return the columns of ``table`` with what writes a value of each in the text of a record."""
-    return tuple((name, _writer(table.c[name].type)) for name in order)
+    # A later version of the schema may have columns that this one doesn't know: they stay NULL.
+    return tuple((name, _writer(table.c[name].type) if name in table.c else str) for name in order)
 
 
 def _writer(kind: TypeEngine[Any]) -> Callable[[Any], str]:

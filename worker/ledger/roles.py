@@ -25,7 +25,7 @@ _NOT_ON_CITUS = "plan_cache_mode"
 _LOCK_TIMEOUT = "5s"
 
 #: Tables that a worker only reads.
-READ_ONLY = frozenset({"alembic_version", "identifiers"})
+READ_ONLY = frozenset({"alembic_version", "identifiers", "schema_compatibility"})
 #: Tables whose rows never change once they are there.
 APPEND_ONLY = frozenset(
     {

@@ -23,6 +23,7 @@ from worker.core.plan import Plan
 from worker.core.superseded import ABOUT_PAYMENTS, Owner, owner_of
 from worker.errors import ContentionError
 from worker.ledger.bulk import RowWrite, write_all_and_commit
+from worker.ledger.compatibility import require_usable
 from worker.ledger.engine import translated_errors
 from worker.ledger.form import LedgerForm
 from worker.ledger.ids import SHARED, Ids
@@ -141,6 +142,10 @@ class Ledger:
         row = {"id": randrange(_PROBES), "payload": randbytes(_PROBE_BYTES)}  # noqa: S311 - no secret
         with translated_errors(), self._engine.begin() as connection:
             connection.execute(_PROBE, row)
+
+    def require_usable(self) -> None:
+        """Raise UnusableSchemaError where the schema isn't for this version of the worker."""
+        require_usable(self._engine)
 
     def close(self) -> None:
         """Close all connections."""

@@ -824,7 +824,7 @@ trials = Table(
     CheckConstraint("together > 0 AND alone >= 0", name="counts_possible"),
 )
 
-#: A lane that a worker has paused; ``config`` is the configuration of that worker.
+#: A lane that a worker has paused; ``config`` is the configuration of that worker, ``version`` its version.
 lane_pauses = Table(
     "lane_pauses",
     metadata,
@@ -838,6 +838,7 @@ lane_pauses = Table(
     Column("seen_at", UtcDateTime, nullable=False),
     Column("ended_at", UtcDateTime),
     Column("resumed_by", Text),
+    Column("version", Text),
     Index(None, "ended_at", "queue"),
 )
 
@@ -869,4 +870,15 @@ recoveries = Table(
     CheckConstraint(
         "first_offset <= next_offset AND next_offset <= last_offset + 1", name="offsets_in_order"
     ),
+)
+
+#: What the schema says of the code, in one row: the oldest revisions that a version which writes, or only
+#: reads, may have been built for. Migrations raise them; see ``compatibility``.
+schema_compatibility = Table(
+    "schema_compatibility",
+    metadata,
+    Column("id", SmallInteger, primary_key=True, autoincrement=False),
+    Column("writers_from", Text, nullable=False),
+    Column("readers_from", Text, nullable=False),
+    CheckConstraint("id = 1", name="one_row"),
 )

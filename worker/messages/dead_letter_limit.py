@@ -26,6 +26,7 @@ class PauseCode(StrEnum):
 
     CONSECUTIVE_FAULTS = "consecutive_faults"
     CONFIG_SUSPECT = "config_suspect"
+    SCHEMA_UNUSABLE = "schema_unusable"
 
 
 class FaultStep(StrEnum):

@@ -11,7 +11,14 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Generic, Protocol, TypeVar
 
-from worker.errors import BrokerUnavailableError, GiveBackError, TransientError, UnansweredError
+from worker.errors import (
+    BrokerUnavailableError,
+    GiveBackError,
+    SchemaChangedError,
+    TransientError,
+    UnansweredError,
+    UnusableSchemaError,
+)
 from worker.runtime.backoff import Backoff, Outage
 from worker.runtime.stop import Stop
 
@@ -39,7 +46,9 @@ class LedgerCall(Generic[T]):
 class Session:
     """Runs calls for one link. The ledger's ``thread`` runs one call at a time, in the order of ``begin``.
 
-    ``backoff`` makes the waits of one outage. Held messages are given back after ``hold_most_s`` seconds.
+    ``backoff`` makes the waits of one outage. Held messages are given back after ``hold_most_s`` seconds, and
+    at once (UnusableSchemaError) where the schema isn't for this version: ``look`` asks it when a statement
+    doesn't fit.
     """
 
     def __init__(
@@ -52,11 +61,13 @@ class Session:
         backoff: Callable[[], Backoff],
         stop: Stop,
         hold_most_s: float,
+        look: Callable[[], None] = lambda: None,
         seconds: Callable[[], float] = monotonic,
     ) -> None:
         self._link, self._thread = link, thread
         self._broker, self._database, self._backoff = broker, database, backoff
         self._stop, self._hold_most_s, self._seconds = stop, hold_most_s, seconds
+        self._look = look
 
     def begin(self, work: Callable[[], T]) -> LedgerCall[T]:
         """Begin ``work`` in the ledger's thread; it may be tried again, until ``result``."""
@@ -95,10 +106,14 @@ class Session:
         while True:
             try:
                 result = attempt()
+            except UnusableSchemaError:
+                raise
             except TransientError as error:
                 if isinstance(error, BrokerUnavailableError) and not isinstance(error, UnansweredError):
                     raise  # the link is lost, and with it all that it held
                 outage.began(error)
+                if isinstance(error, SchemaChangedError):
+                    self._look_at_schema()
             else:
                 outage.ended()
                 return result
@@ -107,6 +122,15 @@ class Session:
                 raise GiveBackError("a stop was requested in an outage")
             if self._seconds() - began > self._hold_most_s:
                 raise GiveBackError("the outage lasts longer than messages may be held")
+
+    def _look_at_schema(self) -> None:
+        """Raise UnusableSchemaError where the schema isn't for this version; an outage hides it."""
+        try:
+            self._awaited(self.begin(self._look))
+        except (UnusableSchemaError, BrokerUnavailableError):
+            raise
+        except TransientError:
+            return
 
     def _wait(self, seconds: float) -> None:
         """Wait so long, or until the stop, and keep the link alive."""

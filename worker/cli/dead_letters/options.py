@@ -34,7 +34,7 @@ with_status = click.option(
 
 def service_of(application: Application) -> DeadLetters:
     """Return the dead letters in a database that is at the newest schema."""
-    application.require_newest_schema()
+    application.require_usable_schema()
     return application.service()
 
 

@@ -185,7 +185,7 @@ def import_command(
       --quotas    user_id, meter, used
     Times are such as 2026-11-22T10:15:00Z.
     """
-    application.require_newest_schema()
+    application.require_usable_schema()
     form = Form(as_of, prefix, attempt, application.settings.max_quantity, utc_now())
     files = ImportFiles(accounts, {"lots": lots, "payments": payments, "quotas": quotas}, form)
     report = _Report(dict(expected))

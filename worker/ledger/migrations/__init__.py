@@ -1,5 +1,19 @@
-"""The schema's history (Alembic). ``migrate`` brings a database to the newest revision."""
+"""The schema's history (Alembic). ``migrate`` brings a database to the newest revision.
 
+Since revision 0017 a revision only adds, so that the version before goes on beside the new one: columns are
+nullable and without a default until the release after. ``make lint`` has squawk read the SQL.
+
+An index of a large table is built CONCURRENTLY, in ``op.get_context().autocommit_block()``. It waits for
+older transactions, longer than for a lock: SET lock_timeout = 0 before it, and back behind it. Begin with
+DROP INDEX CONCURRENTLY IF EXISTS: a build that breaks off leaves an invalid index.
+"""
+
+import io
+import logging
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.resources import files
 
 from alembic import command
@@ -7,10 +21,16 @@ from alembic.config import Config
 from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, text
 
-from worker.errors import ConfigurationError
+from worker.errors import ConfigurationError, ContentionError
 from worker.ledger.engine import translated_errors
+from worker.runtime.backoff import Backoff
+
+log = logging.getLogger(__name__)
 
 _MIGRATION_LOCK = 7301988  # any number, the same in every version
+#: Longest wait of a migration for a lock, and how often it tries.
+LOCK_TIMEOUT_MS, _TRIES = 2_000, 30
+_RETRY_FIRST_S, _RETRY_MOST_S = 0.5, 5.0
 
 
 #: Role that owns the ledger, where this login is another one and may act as it.
@@ -21,19 +41,43 @@ _OWNER = text(
 )
 
 
-def migrate(engine: Engine, revision: str = "head", *, owner: str | None = None) -> None:
-    """Bring the database to ``revision``, in one transaction; does nothing where it is there already.
+def migrate(
+    engine: Engine,
+    revision: str = "head",
+    *,
+    owner: str | None = None,
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """Bring the database to ``revision``; does nothing where it is there already.
 
-    On PostgreSQL the role ``owner`` owns new tables; without one, who owns those that are there. Raises
-    ConfigurationError for a database that can't be migrated.
+    On PostgreSQL each revision is a transaction of its own, tried again where it gets no lock; on SQLite all
+    are one. There the role ``owner`` owns new tables; without one, who owns those that are there. Raises
+    ConfigurationError for a database that can't be migrated, ContentionError where others keep a lock.
     """
-    with translated_errors(), engine.begin() as connection:
-        if connection.dialect.name == "postgresql":
-            hold_migration_lock(connection)
-            owner = owner or connection.execute(_OWNER).scalar()
-            if owner is not None:
-                name = connection.dialect.identifier_preparer.quote(owner)
-                connection.exec_driver_sql(f"SET LOCAL ROLE {name}")
+    backoff = Backoff(_RETRY_FIRST_S, _RETRY_MOST_S, random.Random())  # noqa: S311 - jitter
+    for tries_left in reversed(range(_TRIES)):
+        try:
+            _upgrade(engine, revision, owner)
+        except ContentionError as error:
+            if not tries_left:
+                raise
+            log.warning("the migration waits for others to let go of a table, and tries again: %s", error)
+            sleep(backoff.next())
+        else:
+            return
+
+
+def sql_of(revisions: str) -> str:
+    """Return the SQL for PostgreSQL of ``revisions``, such as ``0017:head``; none of a database is needed."""
+    output = io.StringIO()
+    config = _config()
+    config.output_buffer = output
+    command.upgrade(config, revisions, sql=True)
+    return output.getvalue()
+
+
+def _upgrade(engine: Engine, revision: str, owner: str | None) -> None:
+    with translated_errors(), _only_migrator(engine, owner) as connection:
         config = _config()
         config.attributes["connection"] = connection
         try:
@@ -43,14 +87,39 @@ def migrate(engine: Engine, revision: str = "head", *, owner: str | None = None)
 
 
 def hold_migration_lock(connection: Connection) -> None:
-    """Wait, in this transaction, until nobody else migrates.
-
-    Several workers may start at once: one migrates, the others wait and find it done. It takes as long as the
-    ledger is large, whatever limit there is for the statements of a batch.
-    """
+    """Wait, in this transaction, until nobody else migrates."""
     connection.exec_driver_sql("SET LOCAL lock_timeout = 0")
     connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
     connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})")
+
+
+@contextmanager
+def _only_migrator(engine: Engine, owner: str | None) -> Iterator[Connection]:
+    """Yield a connection on which nobody else migrates meanwhile; on SQLite it is in a transaction.
+
+    Several workers may start at once: one migrates, the others wait and find it done.
+    """
+    if engine.dialect.name != "postgresql":
+        with engine.begin() as connection:
+            yield connection
+        return
+    with engine.connect() as connection:
+        try:
+            # It takes as long as the ledger is large, whatever limit there is for the statements of a batch.
+            connection.exec_driver_sql("SET lock_timeout = 0")
+            connection.exec_driver_sql("SET statement_timeout = 0")
+            connection.exec_driver_sql(f"SELECT pg_advisory_lock({_MIGRATION_LOCK})")
+            _act_as(owner or connection.execute(_OWNER).scalar(), connection)
+            connection.commit()
+            yield connection
+        finally:
+            connection.invalidate()  # the session ends, and with it its lock, its role and its settings
+
+
+def _act_as(owner: str | None, connection: Connection) -> None:
+    if owner is not None:
+        name = connection.dialect.identifier_preparer.quote(owner)
+        connection.exec_driver_sql(f"SET ROLE {name}")
 
 
 def _config() -> Config:

@@ -19,32 +19,42 @@ _NUMBERS = [
 ]
 
 
+_IS_KNOWN = "same_as IS NOT NULL"
+_CHECK = "CHECK (same_as IS NULL OR user_id IS NULL)"
+
+
 def upgrade() -> None:
     """Add the column, make the index on incidents anew, and number the names."""
-    # Both dialects take a check with a column that is added.
-    op.execute(
-        "ALTER TABLE payment_names ADD COLUMN same_as TEXT"
-        f" CONSTRAINT {op.f('ck_payment_names_bound_or_to_come')}"
-        " CHECK (same_as IS NULL OR user_id IS NULL)"
-    )
-    is_known = sa.text("same_as IS NOT NULL")
-    op.create_index(
-        "ix_payment_names_same_as",
-        "payment_names",
-        ["same_as"],
-        postgresql_where=is_known,
-        sqlite_where=is_known,
-    )
-    op.drop_index("ix_operations_incidents", "operations")
-    is_incident = sa.text(_INCIDENTS)
-    op.create_index(
-        "ix_operations_incidents",
-        "operations",
-        ["recorded_at", "operation_id"],
-        postgresql_where=is_incident,
-        sqlite_where=is_incident,
-    )
-    identifiers = sa.table("identifiers", sa.column("kind"), sa.column("number"), sa.column("name"))
-    op.bulk_insert(
-        identifiers, [{"kind": kind, "number": number, "name": name} for kind, number, name in _NUMBERS]
-    )
+    constraint = f"CONSTRAINT {op.f('ck_payment_names_bound_or_to_come')} {_CHECK}"
+    if op.get_context().dialect.name == "postgresql":
+        # The first part is committed by itself: it may be there when the second is tried again.
+        op.execute("ALTER TABLE payment_names ADD COLUMN IF NOT EXISTS same_as TEXT")
+        op.execute("ALTER TABLE payment_names DROP CONSTRAINT IF EXISTS ck_payment_names_bound_or_to_come")
+        op.execute(f"ALTER TABLE payment_names ADD {constraint} NOT VALID")
+        with op.get_context().autocommit_block():
+            op.execute("SET lock_timeout = 0")  # they wait for older transactions, and hold nobody up
+            op.execute("ALTER TABLE payment_names VALIDATE CONSTRAINT ck_payment_names_bound_or_to_come")
+            _make_indexes(concurrently=True)
+            op.execute("SET lock_timeout = '2s'")
+    else:
+        op.execute(f"ALTER TABLE payment_names ADD COLUMN same_as TEXT {constraint}")
+        _make_indexes(concurrently=False)
+    for kind, number, name in _NUMBERS:
+        op.execute(f"INSERT INTO identifiers (kind, number, name) VALUES ('{kind}', {number}, '{name}')")  # noqa: S608 - ours
+
+
+def _make_indexes(*, concurrently: bool) -> None:
+    """Make the index on names to come, and the one on incidents anew; a broken build is dropped first."""
+    for name, table, columns, where in (
+        ("ix_payment_names_same_as", "payment_names", ["same_as"], _IS_KNOWN),
+        ("ix_operations_incidents", "operations", ["recorded_at", "operation_id"], _INCIDENTS),
+    ):
+        op.drop_index(name, table, if_exists=True, postgresql_concurrently=concurrently)
+        op.create_index(
+            name,
+            table,
+            columns,
+            postgresql_where=sa.text(where),
+            sqlite_where=sa.text(where),
+            postgresql_concurrently=concurrently,
+        )

@@ -1,0 +1,1 @@
+"""Versions side by side, and schemas that change under them."""
