@@ -402,11 +402,12 @@ class Application:
     def policy(self) -> Policy:
         """Message-handling policy from the settings."""
         from schemas import Limits
+        from schemas.identifiers import IdRule
         from worker.messages.policy import Policy
 
         settings = self.settings
         return Policy(
-            limits=Limits(max_quantity=settings.max_quantity),
+            limits=Limits(max_quantity=settings.max_quantity, ids=IdRule(settings.id_pattern)),
             tries=settings.tries,
             reply_queue=settings.reply_queue,
             reply_to_prefixes=settings.reply_to_prefixes,
@@ -421,13 +422,14 @@ class Application:
 
     def _service(self, engine: Engine) -> DeadLetters:
         from worker.deadletters.service import DeadLetters
-        from worker.messages.receiving import message_in
+        from worker.ledger.known_ids import known_ids
+        from worker.messages.known_ids import received
 
         policy = self.policy
         return DeadLetters(
             engine,
             catalog=self.catalog,
-            receive=lambda delivery, now: message_in(delivery, policy, now),
+            receive=lambda delivery, now: received(delivery, policy, now, partial(known_ids, engine)),
             clock=self.clock,
             sent_as=policy.user,
             worker_users=policy.worker_users,

@@ -192,7 +192,8 @@ def _serve(
         WebhookDoor(
             Bridge(
                 publisher,
-                limits=Limits(max_quantity=settings.max_quantity),
+                # Whether an id is new is the worker's to say: a bridge has no ledger.
+                limits=Limits(max_quantity=settings.max_quantity, ids=None),
                 clock=clock,
                 replies=config.replies,
             ),
