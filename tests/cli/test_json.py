@@ -40,6 +40,7 @@ CALLS: dict[tuple[str, ...], tuple[tuple[str, ...], bytes, tuple[str, ...]]] = {
     ("topology", "verify"): ((), b"", ("differences",)),
     ("publish",): (("-",), BONUS.encode(), ()),
     ("adjust",): (("ann", "5", "--reason", "x", "--timeout", "60"), b"", ()),
+    ("activity",): ((), b"", ("entries",)),
     ("check",): ((), b"", ("checks",)),
     ("scheduler",): (("--once",), b"", ()),
     ("resume",): (("billing.usage",), b"", ("resumed",)),

@@ -156,8 +156,8 @@ def test_database_that_does_not_answer_exits_with_3(bare_cli: Cli, command: tupl
 
 
 @pytest.mark.parametrize("command", [("topology", "verify"), ("replies",), ("publish", "-")])
-def test_broker_that_does_not_answer_exits_with_3(bare_cli: Cli, command: tuple[str, ...]) -> None:
-    ended = bare_cli(*command, BILLING_BROKER_URL="amqp://u:p@127.0.0.1:9/")
+def test_broker_that_does_not_answer_exits_with_3(ledger_cli: Cli, command: tuple[str, ...]) -> None:
+    ended = ledger_cli(*command, BILLING_BROKER_URL="amqp://u:p@127.0.0.1:9/")
     assert ended.code == 3
     assert "the broker is not available" in ended.error
 
@@ -205,10 +205,12 @@ def test_closed_output_ends_a_command_quietly(sqlite_url: str, ledger: FilledLed
     assert (ended.returncode, ended.stderr) == (0, b"")
 
 
-def test_ctrl_c_ends_a_command_with_130_and_no_traceback(broker_url: str, rabbit: RabbitClient) -> None:
+def test_ctrl_c_ends_a_command_with_130_and_no_traceback(
+    broker_url: str, sqlite_url: str, rabbit: RabbitClient
+) -> None:
     process = subprocess.Popen(
         [sys.executable, "-u", "-m", "worker", "publish", "-", "--unchecked"],
-        env=worker_environment(load_settings(broker_url=broker_url)),
+        env=worker_environment(load_settings(broker_url=broker_url, database_url=sqlite_url)),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -205,7 +205,7 @@ def _serve(
             is_stopping=lambda: stop.requested,
         )
     )
-    application.metrics.serve(settings.metrics_port)
+    application.metrics.serve(settings.metrics_listen, settings.metrics_port)
     serve_until(
         app,
         address,

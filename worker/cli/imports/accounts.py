@@ -53,7 +53,7 @@ class Form:
     as_of: datetime
     prefix: str
     attempt: int
-    max_quantity: int
+    limits: Limits
     now: datetime
 
 
@@ -147,7 +147,7 @@ class ImportFiles:
         if fault is not None:
             return Prepared(line, problem=self._accounts.problem(line, "balance", fault))
         body = json.dumps(message).encode()
-        decoded = decode(body, now=self._form.now, limits=Limits(max_quantity=self._form.max_quantity))
+        decoded = decode(body, now=self._form.now, limits=self._form.limits)
         if isinstance(decoded, ImportAccount):
             return Prepared(line, decoded)
         refused = cast(Malformed, decoded)

@@ -186,7 +186,7 @@ def import_command(
     Times are such as 2026-11-22T10:15:00Z.
     """
     application.require_newest_schema()
-    form = Form(as_of, prefix, attempt, application.settings.max_quantity, utc_now())
+    form = Form(as_of, prefix, attempt, application.policy.limits, utc_now())
     files = ImportFiles(accounts, {"lots": lots, "payments": payments, "quotas": quotas}, form)
     report = _Report(dict(expected))
     try:
