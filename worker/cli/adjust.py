@@ -82,12 +82,9 @@ def adjust(
     click.echo(f"reference {printable(reference)}", err=True)
     with reply_link(application) as (link, queue):
         # Before the command: a crash leaves none unlogged. Its result is the outcome of the reference.
-        detail = {
-            "user": user,
-            "tokens": tokens,
-            "attempt": attempt,
-            "allow_negative": allow_negative or None,
-        }
+        detail = {"user": user, "tokens": tokens, "attempt": attempt}
+        if allow_negative:
+            detail["allow_negative"] = True
         application.service().record(actor, "adjust", reference, reason, detail)
         reply = _asked(application, link, queue, reference, body, timeout_s)
     if as_json:

@@ -18,6 +18,7 @@ from worker.cli.csv_cells import csv_line
 from worker.cli.options import as_json, time_option, with_timezone, with_wide
 from worker.cli.output import echo_json, is_terminal, show_fields, show_long_table, tab_separated
 from worker.cli.table_width import Column
+from worker.cli.text import shown_id
 from worker.cli.times import TimeText, moment, month_of, stamp, time_range
 from worker.errors import ConfigurationError
 from worker.ledger.queries import PostedEntry, Statement, day_start, zone_of
@@ -138,7 +139,7 @@ def show_statement(found: Statement) -> None:
     """Show a statement on a terminal."""
     summary = found.summary
     show_fields(
-        f"Statement of {summary.user_id}",
+        f"Statement of {shown_id(summary.user_id)}",
         [
             ("from", moment(summary.start)),
             ("until before", moment(summary.end)),
