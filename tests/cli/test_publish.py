@@ -429,7 +429,7 @@ def test_interrupted_publishing_is_logged(publishing_cli: Cli, monkeypatch: pyte
     assert [one["action"] for one in logged(publishing_cli)] == ["publish"]
 
 
-def test_nothing_is_published_that_can_t_be_logged(broker_cli: Cli, rabbit: RabbitClient) -> None:
+def test_publishing_that_can_t_be_logged_sends_nothing(broker_cli: Cli, rabbit: RabbitClient) -> None:
     broker_cli.environment["BILLING_DATABASE_URL"] = "postgresql://billing@127.0.0.1:1/billing"
     assert broker_cli("publish", "-", stdin=lines(2)).code == 3
     assert rabbit.take("billing.usage", 0) == []

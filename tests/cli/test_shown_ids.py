@@ -46,7 +46,7 @@ def test_long_id_is_cut_on_a_page_and_its_escapes_too() -> None:
         (("usage", CYRILLIC), True),
     ],
 )
-def test_look_alike_is_told_apart_in_tables(
+def test_tables_show_escapes_of_a_look_alike(
     ledger_cli: Cli, ledger: FilledLedger, command: tuple[str, ...], *, terminal: bool
 ) -> None:
     ledger.open(CYRILLIC)

@@ -10,7 +10,7 @@ from typing import Any
 # cell: a spreadsheet that separates columns by semicolons or tabs, as in much of Europe, cuts cells there,
 # and a line end is the end of a row to it.
 _FORMULA = re.compile(r"(^|[;\t\r\n]) *(?=[=+\-@\t\r\n＝＋－＠])")
-_NUMBER = re.compile(r"[+-]?\d+(?:\.\d+)?", re.ASCII)
+_NUMBER = re.compile(r"-?\d+(?:\.\d+)?", re.ASCII)
 
 
 def csv_line(cells: Iterable[Any]) -> str:

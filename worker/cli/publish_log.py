@@ -1,4 +1,4 @@
-"""What ``publish`` sends, in the activity log: an entry before the first message, one after the last.
+"""Entries of `publish` in the activity log: one before the first message, one after the last.
 
 So a crash leaves no publishing unlogged: an entry without its end says that it was interrupted.
 """

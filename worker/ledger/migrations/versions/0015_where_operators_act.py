@@ -1,4 +1,4 @@
-"""Where operators act: the activity log has the system's user and the host beside the actor.
+"""The activity log has the system's user and the host beside the actor.
 
 Both are unknown for earlier entries, and for what is done in the console. The columns are nullable and have
 no default: the lock is held for an instant, and an earlier version goes on writing.
