@@ -66,8 +66,8 @@ def decode(body: bytes, *, now: datetime, limits: Limits) -> Command | UsageBatc
         if model is None:
             return _batch(data, now, limits, _rule_for(body, limits))
         command = _validated(data, model)
-        if (ids := _rule_for(body, limits)) is not None:
-            _refuse_id(command, ids)
+        if limits.ids is not None and not limits.ids.is_kept_by_all_of(body):
+            _refuse_id(command, limits.ids)
         _refuse_excess(command, now, limits)
     except MalformedError as refused:
         return _malformed(refused, data)

@@ -11,7 +11,7 @@ import pytest
 from tests.cli.console import Cli
 from tests.support.private_server import free_port
 from worker.bootstrap import Application
-from worker.runtime.identity import Actor, system_user
+from worker.runtime.identity import Operator, system_user
 from worker.settings import load_settings
 
 
@@ -35,7 +35,7 @@ def test_entry_has_where_it_was_done_and_unknown_where_nobody_knows(
 ) -> None:
     service = application.service()
     service.record("bob", "sign-in", "console")
-    service.record(Actor.here("ann"), "replay", "replay 1", "mended")
+    service.record(Operator.here("ann"), "replay", "replay 1", "mended")
     newest, console = entries(ledger_cli)
     assert (newest["actor"], newest["osUser"], newest["host"]) == ("ann", system_user(), socket.gethostname())
     assert (console["osUser"], console["host"]) == (None, None)

@@ -11,7 +11,7 @@ from worker.deadletters.models import DeadLetterStatus
 from worker.deadletters.store.filters import DeadLetterFilter
 from worker.errors import BadLineError, NotFoundError, NotPossibleError, RefusedBodyError
 from worker.messages.dead_letters import EPOCH
-from worker.runtime.identity import Actor
+from worker.runtime.identity import Operator
 
 
 def test_an_edit_keeps_the_original_and_names_who_did_it(world: World) -> None:
@@ -55,7 +55,7 @@ def test_second_of_two_edits_of_the_same_dead_letter_is_refused(world: World) ->
 
 
 def test_each_action_of_an_operator_has_where_it_was_done(world: World) -> None:
-    ann = Actor.here(" ann ")
+    ann = Operator.here(" ann ")
     (number,) = world.park_failed(deduct("r-1", tokenz=5))
     service, body = world.service, world.service.dead_letter(number).body
     service.note(number, "seen", ann)

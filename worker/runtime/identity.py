@@ -40,7 +40,7 @@ def system_user() -> str | None:
         return f"uid {os.getuid()}"
 
 
-class Actor(str):
+class Operator(str):
     """Name of who acts. ``os_user`` and ``host`` are where: None in the console, and for programs."""
 
     os_user: str | None = None
@@ -53,8 +53,8 @@ class Actor(str):
         actor.os_user, actor.host = system_user(), socket.gethostname()
         return actor
 
-    def named(self, name: str) -> "Actor":
+    def named(self, name: str) -> "Operator":
         """Return the same actor with the name as it is stored."""
-        actor = Actor(name)
+        actor = Operator(name)
         actor.os_user, actor.host = self.os_user, self.host
         return actor

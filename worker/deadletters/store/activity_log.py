@@ -15,7 +15,7 @@ from worker.deadletters.store.filters import PAGE_MAX, searchable
 from worker.deadletters.store.tables import audit_log
 from worker.errors import NotFoundError, NotPossibleError
 from worker.ledger.queries.snapshots import within
-from worker.runtime.identity import Actor
+from worker.runtime.identity import Operator
 
 _ACTOR_MAX = 200
 _TEXT_MAX = 4_000
@@ -23,12 +23,12 @@ _TEXT_MAX = 4_000
 _SUBJECT_MAX = 500
 
 
-def actor_named(actor: str) -> Actor:
+def actor_named(actor: str) -> Operator:
     """Return the actor by the stored name. Raises NotPossibleError where it is empty or too long."""
     name = str(clean(actor)).strip()
     if not name or len(name) > _ACTOR_MAX:
         raise NotPossibleError(f"say who you are, in 1 to {_ACTOR_MAX} characters")
-    return (actor if isinstance(actor, Actor) else Actor()).named(name)
+    return (actor if isinstance(actor, Operator) else Operator()).named(name)
 
 
 def reason_given(reason: str | None) -> str:
