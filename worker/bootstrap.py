@@ -406,8 +406,9 @@ class Application:
         from worker.messages.policy import Policy
 
         settings = self.settings
+        ids = IdRule(settings.id_pattern, self.catalog.ids)  # what is for sale is no new id
         return Policy(
-            limits=Limits(max_quantity=settings.max_quantity, ids=IdRule(settings.id_pattern)),
+            limits=Limits(max_quantity=settings.max_quantity, ids=ids),
             tries=settings.tries,
             reply_queue=settings.reply_queue,
             reply_to_prefixes=settings.reply_to_prefixes,

@@ -1,15 +1,17 @@
 """Ids from before the rule of new ids: what the ledger has goes on, what would be new is refused."""
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from sqlalchemy import Engine
 
-from schemas import Limits
+from schemas import Limits, Malformed, decode
 from schemas.identifiers import IdRule
 from tests.support.fakes import FakeLink, delivery
 from tests.test_pipeline import NOW, make_pipeline, process
+from worker.bootstrap import Application
 from worker.catalog import Catalog
 from worker.errors import LedgerUnavailableError
 from worker.ledger.engine import ledger_engine
@@ -18,6 +20,7 @@ from worker.messages.known_ids import has_unruly_ids, received
 from worker.messages.policy import Policy
 from worker.metrics import Metrics
 from worker.pipeline import Pipeline
+from worker.settings import load_settings
 
 NFD = "zoe\u0308"
 BEFORE = Policy(limits=Limits(ids=None))
@@ -122,3 +125,14 @@ def test_edited_body_of_a_customer_of_before_is_taken(engine: Engine, ruled: Pip
     known = Ledger(engine).known_ids
     assert not has_unruly_ids(received(delivery(deduct()), Policy(), NOW, known))
     assert has_unruly_ids(received(delivery(deduct("a\u00a0b")), Policy(), NOW, known))
+
+
+def test_package_of_the_catalog_is_taken_under_any_pattern(catalog: Catalog, sqlite_url: str) -> None:
+    settings = load_settings(database_url=sqlite_url, id_pattern="[!-~]+")
+    application = Application(settings)
+    spaced = catalog.packages[0].model_copy(update={"id": "best value"})
+    application.catalog = catalog.model_copy(update={"packages": (spaced,)})
+    assert application.policy.limits.ids == IdRule("[!-~]+", application.catalog.ids)
+    paid = {"type": "payment.succeeded", "referenceId": "pi_1", "userId": "ada", "packageId": "best value"}
+    body = json.dumps({**paid, "amountMinor": 499, "currency": "USD"}).encode()
+    assert not isinstance(decode(body, now=NOW, limits=application.policy.limits), Malformed)

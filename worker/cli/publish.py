@@ -31,7 +31,7 @@ from worker.cli.output import progress, show_json
 from worker.cli.publish_log import PublishLog
 from worker.errors import ConfigurationError
 from worker.ledger.known_ids import known_ids
-from worker.messages.known_ids import KnownIds, has_unruly_ids, unruly_ids, with_known
+from worker.messages.known_ids import KnownIds, decoded
 from worker.messages.outgoing import OutgoingCommand
 
 _CHUNK = 500
@@ -237,28 +237,25 @@ class _Sender:
 
     def _message(self, number: int, line: bytes) -> Outgoing | None:
         body = _completed(line.strip(), {"type": self._form.type, "replies": self._form.replies})
-        decoded = self._decoded(body)
-        refused = first_malformed(decoded) or self._in_wrong_lane(decoded)
+        message = self._decoded(body)
+        refused = first_malformed(message) or self._in_wrong_lane(message)
         if refused is None or self._form.unchecked:
-            type_ = decoded.type or self._form.type or _NO_TYPE
+            type_ = message.type or self._form.type or _NO_TYPE
             return self._outgoing(body, type_ if len(type_.encode()) <= _NAME_MAX_BYTES else _NO_TYPE)
         self.refused += 1
         click.echo(f"line {number}: {refused.reason}: {refused.message}", err=True)
         return None
 
     def _decoded(self, body: bytes) -> Message | Malformed:
-        """Return the message as a worker would take it: ids that the ledger has are taken."""
-        now, limits = utc_now(), self._form.limits
-        decoded = decode(body, now=now, limits=limits)
-        if self._form.unchecked or not has_unruly_ids(decoded):
-            return decoded
-        known = self._form.known_ids(unruly_ids([body], now, limits))
-        return decode(body, now=now, limits=with_known(limits, known))
+        """Return the message as a worker would take it."""
+        if self._form.unchecked:
+            return decode(body, now=utc_now(), limits=self._form.limits)
+        return decoded(body, utc_now(), self._form.limits, self._form.known_ids)
 
-    def _in_wrong_lane(self, decoded: Message | Malformed) -> Malformed | None:
-        if not self._form.is_bulk or decoded.type is None or BILLING.bulk.takes(decoded.type):
+    def _in_wrong_lane(self, message: Message | Malformed) -> Malformed | None:
+        if not self._form.is_bulk or message.type is None or BILLING.bulk.takes(message.type):
             return None
-        text = f"the bulk lane takes {', '.join(BILLING.bulk.routing_keys)}, not {decoded.type}"
+        text = f"the bulk lane takes {', '.join(BILLING.bulk.routing_keys)}, not {message.type}"
         return Malformed(DeadLetterReason.WRONG_LANE, text, "type")
 
     def _outgoing(self, body: bytes, type_: str) -> Outgoing:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from datetime import datetime
 
-from schemas import DeadLetterReason, Limits, Malformed, Message, UsageBatch, commands_of, decode
+from schemas import Command, DeadLetterReason, Limits, Malformed, Message, UsageBatch, commands_of, decode
 from schemas.identifiers import ID_RULE, ids_of
 from worker.broker import Delivery
 from worker.messages.dead_letters import Failure
@@ -41,8 +41,20 @@ def unruly_ids(bodies: Iterable[bytes], now: datetime, limits: Limits) -> set[st
 
 
 def with_known(limits: Limits, known: frozenset[str]) -> Limits:
-    """Return ``limits`` under which the ids of ``known`` go on as they are."""
-    return replace(limits, ids=replace(limits.ids or ID_RULE, known=known))
+    """Return ``limits`` under which the ids of ``known`` are taken as well."""
+    rule = limits.ids or ID_RULE
+    return replace(limits, ids=replace(rule, known=rule.known | known))
+
+
+def decoded(
+    body: bytes, now: datetime, limits: Limits, known_ids: KnownIds
+) -> Command | UsageBatch | Malformed:
+    """Return what ``decode`` does, where ids that the ledger has are taken."""
+    first = decode(body, now=now, limits=limits)
+    if not has_unruly_ids(first):
+        return first
+    known = known_ids(unruly_ids([body], now, limits))
+    return decode(body, now=now, limits=with_known(limits, known))
 
 
 def received(delivery: Delivery, policy: Policy, now: datetime, known_ids: KnownIds) -> Message | Failure:
