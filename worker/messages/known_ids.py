@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from datetime import datetime
 
-from schemas import Command, DeadLetterReason, Limits, Malformed, Message, UsageBatch, commands_of, decode
+from schemas import Command, DeadLetterReason, Limits, Malformed, Message, UsageBatch, decode
 from schemas.identifiers import ID_RULE, ids_of
 from worker.broker import Delivery
 from worker.messages.dead_letters import Failure
@@ -34,9 +34,8 @@ def unruly_ids(bodies: Iterable[bytes], now: datetime, limits: Limits) -> set[st
     """Return the ids in ``bodies`` that break the rule."""
     rule = limits.ids or ID_RULE
     any_id = replace(limits, ids=None)
-    decoded = [decode(body, now=now, limits=any_id) for body in bodies]
-    messages = [one for one in decoded if not isinstance(one, Malformed)]
-    named = [one for message in messages for part in (message, *commands_of(message)) for one in ids_of(part)]
+    found = [decode(body, now=now, limits=any_id) for body in bodies]
+    named = [one for message in found if not isinstance(message, Malformed) for one in ids_of(message)]
     return {value for _, value in named if rule.fault(value) is not None}
 
 
