@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
@@ -391,7 +392,7 @@ class Application:
         return Pipeline(
             ledger,
             self.catalog,
-            self.policy,
+            self.policy_of_commands,
             clock=self.clock,
             pause=self._sleep,
             metrics=self.metrics,
@@ -406,9 +407,8 @@ class Application:
         from worker.messages.policy import Policy
 
         settings = self.settings
-        ids = IdRule(settings.id_pattern, self.catalog.ids)  # what is for sale is no new id
         return Policy(
-            limits=Limits(max_quantity=settings.max_quantity, ids=ids),
+            limits=Limits(max_quantity=settings.max_quantity, ids=IdRule(settings.id_pattern)),
             tries=settings.tries,
             reply_queue=settings.reply_queue,
             reply_to_prefixes=settings.reply_to_prefixes,
@@ -416,6 +416,14 @@ class Application:
             user=broker_user(settings.broker_url),
             worker_users=own_users(settings),
         )
+
+    @property
+    def policy_of_commands(self) -> Policy:
+        """The policy, with the ids that the catalog sells under: they are no new ones."""
+        from worker.messages.known_ids import with_known
+
+        policy = self.policy
+        return replace(policy, limits=with_known(policy.limits, self.catalog.ids))
 
     def service(self) -> DeadLetters:
         """The dead letters, judged by this worker's own rules."""
@@ -426,7 +434,7 @@ class Application:
         from worker.ledger.known_ids import known_ids
         from worker.messages.known_ids import received
 
-        policy = self.policy
+        policy = self.policy_of_commands
         return DeadLetters(
             engine,
             catalog=self.catalog,

@@ -40,4 +40,4 @@ def test_command_ends_in_one_line_and_exit_2() -> None:
         check=False,
     )
     assert (ended.returncode, ended.stdout) == (2, b"")
-    assert ended.stderr.splitlines() == [rb"error: argument 4 is not UTF-8: caf\xe9"]
+    assert ended.stderr.splitlines() == [rb"error: argument 4, after --user, is not UTF-8: caf\xe9"]

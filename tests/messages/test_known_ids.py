@@ -132,7 +132,7 @@ def test_package_of_the_catalog_is_taken_under_any_pattern(catalog: Catalog, sql
     application = Application(settings)
     spaced = catalog.packages[0].model_copy(update={"id": "best value"})
     application.catalog = catalog.model_copy(update={"packages": (spaced,)})
-    assert application.policy.limits.ids == IdRule("[!-~]+", application.catalog.ids)
+    assert application.policy_of_commands.limits.ids == IdRule("[!-~]+", application.catalog.ids)
     paid = {"type": "payment.succeeded", "referenceId": "pi_1", "userId": "ada", "packageId": "best value"}
     body = json.dumps({**paid, "amountMinor": 499, "currency": "USD"}).encode()
-    assert not isinstance(decode(body, now=NOW, limits=application.policy.limits), Malformed)
+    assert not isinstance(decode(body, now=NOW, limits=application.policy_of_commands.limits), Malformed)

@@ -14,7 +14,9 @@ def encoding_fault(arguments: Sequence[str], variables: Mapping[str, str]) -> st
     """
     for place, argument in enumerate(arguments, 1):
         if _HALF.search(argument):
-            return f"argument {place} is not UTF-8: {_escaped(argument)}"
+            option = arguments[place - 2] if place > 1 and arguments[place - 2].startswith("-") else ""
+            after = f", after {option}," if option else ""
+            return f"argument {place}{after} is not UTF-8: {_escaped(argument)}"
     for name, value in variables.items():
         if name.startswith("BILLING_") and _HALF.search(name + value):
             return f"the variable {_escaped(name)} is not UTF-8"

@@ -103,7 +103,7 @@ def publish(
                 type_,
                 reply_to,
                 unchecked,
-                application.policy.limits,
+                application.policy_of_commands.limits,
                 partial(known_ids, application.engine),
                 sender_of(application),
                 replies,

@@ -188,7 +188,12 @@ def import_command(
     """
     application.require_newest_schema()
     form = Form(
-        as_of, prefix, attempt, application.policy.limits, Ledger(application.engine).known_ids, utc_now()
+        as_of,
+        prefix,
+        attempt,
+        application.policy_of_commands.limits,
+        Ledger(application.engine).known_ids,
+        utc_now(),
     )
     files = ImportFiles(accounts, {"lots": lots, "payments": payments, "quotas": quotas}, form)
     report = _Report(dict(expected))
