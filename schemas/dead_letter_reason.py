@@ -22,6 +22,7 @@ class DeadLetterReason(StrEnum):
     UNKNOWN_FIELD = "unknown_field"  #: the type has no such field
     UNKNOWN_TYPE = "unknown_type"  #: the contract has no such type
     INVALID_FIELD = "invalid_field"  #: a field's value is not allowed
+    INVALID_ID = "invalid_id"  #: a new id could pass for another one, or breaks the operator's pattern
 
     # -- the message must not be applied as it came --------------------------------------------------------
     WRONG_SENDER = "wrong_sender"  #: its sender may not send this type, or this reference

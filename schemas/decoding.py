@@ -15,6 +15,7 @@ from schemas.base import BaseMessage
 from schemas.commands import COMMAND_TYPES, MESSAGE_TYPES, Command
 from schemas.dead_letter_reason import DeadLetterReason
 from schemas.fields import IDENTIFIER_MAX, Identifier, WantedReplies, is_plain
+from schemas.identifiers import ID_RULE, IdRule
 from schemas.imports import ImportAccount
 from schemas.malformed import Malformed, MalformedError
 from schemas.parsing import GivenTwice, parse, shown
@@ -43,6 +44,7 @@ class Limits:
         days=3660
     )  # a dead letter replayed years later is still welcome
     occurred_at_max_ahead: timedelta = timedelta(hours=24)
+    ids: IdRule | None = ID_RULE  #: of new ids; None takes those of any version
 
 
 _Model = TypeVar("_Model", bound=BaseMessage)
@@ -62,8 +64,10 @@ def decode(body: bytes, *, now: datetime, limits: Limits) -> Command | UsageBatc
         data = parse(body, limits.body_max_bytes, limits.max_quantity)
         model = _model_of(data)
         if model is None:
-            return _batch(data, now, limits)
+            return _batch(data, now, limits, _rule_for(body, limits))
         command = _validated(data, model)
+        if limits.ids is not None and not limits.ids.is_kept_by_all_of(body):
+            _refuse_id(command, limits.ids)
         _refuse_excess(command, now, limits)
     except MalformedError as refused:
         return _malformed(refused, data)
@@ -120,18 +124,33 @@ def _place(index: int | None) -> str:
     return "" if index is None else f"items.{index}."
 
 
-def _batch(data: dict[str, Any], now: datetime, limits: Limits) -> UsageBatch:
+def _rule_for(body: bytes, limits: Limits) -> IdRule | None:
+    """Return the rule of ids that the commands of ``body`` must be held against; None where all keep it."""
+    return None if limits.ids is None or limits.ids.is_kept_by_all_of(body) else limits.ids
+
+
+def _refuse_id(message: BaseMessage, ids: IdRule, index: int | None = None) -> None:
+    if (fault := ids.fault_in(message)) is not None:
+        field = _place(index) + fault[0]
+        raise MalformedError(DeadLetterReason.INVALID_ID, f"{field}: {fault[1]}", field)
+
+
+def _batch(data: dict[str, Any], now: datetime, limits: Limits, ids: IdRule | None) -> UsageBatch:
     """Return the batch, each item judged by itself; only a fault outside the items refuses it whole."""
     refusals = Refusals()
     if not data.keys() <= NAMES[UsageBatch]:
         raise refusals.of(data, UsageBatch, None, "")
     alone = {name: value for name, value in data.items() if name != "items"}
     envelope = _validated(alone, BatchEnvelope, refusals=refusals)
+    if ids is not None:
+        _refuse_id(envelope, ids)
     items: list[BatchItem] = []
     malformed: dict[int, Malformed] = {}
     for index, item in enumerate(_items(data, envelope.user_id)):
         try:
             command = _validated(item, _model_of_item(item, index), refusals, index)
+            if ids is not None:
+                _refuse_id(command, ids, index)
             _refuse_replies(command, index)
             _refuse_excess(command, now, limits, index)
         except MalformedError as refused:

@@ -8,12 +8,14 @@ from pydantic import (
     AfterValidator,
     BeforeValidator,
     Field,
+    GetJsonSchemaHandler,
     StrictBool,
     StrictInt,
     StringConstraints,
     TypeAdapter,
     ValidationError,
 )
+from pydantic_core import CoreSchema
 
 INT64_MAX = 2**63 - 1
 
@@ -24,17 +26,55 @@ _EDGE = r"[^\p{C}\p{Z}]"
 # Text for people keeps the joiners of their scripts; what turns the direction of a line around may deceive.
 _TEXT = r"[^\p{Cc}\p{Zl}\p{Zp}\u{202A}-\u{202E}\u{2066}-\u{2069}]"
 
+# What no new id holds beyond that, by Unicode 16: white space other than a space, and the default-ignorable
+# characters that are no format characters (DerivedCoreProperties.txt).
+_IGNORABLE = (
+    r"\u{34F}\u{115F}-\u{1160}\u{17B4}-\u{17B5}\u{180B}-\u{180F}\u{3164}\u{FE00}-\u{FE0F}"
+    r"\u{FFA0}\u{E0100}-\u{E01EF}"
+)
+_WIDE_SPACES = r"\u{A0}\u{1680}\u{2000}-\u{200A}\u{202F}\u{205F}\u{3000}"
+_NEW_EDGE = rf"[^\p{{C}}\p{{Z}}{_IGNORABLE}]"
+_NEW_VISIBLE = rf"[^\p{{C}}\p{{Zl}}\p{{Zp}}{_WIDE_SPACES}{_IGNORABLE}]"
+#: What no new id holds, in the syntax of Python's ``re``.
+UNTAKEN = re.sub(
+    r"\\u\{(\w+)\}", lambda point: f"\\U{int(point[1], 16):08X}", f"[{_WIDE_SPACES}{_IGNORABLE}]"
+)
+
 IDENTIFIER_MAX = 200
 LABEL_MAX = 64
 TEXT_MAX = 500
 
-#: Names one operation, one user, one tier, …: 1 to 200 visible characters, no white space at either end.
-Identifier = Annotated[
+#: An id of any version: 1 to 200 visible characters, no white space at either end. For what only reads.
+StoredIdentifier = Annotated[
     str,
     StringConstraints(
         strict=True, min_length=1, max_length=IDENTIFIER_MAX, pattern=rf"^{_EDGE}(?:{_VISIBLE}*{_EDGE})?$"
     ),
 ]
+
+
+class NewIdentifier:
+    """Mark of the ids of a command, whose schema is the rule of new ids (``schemas.identifiers``).
+
+    The values themselves are those of any version: a stored command must be readable for ever.
+    """
+
+    DESCRIPTION = (
+        "Opaque: nothing is read out of an id, and no personal data belongs in one. Unicode in the form NFC."
+    )
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """Return the schema that producers keep."""
+        schema = handler(core)
+        return {
+            **schema,
+            "description": self.DESCRIPTION,
+            "pattern": rf"^{_NEW_EDGE}(?:{_NEW_VISIBLE}*{_NEW_EDGE})?$",
+        }
+
+
+#: Names one operation, one user, one tier, …: see ``NewIdentifier``.
+Identifier = Annotated[StoredIdentifier, NewIdentifier()]
 
 #: A short label that statistics group by.
 Label = Annotated[

@@ -6,7 +6,7 @@ from typing import Annotated, Final, Literal, Self, get_args
 from pydantic import AfterValidator, BeforeValidator, Field, StrictInt, StringConstraints, model_validator
 
 from schemas.base import BaseMessage
-from schemas.fields import INT64_MAX, Identifier, Label, UsageQuantity, UtcTimestamp, parse_day
+from schemas.fields import INT64_MAX, Label, StoredIdentifier, UsageQuantity, UtcTimestamp, parse_day
 
 #: Most transactions of a page, and most days of a usage report.
 HISTORY_LIMIT_MAX: Final = 1_000
@@ -44,7 +44,7 @@ class AccountQuery(BaseQuery):
     (``sequence``): so a caller reads its own writes. Holds alone don't raise the sequence.
     """
 
-    user_id: Identifier
+    user_id: StoredIdentifier
     min_sequence: Annotated[StrictInt, Field(ge=0, le=INT64_MAX)] | None = None
 
 
@@ -143,7 +143,7 @@ class QueryOperation(BaseQuery):
     """Asks for the stored outcome of a reference: what a caller needs after a time-out."""
 
     type: Literal["query.operation"] = "query.operation"
-    reference_id: Identifier
+    reference_id: StoredIdentifier
 
 
 class QueryCatalog(BaseQuery):

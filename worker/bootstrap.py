@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
@@ -416,7 +417,7 @@ class Application:
         return Pipeline(
             ledger,
             self.catalog,
-            self.policy,
+            self.policy_of_commands,
             clock=self.clock,
             pause=self._sleep,
             metrics=self.metrics,
@@ -427,11 +428,12 @@ class Application:
     def policy(self) -> Policy:
         """Message-handling policy from the settings."""
         from schemas import Limits
+        from schemas.identifiers import IdRule
         from worker.messages.policy import Policy
 
         settings = self.settings
         return Policy(
-            limits=Limits(max_quantity=settings.max_quantity),
+            limits=Limits(max_quantity=settings.max_quantity, ids=IdRule(settings.id_pattern)),
             tries=settings.tries,
             reply_queue=settings.reply_queue,
             reply_to_prefixes=settings.reply_to_prefixes,
@@ -440,19 +442,28 @@ class Application:
             worker_users=own_users(settings),
         )
 
+    @property
+    def policy_of_commands(self) -> Policy:
+        """The policy, with the ids that the catalog sells under: they are no new ones."""
+        from worker.messages.known_ids import with_known
+
+        policy = self.policy
+        return replace(policy, limits=with_known(policy.limits, self.catalog.ids))
+
     def service(self) -> DeadLetters:
         """The dead letters, judged by this worker's own rules."""
         return self._service(self.engine)
 
     def _service(self, engine: Engine) -> DeadLetters:
         from worker.deadletters.service import DeadLetters
-        from worker.messages.receiving import message_in
+        from worker.ledger.known_ids import known_ids
+        from worker.messages.known_ids import received
 
-        policy = self.policy
+        policy = self.policy_of_commands
         return DeadLetters(
             engine,
             catalog=self.catalog,
-            receive=lambda delivery, now: message_in(delivery, policy, now),
+            receive=lambda delivery, now: received(delivery, policy, now, partial(known_ids, engine)),
             clock=self.clock,
             sent_as=policy.user,
             worker_users=policy.worker_users,

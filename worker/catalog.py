@@ -250,6 +250,12 @@ class Catalog(_Model):
         return self
 
     @cached_property
+    def ids(self) -> frozenset[str]:
+        """The ids that commands may name: of tiers, packages and quotas."""
+        quotas = {FREE_UPLOAD} | {rule.quota or meter for meter, rule in self.pricing.items()}
+        return frozenset({*self.tiers, *self._by_id, *quotas})
+
+    @cached_property
     def _by_id(self) -> dict[str, Package]:
         return {package.id: package for package in self.packages}
 

@@ -179,16 +179,17 @@ class Metrics:
         self.http_requests.labels(route, status).inc()
         self.http_seconds.labels(route).observe(seconds)
 
-    def serve(self, port: int) -> None:
-        """Serve the metrics on ``port``, all interfaces, in a thread; with 0 nowhere.
+    def serve(self, host: str, port: int) -> None:
+        """Serve the metrics on ``port`` of the address ``host``, in a thread; with port 0 nowhere.
 
-        Raises ConfigurationError where the port is taken.
+        Raises ConfigurationError where the port is taken, or the address is none of this machine's.
         """
         if not port:
             return
         try:
-            start_http_server(port, registry=self.registry)
+            start_http_server(port, host, registry=self.registry)
         except OSError as error:
             raise ConfigurationError(
-                f"metrics can't be served on port {port}: {error.strerror}; set another BILLING_METRICS_PORT"
+                f"metrics can't be served on {host}, port {port}: {error.strerror}; "
+                "set another BILLING_METRICS_LISTEN or BILLING_METRICS_PORT"
             ) from error

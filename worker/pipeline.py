@@ -25,6 +25,7 @@ from worker.ledger.senders import Sender
 from worker.ledger.store import Ledger
 from worker.messages.dead_letter_limit import DeadLetterLimit, FaultStep
 from worker.messages.dead_letters import Failure
+from worker.messages.known_ids import has_unruly_ids, unruly_ids, with_known
 from worker.messages.origin import origin_of
 from worker.messages.outgoing import OutgoingResponse
 from worker.messages.policy import Policy
@@ -69,6 +70,11 @@ class Item:
         return () if self.message is None else commands_of(self.message)
 
     @property
+    def received(self) -> Message | Failure | None:
+        """The failure that refuses it, else its message."""
+        return self.message if self.failure is None else self.failure
+
+    @property
     def queue(self) -> str:
         """The lane it came from."""
         return self.delivery.queue
@@ -106,7 +112,7 @@ class Pipeline:
     def receive(self, deliveries: Sequence[Delivery]) -> list[Item]:
         """Decode each delivery by itself; one without a command is refused and disturbs no neighbour."""
         now = self._clock()
-        return [self._decoded(delivery, now) for delivery in deliveries]
+        return [self._decoded(delivery, now, self._policy) for delivery in deliveries]
 
     def give_up(self, delivery: Delivery, crashes: int, *, decoded: bool) -> Item:
         """Return the item of a poison message; ``decoded`` reads it for its identities."""
@@ -119,6 +125,7 @@ class Pipeline:
         Items that have answers, or a failure, stay as they are: after a TransientError it may be
         called again with the same items.
         """
+        self._admit_known_ids(items)
         self._apply([item for item in items if item.answers is None and item.failure is None])
 
     def try_alone(self, item: Item) -> bool:
@@ -127,6 +134,7 @@ class Pipeline:
         After the usual number of tries it gets a failure. Its lane's count is reset where it passes.
         """
         item.kept = False
+        self._admit_known_ids([item])
         if item.failure is not None:
             return True
         try:
@@ -207,11 +215,29 @@ class Pipeline:
 
     # -- decode -------------------------------------------------------------------------------------------
 
-    def _decoded(self, delivery: Delivery, now: datetime) -> Item:
-        message = message_in(delivery, self._policy, now)
+    def _decoded(self, delivery: Delivery, now: datetime, policy: Policy) -> Item:
+        message = message_in(delivery, policy, now)
         if isinstance(message, Failure):
             return Item(delivery, failure=message)
         return Item(delivery, message)
+
+    def _admit_known_ids(self, items: Sequence[Item]) -> None:
+        """Receive anew what is refused for its ids, where the ledger has them: they are older than the rule.
+
+        Raises LedgerUnavailableError.
+        """
+        refused = [item for item in items if item.answers is None and has_unruly_ids(item.received)]
+        if not refused:
+            return
+        now = self._clock()
+        limits = self._policy.limits
+        known = self._ledger.known_ids(unruly_ids((item.delivery.body for item in refused), now, limits))
+        if not known:
+            return
+        policy = replace(self._policy, limits=with_known(limits, known))
+        for item in refused:
+            fresh = self._decoded(item.delivery, now, policy)
+            item.message, item.failure = fresh.message, fresh.failure
 
     # -- apply --------------------------------------------------------------------------------------------
 

@@ -124,6 +124,8 @@ class Settings(BaseSettings):
     database_timeout_s: Annotated[float, Field(ge=1, le=600)] = 10.0  # of each wait for the database
     consumer_timeout_s: Annotated[float, Field(ge=1, le=86_400)] = 1800.0  # the broker's consumer_timeout
     max_quantity: Annotated[int, Field(ge=1, le=2**63 - 1)] = 10**15
+    #: A regular expression that every new id must match as a whole, such as [!-~]+ for ASCII without spaces.
+    id_pattern: str | None = None
 
     reply_queue: str = "billing.replies"
     #: Queues that any message may name beside its sender's own: replies can be steered into all of them.
@@ -149,6 +151,8 @@ class Settings(BaseSettings):
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["text", "json"] = "text"
+    #: Address that metrics are served on: in a container 0.0.0.0, so that others reach them.
+    metrics_listen: Annotated[str, Field(min_length=1)] = "127.0.0.1"
     metrics_port: Annotated[int, Field(ge=0, le=65535)] = 0  # 0: none
 
     @model_validator(mode="before")
@@ -171,6 +175,18 @@ class Settings(BaseSettings):
         return Certificates(
             *(None if path is None else str(path) for path in (self.tls_ca, self.tls_cert, self.tls_key))
         )
+
+    @field_validator("id_pattern")
+    @classmethod
+    def _usable_pattern(cls, pattern: str | None) -> str | None:
+        """Refuse a pattern that the engine doesn't know, or that refuses the references we make ourselves."""
+        if not pattern:
+            return None
+        from schemas.identifiers import pattern_fault  # a balance is read without the path of messages
+
+        if (fault := pattern_fault(pattern)) is not None:
+            raise ValueError(fault)
+        return pattern
 
     @field_validator("senders", mode="before")
     @classmethod
@@ -271,6 +287,7 @@ def config_digest(settings: Settings, catalog: Catalog) -> str:
         __version__,
         catalog,
         settings.max_quantity,
+        settings.id_pattern,
         sorted(settings.senders.items()),
         sorted(settings.worker_users),
     )

@@ -1,5 +1,6 @@
 """The command line without servers, on a ledger, on a broker, and on both."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,6 +30,14 @@ def broker_cli(bare_cli: Cli, broker_url: str) -> Cli:
     """The command line on a RabbitMQ with the topology, without a ledger."""
     bare_cli.environment["BILLING_BROKER_URL"] = broker_url
     return bare_cli
+
+
+@pytest.fixture
+def publishing_cli(broker_cli: Cli, sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Cli:
+    """The command line on a RabbitMQ, with a ledger for the activity log that lies elsewhere."""
+    ledger = shutil.copy(sqlite_template, tmp_path_factory.mktemp("elsewhere") / "ledger.sqlite3")
+    broker_cli.environment["BILLING_DATABASE_URL"] = f"sqlite:///{ledger}"
+    return broker_cli
 
 
 @pytest.fixture

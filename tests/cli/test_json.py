@@ -41,6 +41,7 @@ CALLS: dict[tuple[str, ...], tuple[tuple[str, ...], bytes, tuple[str, ...]]] = {
     ("topology", "verify"): ((), b"", ("differences",)),
     ("publish",): (("-",), BONUS.encode(), ()),
     ("adjust",): (("ann", "5", "--reason", "x", "--timeout", "60"), b"", ()),
+    ("activity",): ((), b"", ("entries",)),
     ("check",): ((), b"", ("checks",)),
     ("recover",): (("--since", "1h"), b"", ("messages",)),
     ("scheduler",): (("--once",), b"", ()),

@@ -68,13 +68,16 @@ def test_version_is_shown(bare_cli: Cli) -> None:
         (("publish", "-", "--type", "x" * 256), "--type: a name on the broker has at most 255 bytes"),
         (("replies", "--follow"), "say --take as well"),
         (("scheduler", "--json"), "--json goes with --once"),
-        (("balance", "caf\udce9"), "'USER': it is not UTF-8"),
+        (("balance", "caf\udce9"), "argument 2 is not UTF-8: caf\\xe9"),
         (("balance", "a\0b"), "'USER': it holds a NUL"),
-        (("dead-letters", "list", "--text", "caf\udce9"), "'--text': it is not UTF-8"),
+        (("dead-letters", "list", "--text", "caf\udce9"), "argument 4, after --text, is not UTF-8"),
         (("dead-letters", "export", "--user", "a\0b"), "'--user': it holds a NUL"),
-        (("dead-letters", "list", "--reason", "caf\udce9"), "'--reason': it is not UTF-8"),
-        (("dead-letters", "note", "1", "x", "--as", "caf\udce9"), "'--as': it is not UTF-8"),
-        (("dead-letters", "note", "1", "x", "--as", "a", "--actor", "\udce9"), "'--actor': it is not UTF-8"),
+        (("dead-letters", "list", "--reason", "caf\udce9"), "argument 4, after --reason, is not UTF-8"),
+        (("dead-letters", "note", "1", "x", "--as", "caf\udce9"), "argument 6, after --as, is not UTF-8"),
+        (
+            ("dead-letters", "note", "1", "x", "--as", "a", "--actor", "\udce9"),
+            "argument 8, after --actor, is not UTF-8",
+        ),
         (("dead-letters", "list", "--since", "last week"), "'--since': 'last week' is no time"),
         (("dead-letters", "list", "--from", "1h", "--until", "2h"), "'--from' 1h is after '--until' 2h"),
         (("dead-letters", "replay", "--from", "1h", "--to", "2h", "--reason", "x"), "is after '--to' 2h"),
@@ -157,8 +160,8 @@ def test_database_that_does_not_answer_exits_with_3(bare_cli: Cli, command: tupl
 
 
 @pytest.mark.parametrize("command", [("topology", "verify"), ("replies",), ("publish", "-")])
-def test_broker_that_does_not_answer_exits_with_3(bare_cli: Cli, command: tuple[str, ...]) -> None:
-    ended = bare_cli(*command, BILLING_BROKER_URL="amqp://u:p@127.0.0.1:9/")
+def test_broker_that_does_not_answer_exits_with_3(ledger_cli: Cli, command: tuple[str, ...]) -> None:
+    ended = ledger_cli(*command, BILLING_BROKER_URL="amqp://u:p@127.0.0.1:9/")
     assert ended.code == 3
     assert "the broker is not available" in ended.error
 
@@ -206,10 +209,12 @@ def test_closed_output_ends_a_command_quietly(sqlite_url: str, ledger: FilledLed
     assert (ended.returncode, ended.stderr) == (0, b"")
 
 
-def test_ctrl_c_ends_a_command_with_130_and_no_traceback(broker_url: str, rabbit: RabbitClient) -> None:
+def test_ctrl_c_ends_a_command_with_130_and_no_traceback(
+    broker_url: str, sqlite_url: str, rabbit: RabbitClient
+) -> None:
     process = ForkedPython(
         *("worker", "publish", "-", "--unchecked"),
-        env=worker_environment(load_settings(broker_url=broker_url)),
+        env=worker_environment(load_settings(broker_url=broker_url, database_url=sqlite_url)),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -4,6 +4,7 @@ import csv
 import html
 import io
 import re
+import socket
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from urllib.parse import quote
@@ -22,6 +23,7 @@ from worker.broker import Delivery
 from worker.checks import health_of
 from worker.deadletters.explain import DEAD_LETTERS_MAX
 from worker.ledger.senders import UNNAMED, Sender
+from worker.runtime.identity import Operator
 from worker.settings import load_settings
 
 
@@ -145,6 +147,25 @@ def test_next_page_continues_the_list(application_: Application) -> None:
         path = following[1].replace("&amp;", "&") if following else None
         assert len(seen) <= 120
     assert seen == list(range(120, 0, -1))
+
+
+def test_pages_show_escapes_of_a_look_alike_and_where_an_operator_acted(sqlite_url: str) -> None:
+    application = Application(load_settings(broker_url=NOWHERE, database_url=sqlite_url))
+    look_alike = "\u0430da"
+    opening = OpenAccount(reference_id=f"open-{look_alike}", user_id=look_alike, tier="free")
+    applied(application.engine, application.catalog, opening)
+    application.service().record(Operator.here("ann"), "adjust", f"adj-{look_alike}", "outage")
+    visitor = Visitor(app_on(application).test_client())
+    for path in (
+        "/accounts",
+        f"/account?user={quote(look_alike)}",
+        f"/explain?reference=open-{quote(look_alike)}",
+    ):
+        assert look_alike + r" (\u0430da)" in html.unescape(visitor.get(path)), path
+    log = words(visitor.get("/activity-log"))
+    assert rf"adj-{look_alike} (adj-\u0430da)" in log
+    assert f" on {socket.gethostname()}" in log
+    application.engine.dispose()
 
 
 def test_statement_has_no_spreadsheet_formula(on_each_database: Application) -> None:

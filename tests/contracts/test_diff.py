@@ -17,7 +17,7 @@ from worker.contract.rules import given
 Bundle = dict[str, Any]
 Edit = Callable[[Bundle], None]
 
-COMPATIBLE, WORKER_FIRST, BREAKING = Consequence
+COMPATIBLE, WORKER_FIRST, ANNOUNCED, BREAKING = Consequence
 LABEL: Bundle = {"type": "string", "maxLength": 64}
 OPTIONAL: Bundle = {"anyOf": [LABEL, {"type": "null"}]}
 
@@ -296,3 +296,13 @@ def test_contract_breaks_nothing_since_the_last_release() -> None:
     old = json.loads(RELEASED.read_text(encoding="utf-8"))
     found = changes(old, bundle())
     assert is_allowed(found, old, bundle()), [str(one) for one in found if one.consequence is BREAKING]
+
+
+def test_rule_of_new_ids_is_announced_and_breaks_no_version() -> None:
+    new = bundle()
+    old = json.loads(json.dumps(new))
+    old["$defs"]["Identifier"]["pattern"] = old["$defs"]["StoredIdentifier"]["pattern"]
+    found = changes(old, new)
+    assert {change.consequence for change in found} == {ANNOUNCED}
+    assert is_allowed(found, old, new)
+    assert not is_allowed(changes(new, old), new, old), "only this way round"

@@ -11,6 +11,7 @@ from worker.deadletters.models import DeadLetterStatus
 from worker.deadletters.store.filters import DeadLetterFilter
 from worker.errors import BadLineError, NotFoundError, NotPossibleError, RefusedBodyError
 from worker.messages.dead_letters import EPOCH
+from worker.runtime.identity import Operator
 
 
 def test_an_edit_keeps_the_original_and_names_who_did_it(world: World) -> None:
@@ -51,6 +52,21 @@ def test_second_of_two_edits_of_the_same_dead_letter_is_refused(world: World) ->
     world.service.edit(number, json.dumps(deduct("r-1", 6)).encode(), "x", "ann", instead_of=body)
     with pytest.raises(NotPossibleError, match="edited by somebody else"):
         world.service.edit(number, json.dumps(deduct("r-1", 7)).encode(), "x", "eva", instead_of=body)
+
+
+def test_each_action_of_an_operator_has_where_it_was_done(world: World) -> None:
+    ann = Operator.here(" ann ")
+    (number,) = world.park_failed(deduct("r-1", tokenz=5))
+    service, body = world.service, world.service.dead_letter(number).body
+    service.note(number, "seen", ann)
+    service.edit(number, json.dumps(deduct("r-1", 7)).encode(), "a typo", ann, instead_of=body)
+    service.cancel_replay(service.create_replay([number], "x", ann).number, ann)
+    service.discard([number], "x", ann)
+    service.restore([number], "x", ann)
+    list(service.export(DeadLetterFilter(), ann))
+    entries = service.activity_log().entries
+    assert len(entries) == 7
+    assert {(entry.actor, entry.os_user, entry.host) for entry in entries} == {("ann", ann.os_user, ann.host)}
 
 
 def test_action_without_a_name_or_a_reason_is_refused(world: World) -> None:

@@ -111,7 +111,7 @@ def test_reason_code_of_another_version_is_read() -> None:
 def test_reason_codes_keep_their_names() -> None:
     assert set(DeadLetterReason) == {
         *("body_too_large", "byte_order_mark", "not_utf8", "not_json", "too_deep", "duplicate_field"),
-        *("not_an_object", "missing_field", "unknown_field", "unknown_type", "invalid_field"),
+        *("not_an_object", "missing_field", "unknown_field", "unknown_type", "invalid_field", "invalid_id"),
         *("wrong_sender", "wrong_routing_key", "wrong_exchange", "wrong_lane"),
         *("unreadable_properties", "reference_conflict"),
         *("unprocessable", "delivery_limit", "notice_refused", "rejected", "expired", "maxlen", "unknown"),

@@ -24,6 +24,7 @@ REASONS = {
     "unknown_field",
     "unknown_type",
     "invalid_field",
+    "invalid_id",
 }
 
 Fields = dict[str, Any]

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta, timezone
 from functools import partial
 from typing import Any
+from unicodedata import normalize
 from zoneinfo import ZoneInfo
 
 from hypothesis import HealthCheck, settings
@@ -47,6 +48,7 @@ from schemas import (
     SettleAccount,
     SettleUsage,
 )
+from schemas.identifiers import IdRule
 from schemas.usage import HOLD_MAX_SECONDS
 from tests.support.chosen_imports import moved_import
 from tests.support.model_account import period
@@ -197,14 +199,16 @@ CATALOGS = {
 
 
 def identifiers(max_size: int = 200) -> st.SearchStrategy[str]:
-    """Return names that ``schemas.fields.Identifier`` accepts, in any script, with inner spaces."""
+    """Return new ids that are taken, in any script, with inner spaces."""
     visible = st.characters(exclude_categories=("C", "Z"), codec="utf-8")
     words = st.text(visible, min_size=1, max_size=12)
-    return st.one_of(
+    texts = st.one_of(
         words,
         st.builds(" ".join, st.lists(words, min_size=1, max_size=3)),
         st.text(visible, min_size=max_size, max_size=max_size),
     )
+    normal = texts.map(lambda text: normalize("NFC", text)[:max_size])
+    return normal.filter(lambda text: IdRule().fault(text) is None)
 
 
 def labels() -> st.SearchStrategy[str]:

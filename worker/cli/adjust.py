@@ -10,7 +10,7 @@ import click
 
 from schemas import Limits, Malformed, Reply, Status, decode
 from worker.bootstrap import Application, utc_now
-from worker.broker import Consumes
+from worker.broker import Consumes, Link
 from worker.cli.application import reply_sender_of, with_application
 from worker.cli.options import actor_option, as_json, named_operator
 from worker.cli.output import show_fields, show_json
@@ -40,7 +40,7 @@ _LOOK_S = 0.5
     show_default=True,
     help="Seconds to wait for the reply.",
 )
-@with_application("broker_url")
+@with_application("broker_url", "database_url")
 @as_json
 def adjust(
     application: Application,
@@ -59,7 +59,7 @@ def adjust(
 
     The command goes through the broker to a worker, and waits for the reply; without a reply it exits with
     3, and may still be applied. The reference is shown first, on standard error: with the same reference it
-    is applied once, however often it is sent.
+    is applied once, however often it is sent. The activity log has who did it and why.
 
     \b
     Examples:
@@ -78,8 +78,15 @@ def adjust(
         "attempt": attempt,
     }
     body = _checked(message, application.settings.max_quantity)
+    application.require_usable_schema()
     click.echo(f"reference {printable(reference)}", err=True)
-    reply = _asked(application, reference, body, timeout_s)
+    with reply_link(application) as (link, queue):
+        # Before the command: a crash leaves none unlogged. Its result is the outcome of the reference.
+        detail = {"user": user, "tokens": tokens, "attempt": attempt}
+        if allow_negative:
+            detail["allow_negative"] = True
+        application.service().record(actor, "adjust", reference, reason, detail)
+        reply = _asked(application, link, queue, reference, body, timeout_s)
     if as_json:
         show_json(json.loads(reply.to_json()))
     else:
@@ -102,32 +109,33 @@ def show_reply(reply: Reply) -> None:
 
 
 def _checked(message: dict[str, Any], max_quantity: int) -> bytes:
-    """Return the body, where a worker would accept it as a command."""
+    """Return the body, where a worker would accept it as a command; which ids are new, it says itself."""
     body = json.dumps(message, ensure_ascii=False).encode()
-    decoded = decode(body, now=utc_now(), limits=Limits(max_quantity=max_quantity))
+    decoded = decode(body, now=utc_now(), limits=Limits(max_quantity=max_quantity, ids=None))
     if isinstance(decoded, Malformed):
         raise click.UsageError(decoded.message)
     return body
 
 
-def _asked(application: Application, reference: str, body: bytes, timeout_s: float) -> Reply:
+def _asked(
+    application: Application, link: Link, queue: str, reference: str, body: bytes, timeout_s: float
+) -> Reply:
     """Publish ``body`` and wait for its reply."""
     correlation_id = uuid4().hex
-    with reply_link(application) as (link, queue):
-        command = OutgoingCommand.of(
-            "credit.adjust",
-            body,
-            message_id=correlation_id,
-            app_id="billing-worker adjust",
-            sent_as=reply_sender_of(application),
-            correlation_id=correlation_id,
-            reply_to=queue,
-        )
-        result = link.publish([command])
-        result.raise_if_refused()
-        if result.returned:
-            raise ConfigurationError("no queue takes credit.adjust: run `billing-worker topology declare`")
-        return _reply_to(link, correlation_id, reference, timeout_s)
+    command = OutgoingCommand.of(
+        "credit.adjust",
+        body,
+        message_id=correlation_id,
+        app_id="billing-worker adjust",
+        sent_as=reply_sender_of(application),
+        correlation_id=correlation_id,
+        reply_to=queue,
+    )
+    result = link.publish([command])
+    result.raise_if_refused()
+    if result.returned:
+        raise ConfigurationError("no queue takes credit.adjust: run `billing-worker topology declare`")
+    return _reply_to(link, correlation_id, reference, timeout_s)
 
 
 def _reply_to(link: Consumes, correlation_id: str, reference: str, timeout_s: float) -> Reply:

@@ -9,6 +9,7 @@ from worker.bootstrap import Application, utc_now
 from worker.cli.application import reader_of, with_application
 from worker.cli.options import as_json, time_option
 from worker.cli.output import show_fields, show_json
+from worker.cli.text import shown_id
 from worker.cli.times import TimeText, moment
 from worker.ledger.queries import Balance
 
@@ -45,7 +46,7 @@ def show_balance(view: Balance) -> None:
     """Show a balance to people."""
     subscription, unsettled = view.subscription, view.unsettled
     show_fields(
-        f"Balance of {view.user_id} at {moment(view.at)}",
+        f"Balance of {shown_id(view.user_id)} at {moment(view.at)}",
         [
             ("balance", view.balance),
             ("held", view.held),

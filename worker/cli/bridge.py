@@ -192,7 +192,8 @@ def _serve(
         WebhookDoor(
             Bridge(
                 publisher,
-                limits=Limits(max_quantity=settings.max_quantity),
+                # Whether an id is new is the worker's to say: a bridge has no ledger.
+                limits=Limits(max_quantity=settings.max_quantity, ids=None),
                 clock=clock,
                 replies=config.replies,
             ),
@@ -204,7 +205,7 @@ def _serve(
             is_stopping=lambda: stop.requested,
         )
     )
-    application.metrics.serve(settings.metrics_port)
+    application.metrics.serve(settings.metrics_listen, settings.metrics_port)
     serve_until(
         app,
         address,

@@ -15,7 +15,7 @@ from worker.cli.holdings import show_holds, show_lots
 from worker.cli.options import as_json, with_wide
 from worker.cli.output import console, is_terminal, show_json, show_table
 from worker.cli.table_width import Column
-from worker.cli.text import printable
+from worker.cli.text import printable, shown_id
 from worker.cli.times import moment
 from worker.deadletters.explain import ReferenceExplanation
 from worker.ledger.queries import PostedEntry
@@ -50,7 +50,7 @@ def explain(application: Application, *, reference: str, as_json: bool) -> None:
 
 def show_explanation(view: ReferenceExplanation) -> None:
     """Show an explanation to people: a panel and tables on a terminal, sections of lines in a pipe."""
-    _show_panel(view.reference_id, _asked(view), lead="")
+    _show_panel(shown_id(view.reference_id), _asked(view), lead="")
     _show_outcomes(view)
     _show_entries(view.entries)
     if view.lots:
@@ -108,13 +108,13 @@ def _asked(view: ReferenceExplanation) -> list[tuple[str, str]]:
     ]
     if original is not None:
         known = "unknown" if original.type is None else f"{original.type}, {original.status}, {original.code}"
-        rows.append(("original", f"{original.reference_id} ({known})"))
+        rows.append(("original", f"{shown_id(original.reference_id)} ({known})"))
     return [(name, value) for name, value in rows if value is not None]
 
 
 def _known_by(view: ReferenceExplanation) -> str:
     if view.payment is not None:
-        return f"the payment {view.payment.reference_id}, of which it is a name"
+        return f"the payment {shown_id(view.payment.reference_id)}, of which it is a name"
     return "dead letters" if view.dead_letters else "events that wait for their payment"
 
 
@@ -189,7 +189,7 @@ def _show_payment(view: ReferenceExplanation) -> None:
     payment = view.payment
     if payment is not None:
         _show_panel(
-            f"Payment {payment.reference_id}",
+            f"Payment {shown_id(payment.reference_id)}",
             [
                 ("package", payment.package_id) if payment.package_id else ("tier", payment.tier or ""),
                 ("paid", f"{payment.amount_minor} {payment.currency} (minor units)"),

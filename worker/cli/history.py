@@ -7,6 +7,7 @@ from worker.cli.application import reader_of, with_application
 from worker.cli.options import as_json, cursor_option, limit_option, show_next, with_wide
 from worker.cli.output import show_json, show_table
 from worker.cli.table_width import Column
+from worker.cli.text import shown_id
 from worker.cli.times import moment
 from worker.ledger.queries import History
 
@@ -57,8 +58,9 @@ _HISTORY = (
 def show_history(page: History) -> None:
     """Show a page of history to people."""
     first = page.offset + 1 if page.transactions else 0
+    last = page.offset + len(page.transactions)
     show_table(
-        f"History of {page.user_id}: {first}–{page.offset + len(page.transactions)} of {page.total}",
+        f"History of {shown_id(page.user_id)}: {first}–{last} of {page.total}",
         _HISTORY,
         [
             (

@@ -10,7 +10,7 @@ from click.core import ParameterSource
 
 from worker.cli.output import SHOWS_ALL
 from worker.cli.times import TIME
-from worker.runtime.identity import login_name
+from worker.runtime.identity import Operator, login_name
 
 Command = Callable[..., Any]
 Decorator = Callable[[Command], Command]
@@ -82,11 +82,16 @@ def named_operator() -> str:
     return name
 
 
+def _here(_ctx: click.Context, _parameter: click.Parameter, name: str) -> Operator:
+    return Operator.here(name)
+
+
 def actor_option(default: Callable[[], str] = operator) -> Decorator:
     """Return the option that names who acts."""
     return click.option(
         "--actor",
         default=default,
+        callback=_here,
         show_default="your login name",
         help="Who does it; kept in the activity log.",
         cls=AliasedOption,

@@ -17,10 +17,12 @@ from rich.table import Table
 from rich.text import Text
 
 from worker.cli.table_width import Column, fitted
-from worker.cli.text import printable
+from worker.cli.text import printable, shown_id
 
 #: Rows of one table, where there may be many more.
 _AT_ONCE = 500
+#: Columns and fields that hold ids, by the names that people see.
+_IDS = frozenset({"user", "reference", "payment", "package", "tier", "names", "closed by"})
 #: Key in a context's ``meta`` that says that tables show all columns.
 SHOWS_ALL = "worker.cli.shows_all"
 
@@ -73,8 +75,9 @@ def show_json_stream(
 
 def show_table(title: str, columns: Sequence[str | Column], rows: Iterable[Sequence[Any]]) -> None:
     """Show a table: fitted to a terminal, with a title; whole in a pipe, a line a row, tab-separated."""
-    shown = [[_cell(value) for value in row] for row in rows]
     named = [Column(column) if isinstance(column, str) else column for column in columns]
+    names = [column.name for column in named]
+    shown = [[_cell(value, name) for name, value in zip(names, row, strict=True)] for row in rows]
     if not is_terminal():
         click.echo("\t".join(column.name for column in named))
         for row in shown:
@@ -130,13 +133,13 @@ def show_fields(title: str, fields: Sequence[tuple[str, Any]]) -> None:
     """Show names and values, one a line."""
     if not is_terminal():
         for name, value in fields:
-            click.echo(f"{name}\t{_cell(value)}")
+            click.echo(f"{name}\t{_cell(value, name)}")
         return
     table = Table(title=title, box=None, show_header=False, title_justify="left", title_style="bold")
     table.add_column(style="dim")
     table.add_column(overflow="fold")
     for name, value in fields:
-        table.add_row(name, Text(_cell(value)))
+        table.add_row(name, Text(_cell(value, name)))
     console().print(table)
 
 
@@ -157,8 +160,10 @@ def progress(description: str, total: int | None) -> Iterator[Progress]:
         yield bar
 
 
-def _cell(value: Any) -> str:
+def _cell(value: Any, name: str) -> str:
     match value:
+        case str() if name in _IDS:
+            return shown_id(value)
         case None:
             return "–" if is_terminal() else ""
         case bool():

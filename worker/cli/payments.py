@@ -1,7 +1,5 @@
 """``payments``: incidents about money, newest first."""
 
-import csv
-import io
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -10,9 +8,9 @@ import click
 
 from worker.bootstrap import Application, utc_now
 from worker.cli.application import with_application
+from worker.cli.csv_cells import csv_line
 from worker.cli.options import as_json, cursor_option, limit_option, show_next, time_option, with_wide
 from worker.cli.output import is_terminal, show_json, show_table
-from worker.cli.statement import safe_cell
 from worker.cli.table_width import Column
 from worker.cli.times import TimeText, stamp, time_range
 from worker.ledger.queries import snapshot
@@ -163,15 +161,11 @@ _CSV = (
 
 
 def _csv(page: IncidentPage) -> str:
-    lines = io.StringIO()
-    writer = csv.writer(lines)
-    writer.writerow(_CSV)
-    writer.writerows(map(_row, page.incidents))
-    return lines.getvalue()
+    return "".join(map(csv_line, (_CSV, *map(_row, page.incidents))))
 
 
 def _row(incident: Incident) -> Sequence[Any]:
-    cells = (
+    return (
         incident.kind.value,
         stamp(incident.recorded_at),
         incident.reference_id,
@@ -186,4 +180,3 @@ def _row(incident: Incident) -> Sequence[Any]:
         incident.attempt,
         incident.what_to_do,
     )
-    return [safe_cell(cell) for cell in cells]

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import IO, get_args
@@ -25,9 +26,12 @@ from schemas import (
 from worker.bootstrap import Application, utc_now
 from worker.broker import BILLING, Outgoing, Publishes
 from worker.cli.application import sender_of, with_application
-from worker.cli.options import as_json
+from worker.cli.options import as_json, with_actor
 from worker.cli.output import progress, show_json
+from worker.cli.publish_log import PublishLog
 from worker.errors import ConfigurationError
+from worker.ledger.known_ids import known_ids
+from worker.messages.known_ids import KnownIds, decoded
 from worker.messages.outgoing import OutgoingCommand
 
 _CHUNK = 500
@@ -37,7 +41,7 @@ _NO_TYPE = "usage.unknown"  # leads what names no type to a worker, which says s
 
 @click.command()
 @click.argument("source", metavar="FILE|-", type=click.Path(path_type=Path, allow_dash=True))
-@with_application("broker_url")
+@with_application("broker_url", "database_url")
 @click.option("--type", "type_", help="The type of lines that name none, such as usage.deduct.")
 @click.option(
     "--reply-to", help="The queue of the replies: billing.replies.USER, of the URL's user, or that and more."
@@ -54,6 +58,8 @@ _NO_TYPE = "usage.unknown"  # leads what names no type to a worker, which says s
     type=click.Choice(get_args(WantedReplies)),
     help="The replies wanted for lines that don't say it.",
 )
+@click.option("--reason", help="Why; kept in the activity log.")
+@with_actor
 @click.option("--unchecked", is_flag=True, help="Send lines as they are, also those the worker will refuse.")
 @as_json
 def publish(
@@ -64,6 +70,8 @@ def publish(
     reply_to: str | None,
     lane: str,
     replies: str | None,
+    reason: str | None,
+    actor: str,
     unchecked: bool,
     as_json: bool,
 ) -> None:
@@ -74,6 +82,8 @@ def publish(
     confirmed. The last chunk may be sent again, with the same message ids; the references in it are
     applied once.
 
+    The activity log has who published it, with the file's SHA-256 and how many lines it has.
+
     With --lane bulk a large file delays nobody: other messages go first. That lane takes usage.* alone. With
     --replies none it doesn't fill the reply queue.
     """
@@ -83,14 +93,18 @@ def publish(
     mark = None if str(source) == "-" else PublishPosition.of(source)
     lines = _lines(sys.stdin.buffer, 0) if mark is None else _lines_of(source, mark.lines)
     total = None if mark is None else mark.total
+    application.require_usable_schema()
+    log, name = PublishLog(application.service(), actor, reason), _name_of(source)
     link = application.link()
     try:
+        log.begin(name, {**_identity_of(mark), "lane": lane, "type": type_, "unchecked": unchecked or None})
         with progress("publishing", total) as bar:
             form = _Form(
                 type_,
                 reply_to,
                 unchecked,
-                application.settings.max_quantity,
+                application.policy_of_commands.limits,
+                partial(known_ids, application.engine),
                 sender_of(application),
                 replies,
                 is_bulk=lane == "bulk",
@@ -108,6 +122,7 @@ def publish(
         mark.remove()
     not_taken_before = 0 if mark is None else mark.not_taken_before
     counts = {"published": sender.published, "refused": sender.refused, "unroutable": sender.unroutable}
+    log.end(name, {"sha256": sender.sha256 if mark is None else mark.identity, **counts})
     if as_json:
         show_json({**counts, "notTakenBefore": not_taken_before})
     else:
@@ -115,6 +130,15 @@ def publish(
     if not_taken_before:
         click.echo(f"before the interruption {not_taken_before} lines were not taken", err=True)
     sys.exit(1 if sender.not_taken or not_taken_before else 0)
+
+
+def _name_of(source: Path) -> str:
+    return "standard input" if str(source) == "-" else source.name
+
+
+def _identity_of(mark: "PublishPosition | None") -> dict[str, str | int | None]:
+    """Return what tells a file from others; nothing is known of a stream yet."""
+    return {} if mark is None else {"sha256": mark.identity, "lines": mark.total, "after": mark.lines or None}
 
 
 @dataclass(slots=True)
@@ -176,7 +200,8 @@ class _Form:
     type: str | None
     reply_to: str | None
     unchecked: bool
-    max_quantity: int
+    limits: Limits
+    known_ids: KnownIds
     sent_as: str | None
     replies: str | None
     is_bulk: bool
@@ -186,6 +211,12 @@ class _Sender:
     def __init__(self, link: Publishes, bar: Progress, form: _Form) -> None:
         self._link, self._bar, self._form = link, bar, form
         self.published = self.refused = self.unroutable = 0
+        self._digest = hashlib.sha256()
+
+    @property
+    def sha256(self) -> str:
+        """The SHA-256 of all lines that were sent, or refused."""
+        return self._digest.hexdigest()
 
     @property
     def not_taken(self) -> int:
@@ -193,6 +224,7 @@ class _Sender:
         return self.refused + self.unroutable
 
     def send(self, chunk: list[tuple[int, bytes]]) -> None:
+        self._digest.update(b"".join(line for _, line in chunk))
         numbered = [(number, self._message(number, line)) for number, line in chunk if line.strip()]
         messages = {message: number for number, message in numbered if message is not None}
         result = self._link.publish(list(messages))
@@ -205,19 +237,25 @@ class _Sender:
 
     def _message(self, number: int, line: bytes) -> Outgoing | None:
         body = _completed(line.strip(), {"type": self._form.type, "replies": self._form.replies})
-        decoded = decode(body, now=utc_now(), limits=Limits(max_quantity=self._form.max_quantity))
-        refused = first_malformed(decoded) or self._in_wrong_lane(decoded)
+        message = self._decoded(body)
+        refused = first_malformed(message) or self._in_wrong_lane(message)
         if refused is None or self._form.unchecked:
-            type_ = decoded.type or self._form.type or _NO_TYPE
+            type_ = message.type or self._form.type or _NO_TYPE
             return self._outgoing(body, type_ if len(type_.encode()) <= _NAME_MAX_BYTES else _NO_TYPE)
         self.refused += 1
         click.echo(f"line {number}: {refused.reason}: {refused.message}", err=True)
         return None
 
-    def _in_wrong_lane(self, decoded: Message | Malformed) -> Malformed | None:
-        if not self._form.is_bulk or decoded.type is None or BILLING.bulk.takes(decoded.type):
+    def _decoded(self, body: bytes) -> Message | Malformed:
+        """Return the message as a worker would take it."""
+        if self._form.unchecked:
+            return decode(body, now=utc_now(), limits=self._form.limits)
+        return decoded(body, utc_now(), self._form.limits, self._form.known_ids)
+
+    def _in_wrong_lane(self, message: Message | Malformed) -> Malformed | None:
+        if not self._form.is_bulk or message.type is None or BILLING.bulk.takes(message.type):
             return None
-        text = f"the bulk lane takes {', '.join(BILLING.bulk.routing_keys)}, not {decoded.type}"
+        text = f"the bulk lane takes {', '.join(BILLING.bulk.routing_keys)}, not {message.type}"
         return Malformed(DeadLetterReason.WRONG_LANE, text, "type")
 
     def _outgoing(self, body: bytes, type_: str) -> Outgoing:

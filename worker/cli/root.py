@@ -3,6 +3,7 @@
 Nothing heavy may be imported here: ``--help`` and shell completion take as long as these imports.
 """
 
+import os
 import sys
 from contextlib import suppress
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import click
 
 from worker import __version__
+from worker.cli.encoding import encoding_fault
 from worker.cli.lazy import Lazy, LazyGroup
 from worker.cli.streams import drop_unwritten, is_of_output, prepare_streams
 from worker.cli.text import printable
@@ -37,6 +39,10 @@ class _Cli(LazyGroup):
 
 
 _COMMANDS = {
+    "activity": Lazy(
+        "worker.cli.activity:activity",
+        "List what operators did, newest first: who, on which host, to what, and why.",
+    ),
     "adjust": Lazy("worker.cli.adjust:adjust", "Give a user TOKENS, or take them with a negative number."),
     "audit": Lazy("worker.cli.totals:audit_command", "Prove that every balance is explained by its entries."),
     "balance": Lazy(
@@ -178,6 +184,9 @@ def main() -> None:
 
 
 def _main() -> None:
+    if (fault := encoding_fault(sys.argv[1:], os.environ)) is not None:
+        _complain(fault)
+        sys.exit(2)
     try:
         cli.main(prog_name="billing-worker", standalone_mode=False)
     except click.ClickException as error:

@@ -74,7 +74,7 @@ def run(application: Application, *, drain: bool, with_scheduler: bool, supervis
 
 
 def _run_worker(application: Application, stop: SignalStop, *, drain: bool, with_scheduler: bool) -> None:
-    application.metrics.serve(application.settings.metrics_port)
+    application.metrics.serve(application.settings.metrics_listen, application.settings.metrics_port)
     # The objects that exist by now stay, and a batch leaves no cycles: the search for them after every 700
     # objects took 5 of 95 µs a message.
     gc.freeze()
@@ -152,7 +152,7 @@ def readers(application: Application, *, supervised: int | None) -> None:
         sys.exit(_supervised(list(_readers(settings, 0)), stop))
     elif not settings.readers:
         raise ConfigurationError("--readers 0 answers nothing; give 1 or more")
-    application.metrics.serve(settings.metrics_port)
+    application.metrics.serve(settings.metrics_listen, settings.metrics_port)
     gc.freeze()
     gc.set_threshold(OBJECTS_A_COLLECTION)
     run_reader(application, stop)
@@ -192,5 +192,5 @@ def scheduler(application: Application, *, once: bool, as_json: bool) -> None:
         return
     stop = SignalStop()
     stop.install()
-    application.metrics.serve(application.settings.metrics_port)
+    application.metrics.serve(application.settings.metrics_listen, application.settings.metrics_port)
     run_scheduler(application, stop)

@@ -83,7 +83,7 @@ def _serve(application: Application, address: Address) -> None:
             is_stopping=lambda: stop.requested,
         )
     )
-    application.metrics.serve(settings.metrics_port)
+    application.metrics.serve(settings.metrics_listen, settings.metrics_port)
     gc.freeze()  # as `run` does: a search through all objects would show in the slowest requests
     gc.set_threshold(OBJECTS_A_COLLECTION)
     try:

@@ -3,8 +3,6 @@
 An account may have millions of entries: no form holds more of them than it writes at once.
 """
 
-import csv
-import io
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,9 +14,11 @@ import click
 
 from worker.bootstrap import Application, utc_now
 from worker.cli.application import reader_of, with_application
+from worker.cli.csv_cells import csv_line
 from worker.cli.options import as_json, time_option, with_timezone, with_wide
 from worker.cli.output import echo_json, is_terminal, show_fields, show_long_table, tab_separated
 from worker.cli.table_width import Column
+from worker.cli.text import shown_id
 from worker.cli.times import TimeText, moment, month_of, stamp, time_range
 from worker.errors import ConfigurationError
 from worker.ledger.queries import PostedEntry, Statement, day_start, zone_of
@@ -139,7 +139,7 @@ def show_statement(found: Statement) -> None:
     """Show a statement on a terminal."""
     summary = found.summary
     show_fields(
-        f"Statement of {summary.user_id}",
+        f"Statement of {shown_id(summary.user_id)}",
         [
             ("from", moment(summary.start)),
             ("until before", moment(summary.end)),
@@ -175,24 +175,19 @@ _CSV = (
     "feature", "lot", "source", "amount", "balanceBefore", "balanceAfter",
 )  # fmt: skip
 
-# Beginnings of a formula in a spreadsheet (OWASP, "CSV Injection"), full-width forms too.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
-
 
 def as_csv(found: Statement) -> Iterator[str]:
     """Yield RFC 4180 in UTF-8. The column ``row`` tells entries from opening, totals and closing."""
     summary = found.summary
-    yield _csv_line(_CSV)
-    yield _csv_line(
+    yield csv_line(_CSV)
+    yield csv_line(
         _plain_row("opening", recordedAt=stamp(summary.start), balanceAfter=summary.opening_balance)
     )
     for entry in found.transactions:
-        yield _csv_line(_csv_row(entry))
+        yield csv_line(_csv_row(entry))
     for counter, tokens in summary.totals.items():
-        yield _csv_line(_plain_row("total", counter=counter, amount=tokens))
-    yield _csv_line(
-        _plain_row("closing", recordedAt=stamp(summary.end), balanceAfter=summary.closing_balance)
-    )
+        yield csv_line(_plain_row("total", counter=counter, amount=tokens))
+    yield csv_line(_plain_row("closing", recordedAt=stamp(summary.end), balanceAfter=summary.closing_balance))
 
 
 def _csv_row(entry: PostedEntry) -> list[Any]:
@@ -217,17 +212,6 @@ def _csv_row(entry: PostedEntry) -> list[Any]:
 
 def _plain_row(kind: str, **cells: int | str | None) -> list[Any]:
     return [kind, *(cells.get(name) for name in _CSV[1:])]
-
-
-def _csv_line(cells: Any) -> str:
-    line = io.StringIO()
-    csv.writer(line).writerow(map(safe_cell, cells))
-    return line.getvalue()
-
-
-def safe_cell(cell: Any) -> Any:
-    """Return text marked as text where a spreadsheet would execute it; numbers stay numbers."""
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell
 
 
 # -- for programs -----------------------------------------------------------------------------------------

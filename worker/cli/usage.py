@@ -9,6 +9,7 @@ from worker.bootstrap import Application, utc_now
 from worker.cli.application import reader_of, with_application
 from worker.cli.options import as_json, with_timezone
 from worker.cli.output import console, is_terminal, show_json, show_table
+from worker.cli.text import shown_id
 from worker.ledger.queries import UsageReport
 
 _BAR_WIDTH = 50
@@ -41,7 +42,7 @@ def show_usage(view: UsageReport) -> None:
         return
     most = max((day.used for day in view.by_day), default=0)
     table = Table(box=None, show_header=False, title_justify="left", title_style="bold")
-    table.title = f"Usage of {view.user_id}, {view.first_day} to {view.last_day} ({view.timezone})"
+    table.title = f"Usage of {shown_id(view.user_id)}, {view.first_day} to {view.last_day} ({view.timezone})"
     for day in view.by_day:
         table.add_row(
             Text(f"{day.day:%a %d %b}"),

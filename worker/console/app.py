@@ -98,6 +98,7 @@ def _add_template_helpers(app: Flask) -> None:
         size=formats.size,
         visible=formats.visible,
         short=formats.shortened,
+        id=formats.shown_id,
         words=formats.words,
         action=formats.action,
         subject=formats.subject,

@@ -7,6 +7,7 @@ from markupsafe import Markup
 
 from worker.messages.dead_letters import EPOCH
 from worker.runtime.cached_value import Unknown
+from worker.runtime.shown_ids import with_escapes
 
 _STEPS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 
@@ -23,6 +24,11 @@ def shortened(text: Any, most: int = 120) -> str:
     """Return ``text`` on one line of at most ``most`` characters."""
     line = " ".join(visible(text).split())
     return line if len(line) <= most else f"{line[: most - 1]}…"
+
+
+def shown_id(id_: Any, most: int = 120) -> str:
+    """Return an id on one line, cut to ``most`` characters, with escapes beside it where it isn't ASCII."""
+    return shortened(with_escapes(shortened(id_, most), str(id_)), 2 * most)
 
 
 def number(value: int | Unknown | None) -> Markup:

@@ -216,6 +216,9 @@ DEAD_LETTER_REASONS: Final[dict[DeadLetterReason, ReasonEntry]] = {
     DeadLetterReason.UNKNOWN_FIELD: _malformed("a field is not known"),
     DeadLetterReason.UNKNOWN_TYPE: _malformed("the type is not known"),
     DeadLetterReason.INVALID_FIELD: _malformed("the value of a field is refused"),
+    DeadLetterReason.INVALID_ID: _malformed(
+        "a new id could pass for another one, or does not match `BILLING_ID_PATTERN`: see [ids](#ids)"
+    ),
     DeadLetterReason.WRONG_SENDER: _malformed(
         "the sender may not send this type, or not with this reference", Actor.OPERATOR
     ),

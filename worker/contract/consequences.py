@@ -9,6 +9,7 @@ class Consequence(StrEnum):
 
     COMPATIBLE = "compatible"  #: in any order
     WORKER_FIRST = "worker first"  #: the worker and its topology before those who send the new messages
+    ANNOUNCED = "announced"  #: senders of some odd values fail, on purpose; the changelog says of which
     BREAKING = "breaking"  #: senders or readers of today would fail
 
 

@@ -24,11 +24,13 @@ _SENT: Final = ("Reply", "Answer", "Notice")
 _OF_TAKEN: Final = {
     Shift.WIDER: Consequence.WORKER_FIRST,
     Shift.NARROWER: Consequence.BREAKING,
+    Shift.ANNOUNCED: Consequence.ANNOUNCED,
     Shift.OTHER: Consequence.BREAKING,
 }
 _OF_SENT: Final = {
     Shift.WIDER: Consequence.BREAKING,
     Shift.NARROWER: Consequence.COMPATIBLE,
+    Shift.ANNOUNCED: Consequence.COMPATIBLE,
     Shift.OTHER: Consequence.BREAKING,
 }
 

@@ -33,6 +33,7 @@ _PATTERNS: Final = {"date-time": TIME, "date": DAY}
 #: Values with a schema of their own, by its name.
 VALUES: Final[dict[str, Any]] = {
     "Identifier": fields.Identifier,
+    "StoredIdentifier": fields.StoredIdentifier,
     "Label": fields.Label,
     "Text": fields.FreeText,
     "Currency": fields.Currency,

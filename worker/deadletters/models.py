@@ -302,7 +302,7 @@ class Imported(View):
 
 @dataclass(frozen=True)
 class ActivityEntry(View):
-    """One action of an operator."""
+    """One action of an operator. ``os_user`` and ``host`` are unknown where the console did it, or before."""
 
     number: int
     at: datetime
@@ -311,6 +311,8 @@ class ActivityEntry(View):
     subject: str
     reason: str | None
     detail: Mapping[str, Any]
+    os_user: str | None = None
+    host: str | None = None
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ unique key decides, and the transaction that loses there (ContentionError) begin
 outcome.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from random import randbytes, randrange
@@ -27,6 +27,7 @@ from worker.ledger.compatibility import require_usable
 from worker.ledger.engine import translated_errors
 from worker.ledger.form import LedgerForm
 from worker.ledger.ids import SHARED, Ids
+from worker.ledger.known_ids import known_ids
 from worker.ledger.loading import load
 from worker.ledger.other_slots import OtherSlots
 from worker.ledger.payment_names import (
@@ -133,6 +134,10 @@ class Ledger:
     def _names(self, named: NamedPayments, now: datetime) -> "WrittenNames":
         """Return what writes the names of payments: with the batch, or around it where it is distributed."""
         return WrittenNames(named.names, now, self._engine if self._form is LedgerForm.DISTRIBUTED else None)
+
+    def known_ids(self, ids: Collection[str]) -> frozenset[str]:
+        """Return those of ``ids`` that the ledger has. Raises LedgerUnavailableError."""
+        return known_ids(self._engine, ids)
 
     def probe(self) -> None:
         """Raise LedgerUnavailableError unless the database takes a write.

@@ -4,6 +4,7 @@ import getpass
 import os
 import socket
 from secrets import token_hex
+from typing import Self
 
 
 def process_name() -> str:
@@ -22,3 +23,38 @@ def login_name() -> str | None:
         return getpass.getuser()
     except (KeyError, OSError, ImportError):  # a container's user may have none; each system says it its way
         return None
+
+
+def system_user() -> str | None:
+    """Return the user that runs this process, as the system knows it, whatever the environment says.
+
+    One without a name is its number; None where the system has no users.
+    """
+    try:
+        import pwd
+    except ImportError:  # a system without such users
+        return login_name()
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return f"uid {os.getuid()}"
+
+
+class Operator(str):
+    """Name of who acts. ``os_user`` and ``host`` are where: None in the console, and for programs."""
+
+    os_user: str | None = None
+    host: str | None = None
+
+    @classmethod
+    def here(cls, name: str) -> Self:
+        """Return the actor ``name``, who has called this process."""
+        actor = cls(name)
+        actor.os_user, actor.host = system_user(), socket.gethostname()
+        return actor
+
+    def named(self, name: str) -> "Operator":
+        """Return the same actor with the name as it is stored."""
+        actor = Operator(name)
+        actor.os_user, actor.host = self.os_user, self.host
+        return actor

@@ -11,8 +11,9 @@ from typing import Any, cast
 
 from pydantic.alias_generators import to_camel, to_snake
 
-from schemas import ImportAccount, Limits, Malformed, decode
+from schemas import ImportAccount, Limits, Malformed
 from worker.cli.imports.csv_files import Columns, CsvFile, FileProblem, Row
+from worker.messages.known_ids import KnownIds, decoded
 
 TOTALS = ("allocated", "purchased", "bonus", "refunded", "adjusted", "used", "expired", "reversed")
 _AMOUNTS = frozenset({*TOTALS, "balance", "tokens", "granted", "priority", "amount_minor", "bonus_tokens"})
@@ -53,7 +54,8 @@ class Form:
     as_of: datetime
     prefix: str
     attempt: int
-    max_quantity: int
+    limits: Limits
+    known_ids: KnownIds
     now: datetime
 
 
@@ -147,10 +149,10 @@ class ImportFiles:
         if fault is not None:
             return Prepared(line, problem=self._accounts.problem(line, "balance", fault))
         body = json.dumps(message).encode()
-        decoded = decode(body, now=self._form.now, limits=Limits(max_quantity=self._form.max_quantity))
-        if isinstance(decoded, ImportAccount):
-            return Prepared(line, decoded)
-        refused = cast(Malformed, decoded)
+        found = decoded(body, self._form.now, self._form.limits, self._form.known_ids)
+        if isinstance(found, ImportAccount):
+            return Prepared(line, found)
+        refused = cast(Malformed, found)
         lines = {name: [number for number, _ in rows] for name, rows in parts.items()}
         return Prepared(line, problem=self._problem(line, refused, lines))
 

@@ -26,6 +26,7 @@ from worker.core import Conflict
 from worker.core.replies import conflict_text, message_for
 from worker.ledger.queries import snapshot
 from worker.ledger.queries.imports import foreseen, posted_imports
+from worker.ledger.store import Ledger
 
 _CHUNK = 500
 #: Problems, refusals and differences that are shown; the others are counted.
@@ -186,7 +187,14 @@ def import_command(
     Times are such as 2026-11-22T10:15:00Z.
     """
     application.require_usable_schema()
-    form = Form(as_of, prefix, attempt, application.settings.max_quantity, utc_now())
+    form = Form(
+        as_of,
+        prefix,
+        attempt,
+        application.policy_of_commands.limits,
+        Ledger(application.engine).known_ids,
+        utc_now(),
+    )
     files = ImportFiles(accounts, {"lots": lots, "payments": payments, "quotas": quotas}, form)
     report = _Report(dict(expected))
     try:

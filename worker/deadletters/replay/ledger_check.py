@@ -19,7 +19,9 @@ from worker.messages.receiving import deadline_of
 
 _CENTURIES = timedelta(days=365_000)
 #: Limits that allow everything: only a worker judges amounts; here they are only read.
-_ANY = Limits(max_quantity=2**63 - 1, occurred_at_max_age=_CENTURIES, occurred_at_max_ahead=_CENTURIES)
+_ANY = Limits(
+    max_quantity=2**63 - 1, occurred_at_max_age=_CENTURIES, occurred_at_max_ahead=_CENTURIES, ids=None
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from worker.deadletters.store.filters import PAGE_MAX, searchable
 from worker.deadletters.store.tables import audit_log
 from worker.errors import NotFoundError, NotPossibleError
 from worker.ledger.queries.snapshots import within
+from worker.runtime.identity import Operator
 
 _ACTOR_MAX = 200
 _TEXT_MAX = 4_000
@@ -22,12 +23,12 @@ _TEXT_MAX = 4_000
 _SUBJECT_MAX = 500
 
 
-def actor_named(actor: str) -> str:
-    """Return the actor's name. Raises NotPossibleError where it is empty or too long."""
+def actor_named(actor: str) -> Operator:
+    """Return the actor by the stored name. Raises NotPossibleError where it is empty or too long."""
     name = str(clean(actor)).strip()
     if not name or len(name) > _ACTOR_MAX:
         raise NotPossibleError(f"say who you are, in 1 to {_ACTOR_MAX} characters")
-    return name
+    return (actor if isinstance(actor, Operator) else Operator()).named(name)
 
 
 def reason_given(reason: str | None) -> str:
@@ -52,9 +53,12 @@ def write(
     if len(whole) > _SUBJECT_MAX:
         detail = {**(detail or {}), "subject": whole}
     statement = insert(audit_log).returning(audit_log.c.entry_id)
+    who = actor_named(actor)
     values = {
         "at": now,
-        "actor": actor_named(actor),
+        "actor": str(who),
+        "os_user": clean(who.os_user),
+        "host": clean(who.host),
         "action": action,
         "subject": whole[:_SUBJECT_MAX],
         "reason": clean(reason),
@@ -77,7 +81,17 @@ def page(
     statement = select(audit_log).where(*where).order_by(entry.entry_id.desc()).limit(limit + 1)
     rows = connection.execute(statement).all()
     shown = tuple(
-        ActivityEntry(row.entry_id, row.at, row.actor, row.action, row.subject, row.reason, row.detail or {})
+        ActivityEntry(
+            row.entry_id,
+            row.at,
+            row.actor,
+            row.action,
+            row.subject,
+            row.reason,
+            row.detail or {},
+            row.os_user,
+            row.host,
+        )
         for row in rows[:limit]
     )
     return ActivityPage(shown, shown[-1].number if len(rows) > limit else None)

@@ -220,6 +220,9 @@ audit_log = Table(
     Column("subject", Text, nullable=False),
     Column("reason", Text),
     Column("detail", JsonObject),
+    # Of the process that an operator called; unknown for the console.
+    Column("os_user", Text),
+    Column("host", Text),
     Index(None, "actor", "entry_id"),
     Index(None, "action", "entry_id"),
     Index(None, "subject", "entry_id"),

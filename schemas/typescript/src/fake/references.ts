@@ -4,6 +4,7 @@ import type { Command, Reply } from "../generated/contract.js";
 import { contentOf, isOfSame, mayTake, requireSomebody } from "./contents.js";
 import type { Outcome } from "./contents.js";
 import type { Of, Single } from "./decisions.js";
+import { idFaultIn } from "./identifiers.js";
 import { sumsOff } from "./imports.js";
 import { judged } from "./judging.js";
 import { VERSION } from "./ledger.js";
@@ -25,8 +26,10 @@ export function apply(command: Command, ledger: FakeLedger): Answered {
 }
 
 function applyBatch(batch: Extract<Command, { type: "usage.batch" }>, ledger: FakeLedger): Answered {
+  const refused = unrulyId(batch);
+  if (refused !== undefined) return alone(refused);
   const ofBatch = batch.items.map((item) => ({ userId: batch.userId, ...item }) as Single);
-  const answers = ofBatch.map((item) => applySingle(item, ledger));
+  const answers = ofBatch.map((item, index) => applySingle(item, ledger, `items.${index}.`));
   const items = answers.map(({ reply: { schemaVersion: _, ...item } }) => item);
   const count = (status: string): number => items.filter((item) => item.status === status).length;
   const counts = { applied: count("applied"), rejected: count("rejected"), failed: count("failed") };
@@ -38,9 +41,9 @@ function applyBatch(batch: Extract<Command, { type: "usage.batch" }>, ledger: Fa
   return { reply, notices: answers.flatMap(({ notices }) => notices) };
 }
 
-function applySingle(command: Single, ledger: FakeLedger): Answered {
+function applySingle(command: Single, ledger: FakeLedger, place = ""): Answered {
   requireSomebody(command);
-  const refused = malformed(command);
+  const refused = unrulyId(command, place) ?? malformed(command);
   if (refused !== undefined) return alone(refused);
   const outcomes = ledger.stored.get(command.referenceId) ?? [];
   const inForce = outcomes.at(-1);
@@ -101,13 +104,19 @@ function malformed(command: Single): Reply | undefined {
   return { ...headOf(command), ...why, field, message: `${field}: must be 0 or more` };
 }
 
+/** Return the reply to a command with an id that could pass for another one. */
+function unrulyId(command: Command, place = ""): Reply | undefined {
+  const fault = idFaultIn(command, place);
+  return fault && { ...headOf(command), status: "failed", code: "malformed", reason: "invalid_id", ...fault };
+}
+
 function conflict(command: Single): Reply {
   const message = `The reference '${command.referenceId}' names another operation. Nothing moved.`;
   const why = { status: "rejected", code: "reference_conflict", attempt: command.attempt ?? 1 } as const;
   return { ...headOf(command), ...why, message };
 }
 
-function headOf(command: Single) {
+function headOf(command: Command) {
   const { type, referenceId } = command;
   return { ...VERSION, type, referenceId, userId: command.userId ?? undefined, duplicate: false };
 }

@@ -27,6 +27,9 @@ export type Command =
   | RenewSubscription
   | CancelSubscription
   | UsageBatch;
+/**
+ * Opaque: nothing is read out of an id, and no personal data belongs in one. Unicode in the form NFC.
+ */
 export type Identifier = string;
 export type Time = string;
 export type Metadata = {[key: string]: string | number | bigint | boolean | null};
@@ -34,6 +37,7 @@ export type Text = string;
 export type Currency = string;
 export type Label = string;
 export type Query = QueryBalance | QueryAfford | QueryHistory | QueryUsage | QueryStats | QueryOperation | QueryCatalog;
+export type StoredIdentifier = string;
 export type GroupBy = string;
 export type Answer =
   | BalanceAnswer
@@ -142,6 +146,7 @@ export type DeadLetterReason =
   | "unknown_field"
   | "unknown_type"
   | "invalid_field"
+  | "invalid_id"
   | "wrong_sender"
   | "wrong_routing_key"
   | "wrong_exchange"
@@ -782,7 +787,7 @@ export interface FreeUploadItem {
  */
 export interface QueryBalance {
   type: "query.balance";
-  userId: Identifier;
+  userId: StoredIdentifier;
   minSequence?: number | null | undefined;
   /**
    * In the years 1970 to 2199.
@@ -794,7 +799,7 @@ export interface QueryBalance {
  */
 export interface QueryAfford {
   type: "query.afford";
-  userId: Identifier;
+  userId: StoredIdentifier;
   minSequence?: number | null | undefined;
   tokens?: number | null | undefined;
   meter?: Label | null | undefined;
@@ -807,7 +812,7 @@ export interface QueryAfford {
  */
 export interface QueryHistory {
   type: "query.history";
-  userId: Identifier;
+  userId: StoredIdentifier;
   minSequence?: number | null | undefined;
   limit?: number | undefined;
   offset?: number | null | undefined;
@@ -829,7 +834,7 @@ export interface QueryHistory {
  */
 export interface QueryUsage {
   type: "query.usage";
-  userId: Identifier;
+  userId: StoredIdentifier;
   minSequence?: number | null | undefined;
   days?: number | null | undefined;
   /**
@@ -854,7 +859,7 @@ export interface QueryStats {
  */
 export interface QueryOperation {
   type: "query.operation";
-  referenceId: Identifier;
+  referenceId: StoredIdentifier;
 }
 /**
  * Asks for packages, tiers and meters with their prices.
