@@ -1169,7 +1169,7 @@ def apart(corruptions: Corruptions) -> list[tuple[str, ...]]:
         for names, taken in groups:
             if taken.isdisjoint(users):
                 names.append(name)
-                taken |= users
+                taken.update(users)
                 break
         else:
             groups.append(([name], users))
