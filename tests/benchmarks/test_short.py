@@ -27,7 +27,7 @@ from tests.benchmarks.results import Benchmark, BenchmarkContext
 from tests.benchmarks.sandbox import BenchmarkError, IncorrectLedgerError, Measured, Servers, new_sandbox
 from tests.benchmarks.statements import counted
 from tests.support.apply_commands import applied
-from tests.support.forked_python import ForkedPython
+from tests.support.forked_python import ForkedPython, Forking
 from tests.support.provision import PostgresServer, RabbitMQServer
 from worker.catalog import Catalog
 from worker.ledger.tables import accounts
@@ -45,6 +45,7 @@ _GROWTH_MAX, _MEMORY_MAX_MB = 1.5, 300
 def _processes_are_forked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Start our programs without their imports: no claim about time is made here."""
     monkeypatch.setattr(sandbox, "start", _forked)
+    monkeypatch.setattr(subprocess, "Popen", Forking)  # for the programs of callers
 
 
 def _forked(

@@ -29,6 +29,7 @@ _REQUEST_MAX = 1 << 20
 _SET_DEATH_SIGNAL, _SET_SUBREAPER = 1, 36  # of prctl
 
 _libc = ctypes.CDLL(None)
+_Popen = subprocess.Popen  # which a test may have replaced by ``Forking``
 
 
 class ForkedPython(subprocess.Popen[bytes]):
@@ -41,6 +42,16 @@ class ForkedPython(subprocess.Popen[bytes]):
     def _execute_child(self, *given: Any) -> None:
         """Start the program: Popen has prepared its pipes, and waits for a child with our process id."""
         _start(self, given, partial(_fork, _server(), forks=self._forks))
+
+
+class Forking(subprocess.Popen[Any]):
+    """Process of any command: forked, if it is ``python -m module``; to stand for ``subprocess.Popen``."""
+
+    def _execute_child(self, *given: Any) -> None:
+        if given[0][:2] == [sys.executable, "-m"]:
+            _start(self, given, partial(_fork, _server()))
+        else:
+            super()._execute_child(*given)  # type: ignore[misc]
 
 
 class _ForkedAgain(subprocess.Popen[Any]):
@@ -105,7 +116,7 @@ def _server() -> socket.socket:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     command = [sys.executable, "-m", __name__, str(theirs.fileno())]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    server = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=environment, stdin=subprocess.DEVNULL)
+    server = _Popen(command, pass_fds=[theirs.fileno()], env=environment, stdin=subprocess.DEVNULL)
     theirs.close()
     _servers.append(server)
     return ours

@@ -1,13 +1,14 @@
 """Sums of each slot: rows of each table, and what the whole report and the later checks need."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, FromClause, func, select
+from sqlalchemy import ColumnElement, Connection, FromClause, Select, Table, func, select
 
 from worker.ledger.audit.outcomes import CLAIMED
-from worker.ledger.audit.scope import scope_of
+from worker.ledger.audit.scope import Scope, scope_of
 from worker.ledger.slots import Slots
 from worker.ledger.tables import (
     accounts,
@@ -54,17 +55,27 @@ _MORE: Mapping[FromClause, Mapping[str, ColumnElement[Any]]] = {
 def sums_by_slot(connection: Connection, slots: Slots) -> Mapping[int, Sums]:
     """Return the sums of each slot that has rows."""
     by_slot: dict[int, Sums] = {}
-    for table in EXAMINED:
-        sums: dict[str, ColumnElement[Any]] = {table.name: func.count(), **_MORE.get(table, {})}
-        statement = (
-            select(table.c.slot, *(sum_.label(name) for name, sum_ in sums.items()))
-            .where(scope_of(slots).of(table))
-            .group_by(table.c.slot)
-        )
-        for slot, *found in connection.execute(statement, slots._asdict()):
+    for statement in _statements(scope_of(slots)):
+        result = connection.execute(statement, slots._asdict())
+        _, *names = result.keys()
+        for slot, *found in result:
             of_slot = by_slot.setdefault(slot, Counter())
-            of_slot.update({name: int(value or 0) for name, value in zip(sums, found, strict=True)})
+            of_slot.update({name: int(value or 0) for name, value in zip(names, found, strict=True)})
     return by_slot
+
+
+@cache
+def _statements(scope: Scope) -> Sequence[Select[Any]]:
+    return [
+        select(table.c.slot, *(sum_.label(name) for name, sum_ in _sums_of(table).items()))
+        .where(scope.of(table))
+        .group_by(table.c.slot)
+        for table in EXAMINED
+    ]
+
+
+def _sums_of(table: Table) -> Mapping[str, ColumnElement[Any]]:
+    return {table.name: func.count(), **_MORE.get(table, {})}
 
 
 def total(sums: Iterable[Sums]) -> Sums:
