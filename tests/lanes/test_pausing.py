@@ -138,6 +138,16 @@ def test_config_pause_of_another_worker_is_adopted_and_outlasts_this_one(world: 
     assert len(world.record.lasting) == 1
 
 
+def test_config_pause_that_is_recorded_after_an_operator_resumed_ends(world: LanesWorld) -> None:
+    world.record.suspicions = {USAGE: "501 of 700"}
+    world.lanes.adopt_pauses()
+    world.record.accept("c", "ann", NOW)  # a resume, which ends the pauses that are on record
+    assert world.lanes.sync() == [USAGE]
+    world.lanes.resume_released(world.link, USAGE)
+    world.lanes.sync()
+    assert (world.lanes.paused, world.record.lasting) == ([], {})
+
+
 def test_pause_for_faults_ends_with_its_worker(world: LanesWorld) -> None:
     world.lanes.pause(world.link, FAULTS)
     world.lanes.sync()

@@ -230,7 +230,7 @@ class FakePauses:
         return self.suspicions
 
     def is_new(self, config: str) -> bool:
-        return config in self.new
+        return (config in self.new or bool(self.suspicions)) and config not in self.accepted
 
     def accept(self, config: str, by: str, now: datetime) -> None:
         del by, now

@@ -276,7 +276,17 @@ class Lanes:
             if paused.pause_id is None:
                 paused.pause_id = self._unless_away(partial(self._write, paused))
         ended = self._unless_away(self._seen) or ()
-        return [queue for queue, paused in self._paused.items() if paused.pause_id in ended]
+        # A pause that was adopted just before an operator resumed is recorded after that, and ended by nobody.
+        is_accepted = self._unless_away(self._is_suspicion_over)
+        return [
+            queue
+            for queue, paused in self._paused.items()
+            if paused.pause_id in ended or (is_accepted and paused.awaits_operator)
+        ]
+
+    def _is_suspicion_over(self) -> bool:
+        """Return True where lanes are paused because of a configuration that is accepted by now."""
+        return any(paused.awaits_operator for paused in self._paused.values()) and self.is_accepted()
 
     def _write_ended(self) -> None:
         if self._ended:
