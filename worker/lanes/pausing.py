@@ -276,7 +276,7 @@ class Lanes:
             if paused.pause_id is None:
                 paused.pause_id = self._unless_away(partial(self._write, paused))
         ended = self._unless_away(self._seen) or ()
-        # A pause that was adopted just before an operator resumed is recorded after that, and ended by nobody.
+        # A pause that is adopted just before an operator resumes is recorded after it, and ended by nobody.
         is_accepted = self._unless_away(self._is_suspicion_over)
         return [
             queue
