@@ -54,9 +54,9 @@ export function addressOf(text: string): Address {
   return {
     isSecure,
     nodes: [...new Map(nodes.map((node) => [`${node.hostname} ${node.port}`, node])).values()], // each once
-    user: unescape(user) || "guest",
-    password: unescape(password) || "guest",
-    vhost: unescape(path.slice(1)) || "/",
+    user: decoded(user) || "guest",
+    password: decoded(password) || "guest",
+    vhost: decoded(path.slice(1)) || "/",
     options: optionsOf(urls, isSecure),
   };
 }
@@ -66,9 +66,15 @@ type Pieces = ReturnType<typeof piecesOf>;
 function piecesOf(url: string) {
   const [, scheme = "", authority = "", path = "", query = ""] = FORM.exec(url) ?? refuse(UNREADABLE);
   const login = authority.slice(0, authority.indexOf("@") + 1); // each host may repeat it
-  const listed = authority.slice(login.length).split(/\s*[,;]\s*/);
-  const hosts = listed.map((host) => host.slice(host.startsWith(login) ? login.length : 0));
-  if (!hosts.every((host) => HOST.test(host))) refuse(UNREADABLE); // a password that was taken for a port, too
+  const listed = authority
+    .slice(login.length)
+    .trim()
+    .split(/\s*[,;]\s*/);
+  const hosts = listed.map((host, place) =>
+    place > 0 && host.startsWith(login) ? host.slice(login.length) : host,
+  );
+  // A password that was taken for a port ends here, too.
+  if (/[[\]]/.test(login) || !hosts.every((host) => HOST.test(host))) refuse(UNREADABLE);
   if (hosts.length > 1 && hosts.includes("")) refuse("names an empty address: remove a comma");
   return { scheme, login, hosts, path, query };
 }
@@ -77,12 +83,12 @@ function nodeOf(host: string, defaultPort: number): Address["nodes"][number] {
   const [, ipv6, name, text] = HOST.exec(host) ?? [];
   const port = Number(text || defaultPort);
   if (port < 1 || port > PORT_MAX) refuse(UNREADABLE);
-  return { hostname: ipv6 || name || "localhost", port };
+  return { hostname: decoded(ipv6 || name || "localhost"), port };
 }
 
 function optionsOf(urls: readonly Pieces[], isSecure: boolean): Address["options"] {
   const options: Partial<Record<string, string>> = {};
-  for (const [name, value] of urls.flatMap(({ query }) => [...new URLSearchParams(query)])) {
+  for (const [name, value] of urls.flatMap(({ query }) => [...new URLSearchParams(`?${query}`)])) {
     const [form, what] =
       OPTIONS.get(name) ?? refuse(`has an unknown option '${name.slice(0, 40)}': ${KNOWN}`);
     if (value === "") refuse(`gives ${name} no value: leave it out, or fill it in`);
@@ -92,6 +98,11 @@ function optionsOf(urls: readonly Pieces[], isSecure: boolean): Address["options
   }
   if (options.keyfile && !options.certfile) refuse("has keyfile without certfile: name both");
   return options;
+}
+
+/** Return text without its percent-encoding; a % that encodes nothing stays. */
+function decoded(text: string): string {
+  return text.replace(/(?:%[0-9a-f]{2})+/gi, unescape);
 }
 
 function refuse(problem: string): never {

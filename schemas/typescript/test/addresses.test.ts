@@ -4,13 +4,13 @@ import assert from "node:assert/strict";
 import { randomUUID } from "node:crypto";
 import { readFileSync } from "node:fs";
 import type { TlsOptions } from "node:tls";
-import { after, afterEach, before, describe, test } from "node:test";
+import { afterEach, describe, test } from "node:test";
 
 import { BillingClient, BillingConfiguration } from "@billing-worker/client";
 
 import { addressOf } from "../src/addresses.js";
 import { Proxy } from "./proxy.js";
-import { PATIENCE_MS, StandIn, certificate, url } from "./support.js";
+import { PATIENCE_MS, certificate, url } from "./support.js";
 
 const SECRET = "s3cr3t";
 
@@ -52,7 +52,7 @@ describe("a URL", () => {
     ["amqp://a%40b:p%2F%3F@h/%2F", ["a@b", "p/?", "/"]],
     ["amqp://a/x%2Cy", ["guest", "guest", "x,y"]],
     ["amqp://:p@a//", ["guest", "p", "/"]],
-    ["amqp://u:50%off@a", ["u", "50%off", "/"]],
+    ["amqp://u:50%off%C3%A4ö@a", ["u", "50%offäö", "/"]],
     ["amqp://j%C3%BCrgen:p%C3%A4@a", ["jürgen", "pä", "/"]],
   ];
   test("names one login and virtual host", () => {
@@ -140,19 +140,13 @@ describe("a URL", () => {
 });
 
 describe("a broker", () => {
-  let standIn: StandIn;
   const open: { close(): Promise<void> }[] = [];
-  before(async () => {
-    standIn = await StandIn.start(url("BARE"));
-    standIn.appliesAll = true;
-  });
   afterEach(async () => {
     for (const one of open.splice(0)) await one.close(); // clients first
   });
-  after(() => standIn.close());
 
   async function node(certificates?: TlsOptions): Promise<Proxy> {
-    const proxy = await Proxy.start(url("BARE"), certificates);
+    const proxy = await Proxy.start(url("WORKER"), certificates);
     open.unshift(proxy);
     return proxy;
   }
@@ -164,17 +158,23 @@ describe("a broker", () => {
     return client;
   }
 
-  const command = () => ({ referenceId: randomUUID(), userId: "ada", tokens: 1 });
+  /** Open an account by way of a client; it works then. */
+  async function accountBy(client: BillingClient): Promise<string> {
+    const userId = `user-${randomUUID()}`;
+    const result = await client.openAccount({ referenceId: `open-${userId}`, userId, tier: "free" });
+    assert.equal(result.status, "applied");
+    return userId;
+  }
 
   test("whose node is killed is reached by the next one within five seconds, with what is pending", async () => {
     const [first, second] = [await node(), await node()];
     const client = clientOf(`${first.url},${second.url}`);
-    await client.deduct(command());
+    const userId = await accountBy(client);
     assert.deepEqual([first.taken, second.taken], [2, 0]);
-    standIn.appliesAll = false;
-    const pending = [client.deduct(command()), client.deduct(command())];
-    await standIn.next();
-    standIn.appliesAll = true;
+    first.hold(""); // replies to what comes now are on their way when it is killed
+    const pending = ["a", "b"].map((one) =>
+      client.deduct({ referenceId: `${userId}/${one}`, userId, tokens: 1 }),
+    );
     const killed = performance.now();
     await first.close();
     const results = await Promise.all(pending);
@@ -183,16 +183,17 @@ describe("a broker", () => {
       results.map(({ status }) => status),
       ["applied", "applied"],
     );
+    assert.equal((await client.balance(userId))?.balance, 9_998);
   });
 
   test("that lost its connections is reached by the last good node", async () => {
     const [first, second] = [await node(), await node()];
     const client = clientOf(`${first.url},${second.url}`);
     first.refuses = true;
-    await client.deduct(command());
+    await accountBy(client);
     first.refuses = false;
     second.cut();
-    await client.deduct(command());
+    await accountBy(client);
     assert.deepEqual([first.taken, second.taken], [0, 4]);
   });
 
@@ -200,7 +201,7 @@ describe("a broker", () => {
     const [silent, good] = [await node(), await node()];
     silent.hold(""); // all of them
     const began = performance.now();
-    await clientOf(`${silent.url}?connection_timeout=300;${good.url}`).deduct(command());
+    await accountBy(clientOf(`${silent.url}?connection_timeout=300;${good.url}`));
     assert.ok(performance.now() - began < 5_000);
   });
 
@@ -210,17 +211,17 @@ describe("a broker", () => {
     const secure = await node({ cert: readFileSync(server.cert), key: readFileSync(server.key), ...ask });
     const amqps = secure.url.replace("amqp:", "amqps:").replace("127.0.0.1", "localhost");
     const query = `?cacertfile=${own.ca}&certfile=${own.cert}&keyfile=${own.key}`;
-    assert.equal((await clientOf(amqps + query).deduct(command())).status, "applied");
+    await accountBy(clientOf(amqps + query));
 
     const tls = { ca: readFileSync(own.ca), cert: readFileSync(own.cert), key: readFileSync(own.key) };
-    assert.equal((await clientOf(amqps, { tls }).deduct(command())).status, "applied");
+    await accountBy(clientOf(amqps, { tls }));
     const byNumber = amqps.replace("localhost", "127.0.0.1");
     const named = { ...tls, servername: "localhost" };
-    assert.equal((await clientOf(byNumber, { tls: named }).deduct(command())).status, "applied");
+    await accountBy(clientOf(byNumber, { tls: named }));
 
     const [place, numbered] = [new URL(amqps).host, new URL(byNumber).host];
     const oneIsTrusted = amqps.replace(place, `${numbered},${place}`);
-    assert.equal((await clientOf(oneIsTrusted, { tls }).deduct(command())).status, "applied");
+    await accountBy(clientOf(oneIsTrusted, { tls }));
 
     const refused = { name: "BillingConfiguration", message: /no TLS with the broker/ };
     for (const [list, given] of [
@@ -228,7 +229,7 @@ describe("a broker", () => {
       [byNumber, { tls }], // another name
       [amqps, { tls: { ca: tls.ca } }], // no certificate of its own
     ] as const) {
-      await assert.rejects(clientOf(list, given).deduct(command()), refused);
+      await assert.rejects(accountBy(clientOf(list, given)), refused);
     }
   });
 });
