@@ -6,6 +6,7 @@ from uuid import uuid4
 import pytest
 
 from tests.support.broker_users import BrokerUsers
+from tests.support.certificates import HOST, Authority
 from tests.support.provision import RabbitMQServer
 from tests.typescript.npm_package import compile_package
 
@@ -30,3 +31,12 @@ def producer_url(rabbitmq: RabbitMQServer, broker_url: str) -> Iterator[str]:
     """The worker's virtual host, for a user with the rights of an app alone."""
     with BrokerUsers(rabbitmq, broker_url.rpartition("/")[2]) as users:
         yield users.url("app")
+
+
+@pytest.fixture
+def certificates() -> Iterator[str]:
+    """Folder of a private CA with the certificates of a broker and of an app."""
+    with Authority.made() as authority:
+        authority.issue(HOST)
+        authority.issue("client", "app")
+        yield str(authority.folder)

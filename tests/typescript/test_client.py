@@ -43,6 +43,7 @@ def test_client_passes_the_tests_of_nodes_runner(
     broker_url: str,
     vhost_without_worker: str,
     producer_url: str,
+    certificates: str,
     rabbit: RabbitClient,
     workers: WorkerProcesses,
 ) -> None:
@@ -58,6 +59,7 @@ def test_client_passes_the_tests_of_nodes_runner(
         BILLING_TEST_WORKER_URL=broker_url,
         BILLING_TEST_PRODUCER_URL=producer_url,
         BILLING_TEST_BARE_URL=vhost_without_worker,
+        BILLING_TEST_CERTIFICATES=certificates,
     )
     assert re.search(r"^# fail 0$", output, re.MULTILINE)
     assert re.search(r"^# skipped 0$", output, re.MULTILINE)

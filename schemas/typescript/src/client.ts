@@ -2,8 +2,8 @@
 
 import type { Channel } from "amqplib";
 
-import { addressOf } from "./connection.js";
-import type { Address } from "./connection.js";
+import { brokerOf } from "./connection.js";
+import type { Broker, Tls } from "./connection.js";
 import { BillingRefused, BillingUnavailable } from "./errors.js";
 import type { Answer, Command, Notice, Query, Reply } from "./generated/contract.js";
 import { Listener } from "./listening.js";
@@ -21,7 +21,7 @@ const TIMEOUTS_MS: Record<End, number> = { reply: 10_000, confirm: 10_000, answe
 const CLOSE_TIMEOUT_MS = 10_000;
 
 export interface ClientOptions {
-  /** `amqp://user:password@host:5672/vhost`, or `amqps:`; `?heartbeat=` in seconds, default 15. */
+  /** `amqp://user:password@a,b:5673/vhost`, or `amqps:`: nodes of one broker; `?heartbeat=` in seconds, default 15. */
   readonly url: string;
   /** Name of the program, which is kept with each operation; default `billing-client`. */
   readonly appId?: string;
@@ -29,25 +29,25 @@ export interface ClientOptions {
   readonly maxPending?: number;
   /** Longest wait for a reply or an answer, where a call names none, in milliseconds. */
   readonly timeoutMs?: number;
-  /** Options of the socket, such as `ca` or `servername`. */
-  readonly socket?: object;
+  /** Certificates for `amqps:`, in place of those that the URL names. */
+  readonly tls?: Tls;
 }
 
 /** Client of the ledger. It connects with its first message, and again whenever a connection is lost. */
 export class BillingClient extends Billing {
-  readonly #address: Address;
+  readonly #broker: Broker;
   readonly #appId: string;
   readonly #timeoutMs: number | undefined;
   readonly #wire: Wire;
   readonly #subscriptions = new Set<Subscription>();
   #isClosed = false;
 
-  constructor({ url, socket, appId = "billing-client", maxPending = 1_000, timeoutMs }: ClientOptions) {
+  constructor({ url, tls, appId = "billing-client", maxPending = 1_000, timeoutMs }: ClientOptions) {
     super();
-    this.#address = addressOf(url, socket);
+    this.#broker = brokerOf(url, tls);
     this.#appId = appId;
     this.#timeoutMs = timeoutMs;
-    this.#wire = new Wire(this.#address, appId, maxPending);
+    this.#wire = new Wire(this.#broker, appId, maxPending);
   }
 
   override async request(command: Command, options: CommandOptions = {}): Promise<Result> {
@@ -99,7 +99,7 @@ export class BillingClient extends Billing {
     options: ListenOptions,
   ): Promise<Subscription> {
     this.#refuseClosed();
-    const listener = new Listener(`${this.#appId} ${what}`, this.#address, prepare, handler, options);
+    const listener = new Listener(`${this.#appId} ${what}`, this.#broker, prepare, handler, options);
     this.#subscriptions.add(listener);
     return listener.start();
   }

@@ -1,36 +1,53 @@
 // One channel on a connection of its own. amqplib recovers the connection; a channel that ends takes its connection
 // with it, so that both are made anew.
 
+import { readFileSync } from "node:fs";
 import { setTimeout as pause } from "node:timers/promises";
+import { createSecureContext } from "node:tls";
+import type { ConnectionOptions, SecureContext } from "node:tls";
 
 import amqp from "amqplib";
 import type { ChannelModel, ConfirmChannel, RecoveringChannelModel } from "amqplib";
 
+import { addressOf } from "./addresses.js";
+import type { Address } from "./addresses.js";
 import { BillingConfiguration } from "./errors.js";
 
-const HEARTBEAT_S = "15";
+const HEARTBEAT_S = 15;
 const CONNECT_TIMEOUT_MS = 10_000;
+/** Longest wait for a node where another one can be tried. */
+const NODE_TIMEOUT_MS = 2_000;
 const CLOSE_TIMEOUT_MS = 2_000;
 const RECOVERY = { initialDelay: 100, maxDelay: 5_000, waitForConnect: false };
 
-/** Address of a broker; the options of its socket hold the credentials. */
-export interface Address {
-  readonly url: string;
-  readonly user: string;
+/** Certificates, as `node:tls` takes them: of the broker's CA, and of this client. */
+export type Tls = Pick<ConnectionOptions, "ca" | "cert" | "key" | "servername">;
+
+/** Address of a broker; the options of the socket hold certificates and credentials. */
+export interface Broker extends Address {
   readonly socket: object;
 }
 
-/** Return the address of the broker that `url` names. The text of the error never holds the password. */
-export function addressOf(url: string, socket: object = {}): Address {
-  const parts = URL.canParse(url) ? new URL(url) : undefined;
-  if (parts === undefined || !["amqp:", "amqps:"].includes(parts.protocol)) {
-    throw new BillingConfiguration("the broker's URL can't be read: amqp://user:password@host:5672/vhost");
+/** Return the broker that `url` names, with its certificates; those in `tls` come before those of the URL. */
+export function brokerOf(url: string, tls?: Tls): Broker {
+  const address = addressOf(url);
+  if (tls && !address.isSecure) throw new BillingConfiguration("tls needs a broker's URL with amqps://");
+  const { user, password, options } = address;
+  const isExternal = options.auth_mechanism?.toLowerCase() === "external";
+  const credentials = isExternal ? amqp.credentials.external() : amqp.credentials.plain(user, password);
+  const servername = tls?.servername ?? options.server_name_indication; // by default each node's own
+  const secureContext = certificates(options, tls);
+  return { ...address, socket: { servername, secureContext, rejectUnauthorized: true, credentials } };
+}
+
+function certificates(options: Address["options"], tls: Tls = {}): SecureContext {
+  const { cacertfile, certfile, keyfile = certfile } = options;
+  const read = (file?: string): Buffer | undefined => (file === undefined ? file : readFileSync(file));
+  try {
+    return createSecureContext({ ca: read(cacertfile), cert: read(certfile), key: read(keyfile), ...tls });
+  } catch (cause) {
+    throw new BillingConfiguration(`the certificates for the broker can't be used: ${cause}`, { cause });
   }
-  if (!parts.searchParams.has("heartbeat")) parts.searchParams.set("heartbeat", HEARTBEAT_S);
-  const named = (text: string): string => decodeURIComponent(text) || "guest";
-  const user = named(parts.username);
-  const credentials = amqp.credentials.plain(user, named(parts.password)); // amqplib's reading breaks umlauts
-  return { url: parts.href, user, socket: { ...socket, credentials } };
 }
 
 /** Callbacks of a link. */
@@ -50,7 +67,7 @@ export class Link {
 
   constructor(
     private readonly name: string,
-    private readonly address: Address,
+    private readonly broker: Broker,
     private readonly events: Events,
   ) {}
 
@@ -67,18 +84,28 @@ export class Link {
   }
 
   async #connect(): Promise<RecoveringChannelModel> {
-    const socket: object = { ...this.address.socket, signal: this.#end.signal };
-    const recovering = await amqp.connect(this.address.url, {
+    const { isSecure, nodes, vhost, options } = this.broker;
+    const heartbeat = Number(options.heartbeat ?? HEARTBEAT_S);
+    const wait = nodes.length > 1 ? NODE_TIMEOUT_MS : CONNECT_TIMEOUT_MS;
+    const socket: object = { ...this.broker.socket, signal: this.#end.signal };
+    const protocol = isSecure ? "amqps" : "amqp";
+    const place = { ...nodes[0], protocol, vhost: encodeURIComponent(vhost), heartbeat };
+    const recovering = await amqp.connect(place, {
       ...socket,
       noDelay: true, // without it a small message may wait 40 ms for an acknowledgement
-      timeout: CONNECT_TIMEOUT_MS,
+      timeout: Number(options.connection_timeout ?? wait),
       clientProperties: { connection_name: this.name },
       recovery: { ...RECOVERY, setup: (model: ChannelModel) => this.#open(model) },
     });
+    let [tried, failures] = [0, 0];
     recovering.on("error", () => {}); // its model told it
+    recovering.on("connect", () => (failures = 0));
     recovering.on("connect-failed", (error) => {
+      [tried, failures] = [tried + 1, failures + 1];
+      // amqplib reads the place anew for each attempt: the last good node comes first, then the others in turn.
+      Object.assign(place, nodes[tried % nodes.length]);
       const refusal = refusalIn(error);
-      if (refusal !== undefined) this.events.refused(refusal);
+      if (refusal !== undefined && failures >= nodes.length) this.events.refused(refusal);
     });
     return recovering;
   }
@@ -105,8 +132,15 @@ export async function atMost(milliseconds: number, work: Promise<unknown> | unde
 const REFUSALS =
   /ACCESS.REFUSED|NOT.FOUND|PRECONDITION.FAILED|NOT.ALLOWED|ConnectionOpenOk; got <ConnectionClose/;
 
-/** Return the error for a person to act on, where `error` is a refusal of the broker's. */
-export function refusalIn(error: Error): BillingConfiguration | undefined {
+/** Codes of Node's, and of OpenSSL's, for a certificate that one of the two sides doesn't take. */
+const UNTRUSTED = /CERT|UNABLE_TO|UNKNOWN_CA/;
+
+/** Return the error for a person to act on, where `error` is a refusal of the broker's, or one of its certificate. */
+export function refusalIn(error: Error & { code?: unknown }): BillingConfiguration | undefined {
+  if (UNTRUSTED.test(String(error.code))) {
+    const way = "check cacertfile, server_name_indication, certfile and keyfile";
+    return new BillingConfiguration(`no TLS with the broker: ${error.message}; ${way}`, { cause: error });
+  }
   if (!REFUSALS.test(error.message)) return undefined;
   const way = /NOT.FOUND/.test(error.message)
     ? "run `billing-worker topology declare`"

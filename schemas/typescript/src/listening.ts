@@ -5,7 +5,7 @@ import { setTimeout as pause } from "node:timers/promises";
 import type { Channel, ConfirmChannel, ConsumeMessage } from "amqplib";
 
 import { Link, atMost } from "./connection.js";
-import type { Address } from "./connection.js";
+import type { Broker } from "./connection.js";
 import { BillingUnavailable } from "./errors.js";
 import { decode } from "./numbers.js";
 
@@ -43,12 +43,12 @@ export class Listener<T> implements Subscription {
   /** `prepare` declares what is missing and returns the name of the queue. */
   constructor(
     name: string,
-    address: Address,
+    broker: Broker,
     private readonly prepare: (channel: Channel) => Promise<string>,
     private readonly handler: Handler<T>,
     private readonly options: ListenOptions,
   ) {
-    this.#link = new Link(name, address, {
+    this.#link = new Link(name, broker, {
       open: (channel) => this.#open(channel),
       lost: () => (this.#channel = undefined),
       refused: (error) => this.#refused(error),

@@ -5,7 +5,7 @@ import { randomUUID } from "node:crypto";
 import type { ConfirmChannel, Message, Options } from "amqplib";
 
 import { Link, refusalIn } from "./connection.js";
-import type { Address } from "./connection.js";
+import type { Broker } from "./connection.js";
 import { BillingConfiguration, BillingUnavailable } from "./errors.js";
 import { AGAIN, Requests } from "./requests.js";
 import type { Outgoing, Request } from "./requests.js";
@@ -24,14 +24,14 @@ export class Wire {
   #replyQueue: string | undefined;
 
   constructor(
-    private readonly address: Address,
+    private readonly broker: Broker,
     private readonly appId: string,
     places: number,
   ) {
     const requests = (end: End) => new Requests(places, (request) => this.#write(request, end));
     this.#requests = { reply: requests("reply"), confirm: requests("confirm"), answer: requests("answer") };
     const all = Object.values(this.#requests);
-    this.#publisher = new Link(`${appId} publisher`, address, {
+    this.#publisher = new Link(`${appId} publisher`, broker, {
       open: (channel) => this.#openPublisher(channel, all),
       lost: () => {
         this.#channel = undefined;
@@ -39,7 +39,7 @@ export class Wire {
       },
       refused: (refusal) => all.forEach((one) => one.refuse(refusal)),
     });
-    this.#consumer = new Link(`${appId} replies`, address, {
+    this.#consumer = new Link(`${appId} replies`, broker, {
       open: (channel) => this.#openConsumer(channel),
       lost: () => {
         this.#replyQueue = undefined;
@@ -79,7 +79,7 @@ export class Wire {
 
   async #openConsumer(channel: ConfirmChannel): Promise<void> {
     // A new name each time: the queue of a connection that died unnoticed is still locked.
-    const queue = `billing.replies.${this.address.user}.${randomUUID()}`;
+    const queue = `billing.replies.${this.broker.user}.${randomUUID()}`;
     await channel.assertQueue(queue, { exclusive: true, autoDelete: true, durable: false });
     await this.#consume(channel, queue, this.#requests.reply);
     this.#replyQueue = queue;
@@ -121,7 +121,7 @@ export class Wire {
 
   #properties({ id, type }: Request): Options.Publish {
     const ids = { correlationId: id, messageId: id }; // the same when it is sent again
-    const sender = { appId: this.appId, userId: this.address.user };
+    const sender = { appId: this.appId, userId: this.broker.user };
     return { contentType: "application/json", type, mandatory: true, ...ids, ...sender };
   }
 }

@@ -2,6 +2,7 @@
 
 import net from "node:net";
 import type { AddressInfo } from "node:net";
+import tls from "node:tls";
 
 interface Pair {
   name: string;
@@ -17,15 +18,20 @@ export class Proxy {
   readonly #target: URL;
   readonly #pairs = new Set<Pair>();
   readonly #held = new Set<string>();
-  readonly #server = net.createServer((client) => this.#accept(client));
+  readonly #server: net.Server;
   refuses = false;
+  /** Number of connections that were taken. */
+  taken = 0;
 
-  private constructor(url: string) {
+  private constructor(url: string, certificates?: tls.TlsOptions) {
     this.#target = new URL(url);
+    const accept = (client: net.Socket): void => this.#accept(client);
+    this.#server = certificates ? tls.createServer(certificates, accept) : net.createServer(accept);
   }
 
-  static async start(url: string): Promise<Proxy> {
-    const proxy = new Proxy(url);
+  /** Start; with certificates its clients speak TLS. */
+  static async start(url: string, certificates?: tls.TlsOptions): Promise<Proxy> {
+    const proxy = new Proxy(url, certificates);
     await new Promise<void>((resolve) => proxy.#server.listen(0, "127.0.0.1", resolve));
     return proxy;
   }
@@ -67,6 +73,7 @@ export class Proxy {
       client.destroy();
       return;
     }
+    this.taken += 1;
     const broker = net.connect(Number(this.#target.port), this.#target.hostname);
     const pair: Pair = { name: "", client, broker };
     this.#pairs.add(pair);

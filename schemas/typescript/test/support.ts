@@ -22,6 +22,13 @@ export function url(name: "WORKER" | "PRODUCER" | "BARE"): string {
   return found;
 }
 
+/** Return the files of a certificate that the run gives, and of its CA. */
+export function certificate(name: "localhost" | "app"): Record<"ca" | "cert" | "key", string> {
+  const folder = process.env["BILLING_TEST_CERTIFICATES"];
+  assert.ok(folder, "run by tests/typescript, which sets BILLING_TEST_CERTIFICATES");
+  return { ca: `${folder}/ca.pem`, cert: `${folder}/${name}.pem`, key: `${folder}/${name}.key` };
+}
+
 /** Return the first value of `condition` that is not undefined or false. */
 export async function eventually<T>(condition: () => T | undefined | false): Promise<T> {
   const deadline = performance.now() + PATIENCE_MS;

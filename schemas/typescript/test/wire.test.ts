@@ -384,7 +384,7 @@ describe("close", () => {
         await client.notices(() => {}, { queue: "exit.notices" });
         process.stdout.write("ready");
         process.stdin.once("data", async () => { await client.close(); process.stdin.destroy(); });`;
-      const patient = `${proxy.url}?heartbeat=0`; // no heartbeat ends it: the client does, or nothing
+      const patient = `${proxy.url}?heartbeat=600`; // no heartbeat ends it: the client does, or nothing
       const child = spawn(process.execPath, ["--input-type=module", "-e", program, patient], {
         stdio: ["pipe", "pipe", "inherit"],
       });
