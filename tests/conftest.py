@@ -33,6 +33,8 @@ from worker.ledger.engine import ledger_engine
 from worker.ledger.migrations import migrate
 from worker.settings import Settings, load_settings
 
+gc.disable()  # until the tests are collected: what they import and are made of stays
+
 settings.load_profile("ci")  # registered by tests.support.strategies
 
 # Some containers forbid Python to write bytecode: each started worker would compile the whole package again.
@@ -63,6 +65,7 @@ def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(_OBJECTS_A_COLLECTION)
+    gc.enable()
 
 
 _RECORDER = SlotRecorder()

@@ -1,8 +1,9 @@
 """Migration 0012: payments and their events have references, and what can't count waits beside the ledger."""
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import uuid4
 
@@ -29,17 +30,23 @@ LATER = OPENED.replace(year=2027)
 
 @contextmanager
 def new_database(
-    dialect: str, request: pytest.FixtureRequest, folders: pytest.TempPathFactory
+    dialect: str,
+    request: pytest.FixtureRequest,
+    folders: pytest.TempPathFactory,
+    template: str | None = None,
 ) -> Iterator[Engine]:
-    """An empty database."""
+    """A database, empty or a copy of ``template``: a file, or a database that nobody uses."""
     if dialect == "sqlite":
-        engine = ledger_engine(f"sqlite:///{folders.mktemp('payments') / 'ledger.sqlite3'}")
+        path = folders.mktemp("payments") / "ledger.sqlite3"
+        if template is not None:
+            shutil.copy(template, path)
+        engine = ledger_engine(f"sqlite:///{path}")
         yield engine
         engine.dispose()
         return
     server: PostgresServer = request.getfixturevalue("postgres")
     name = f"payments_{uuid4().hex[:12]}"
-    server.databases.create_database(name)
+    server.databases.create_database(name, template)
     engine = ledger_engine(server.address.url(name))
     try:
         yield engine
@@ -58,8 +65,8 @@ class MovedPayments:
     events: list[Row]
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def moved(
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def moved_once(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[MovedPayments]:
     """A ledger with everything of revision 0011 in it, and what it forgot without a word, migrated."""
@@ -70,7 +77,18 @@ def moved(
         _forget(engine, "eve-lost", "cyd-pay-1", user="eve", currency="EUR")
         before = [_rows(engine, name) for name in ("operations", "payments", "payment_events")]
         migrate(engine)
+        engine.dispose()
         yield MovedPayments(engine, *before)
+
+
+@pytest.fixture
+def moved(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, moved_once: MovedPayments
+) -> Iterator[MovedPayments]:
+    """A copy of the migrated ledger, of this test's own."""
+    template = moved_once.engine
+    with new_database(template.dialect.name, request, tmp_path_factory, template.url.database) as engine:
+        yield replace(moved_once, engine=engine)
 
 
 def _forget(engine: Engine, reference: str, payment: str, *, user: str, currency: str) -> None:
