@@ -343,7 +343,7 @@ _MANY_ACCOUNTS = (
         granted_until, opened_at, updated_at)
     SELECT n, get_byte(sha256(convert_to('u' || n, 'UTF8')), 0) >> 2, 'u' || n, 'pro', 100, 1, 100, 1, now(),
         now() + interval '1 month', now(), now()
-    FROM generate_series(1, 30000) n
+    FROM generate_series(1, 8000) n
     """,
     """
     INSERT INTO operations (operation_id, slot, reference_id, type, user_id, attempt, content, status, code,
@@ -395,7 +395,7 @@ _MANY_ACCOUNTS = (
     INSERT INTO quotas (account_id, slot, meter, period_start, used, sequence)
     SELECT account_id, slot, 'free_upload', '2020-01-01', 1, 1 FROM accounts
     """,
-    "INSERT INTO id_counters VALUES (64, 30001) ON CONFLICT (counter) DO UPDATE SET next_id = 30001",
+    "INSERT INTO id_counters VALUES (64, 8001) ON CONFLICT (counter) DO UPDATE SET next_id = 8001",
     "ANALYZE",
 )
 
