@@ -154,6 +154,8 @@ def test_workers_with_equal_rules_have_one_digest() -> None:
         ("SENDERS", "{" + SECRET),
         ("SENDERS", f'"{SECRET}"'),
         ("SENDERS", f'{{"payment.*": "{SECRET}"}}'),
+        ("BROKER_URL", f"amqp://u:{SECRET}\udce9@h?x=\udce9"),
+        ("DATABASE_URL", f"postgresql://u:{SECRET}@h/db?\udce9=1"),
         ("LOG_LEVEL", SECRET),
         ("LOG_FORMAT", SECRET),
     ],
@@ -229,6 +231,7 @@ def test_printed_settings_hide_their_urls() -> None:
         ("amqp://user:12/ret@host", "amqp://***"),
         ("amqp://user:se[cret@host", "amqp://***"),
         ("postgresql:///db?password=sec@ret", "postgresql://***"),
+        ("mysql:///user:secret@host/db", "mysql://***"),
     ],
 )
 def test_redacted_url_has_no_password(url: str, shown: str) -> None:

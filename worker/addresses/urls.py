@@ -189,7 +189,7 @@ def require_unambiguous(text: str) -> None:
     is_readable = bool(separator) and _SCHEME.fullmatch(scheme) is not None
     if not is_readable or "@" in parts.query or "@" in parts.fragment:
         raise ValueError(UNREADABLE)
-    is_file = not parts.netloc and scheme.startswith("sqlite")  # a path may have any name
+    is_file = not parts.netloc and "sqlite" in scheme  # a path may have any name
     if parts.netloc.count("@") > 1 or ("@" in parts.path and not is_file):
         raise ValueError(UNREADABLE)
 
