@@ -383,8 +383,8 @@ _TABLE_RIGHTS = text(
     " CROSS JOIN unnest(CAST(:rights AS text[])) AS r ORDER BY 1, 2"
 )
 _OTHER_RIGHTS = text(
-    "SELECT what, bool_or(has) FROM (SELECT oid FROM pg_roles WHERE pg_has_role(:role, oid, 'MEMBER')) AS its,"
-    " LATERAL (VALUES"
+    "SELECT what, bool_or(has)"
+    " FROM (SELECT oid FROM pg_roles WHERE pg_has_role(:role, oid, 'MEMBER')) AS its, LATERAL (VALUES"
     " ('make tables in ' || current_schema(), has_schema_privilege(its.oid, current_schema(), 'CREATE')),"
     " ('make temporary tables', has_database_privilege(its.oid, current_database(), 'TEMPORARY')),"
     " ('make schemas', has_database_privilege(its.oid, current_database(), 'CREATE'))"
