@@ -79,7 +79,7 @@ def tolerant_frame_handler(
             callback(channel, message.frame_method, message.frame_args, message)
         except UnicodeDecodeError:
             arguments = bytes(message.frame_args)
-            headers = message.properties.get("application_headers", {})
+            headers: Any = message.properties.get("application_headers", {})
             message.properties = {UNREADABLE: arguments, **_offset_alone(headers.get(OFFSET_HEADER))}
             callback(channel, message.frame_method, _readable(arguments), message)
         return True
