@@ -332,6 +332,7 @@ def test_file_may_be_named_in_the_env_file() -> None:
     [
         ("amqp://app@broker:5672/", "amqp://app:p%40ss%3A%2F%25%20w@broker:5672/"),
         ("amqp://app@a,amqp://app@b", "amqp://app:p%40ss%3A%2F%25%20w@a,amqp://app:p%40ss%3A%2F%25%20w@b"),
+        ("amqp://app@a,app@b/x", "amqp://app:p%40ss%3A%2F%25%20w@a,app:p%40ss%3A%2F%25%20w@b/x"),
         ("amqps://app@[::1]/x", "amqps://app:p%40ss%3A%2F%25%20w@[::1]/x"),
     ],
 )
