@@ -405,6 +405,10 @@ def test_file_that_may_not_be_read_is_refused(monkeypatch: pytest.MonkeyPatch) -
             "BILLING_BROKER_URL has a password, and BILLING_BROKER_PASSWORD_FILE is set",
         ),
         (
+            {"BILLING_BROKER_URL": "amqp://u:p,p@h", "BILLING_BROKER_PASSWORD_FILE": "secret"},
+            "BILLING_BROKER_URL has a password, and BILLING_BROKER_PASSWORD_FILE is set",
+        ),
+        (
             {"BILLING_BROKER_URL": "amqp://h", "BILLING_BROKER_PASSWORD_FILE": "secret"},
             "BILLING_BROKER_URL names no user for the password of BILLING_BROKER_PASSWORD_FILE",
         ),

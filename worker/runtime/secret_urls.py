@@ -32,7 +32,7 @@ SECRET_FILES = frozenset(name for secret in SECRET_URLS for name in (secret.url_
 
 # A user before each ``@``, of one address or of several; and the first one with a password.
 _USER = re.compile(r"(?:(?<=://)|(?<=[,;]))([^:@/?#,;]+)@")
-_LOGIN = re.compile(r"://[^@/?#,;]*:[^@/?#,;]*@")
+_LOGIN = re.compile(r"://[^@/?#]*:[^@/?#]*@")
 
 
 def with_secrets(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
