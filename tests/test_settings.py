@@ -157,6 +157,8 @@ def test_workers_with_equal_rules_have_one_digest() -> None:
         ("SENDERS", "{" + SECRET),
         ("SENDERS", f'"{SECRET}"'),
         ("SENDERS", f'{{"payment.*": "{SECRET}"}}'),
+        ("BROKER_URL", f"amqp://u:{SECRET}\udce9@h?x=\udce9"),
+        ("DATABASE_URL", f"postgresql://u:{SECRET}@h/db?\udce9=1"),
         ("LOG_LEVEL", SECRET),
         ("LOG_FORMAT", SECRET),
     ],
@@ -232,6 +234,7 @@ def test_printed_settings_hide_their_urls() -> None:
         ("amqp://user:12/ret@host", "amqp://***"),
         ("amqp://user:se[cret@host", "amqp://***"),
         ("postgresql:///db?password=sec@ret", "postgresql://***"),
+        ("mysql:///user:secret@host/db", "mysql://***"),
     ],
 )
 def test_redacted_url_has_no_password(url: str, shown: str) -> None:
@@ -332,6 +335,7 @@ def test_file_may_be_named_in_the_env_file() -> None:
     [
         ("amqp://app@broker:5672/", "amqp://app:p%40ss%3A%2F%25%20w@broker:5672/"),
         ("amqp://app@a,amqp://app@b", "amqp://app:p%40ss%3A%2F%25%20w@a,amqp://app:p%40ss%3A%2F%25%20w@b"),
+        ("amqp://app@a,app@b/x", "amqp://app:p%40ss%3A%2F%25%20w@a,app:p%40ss%3A%2F%25%20w@b/x"),
         ("amqps://app@[::1]/x", "amqps://app:p%40ss%3A%2F%25%20w@[::1]/x"),
     ],
 )
@@ -401,6 +405,10 @@ def test_file_that_may_not_be_read_is_refused(monkeypatch: pytest.MonkeyPatch) -
         ),
         (
             {"BILLING_BROKER_URL": "amqp://u:p@h", "BILLING_BROKER_PASSWORD_FILE": "secret"},
+            "BILLING_BROKER_URL has a password, and BILLING_BROKER_PASSWORD_FILE is set",
+        ),
+        (
+            {"BILLING_BROKER_URL": "amqp://u:p,p@h", "BILLING_BROKER_PASSWORD_FILE": "secret"},
             "BILLING_BROKER_URL has a password, and BILLING_BROKER_PASSWORD_FILE is set",
         ),
         (

@@ -166,6 +166,7 @@ class Settings(BaseSettings):
     def _usable(cls, url: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
         """Refuse a URL that two libraries read in two ways, and options that nobody knows."""
         if url is not None:
+            _require_utf8(url.get_secret_value())
             _require_usable(url.get_secret_value(), is_management=info.field_name == "management_url")
         return url
 
@@ -312,6 +313,11 @@ def own_users(settings: Settings) -> frozenset[str | None]:
     is one of ours there.
     """
     return frozenset({*settings.worker_users, broker_user(settings.broker_url)})
+
+
+def _require_utf8(text: str) -> None:
+    if any(0xD800 <= ord(character) <= 0xDFFF for character in text):
+        raise ValueError("has bytes that are no UTF-8: write them percent-encoded (\xe9 in Latin-1 is %E9)")
 
 
 def _require_usable(url: str, *, is_management: bool) -> None:

@@ -62,6 +62,7 @@ def test_login_and_options_reach_the_driver_as_they_are() -> None:
         (f"postgresql://u:{SECRET}@/db?host=a,,b", "empty host"),
         (f"postgresql://u:{SECRET}@/db?host=a,b&port=1,2,3", "number of ports"),
         (f"postgresql://u:{SECRET}@/db?host=a&port=x", "number of ports"),
+        (f"postgresql://u:{SECRET}@/db?host=a&port=99999", "none of 1 to 65535"),
         (f"postgresql://u:{SECRET}@a,b/db?host=c", "servers twice"),
         (f"postgresql://u:{SECRET}@a/db?port=1", "servers twice"),
         ("postgresql://u@a/db,postgresql://u@b/db", "no URL"),

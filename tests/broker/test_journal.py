@@ -1,10 +1,12 @@
 """Reading of the journal: offsets, times, and messages as they were sent, on a real stream."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from threading import Event, Thread
+from typing import Any
 
+import pika
 import pytest
 
 from tests.support.rabbit_client import RabbitClient
@@ -118,6 +120,40 @@ def test_message_keeps_sender_route_and_plain_headers(rabbit: RabbitClient, jour
         "a": 1,
         "b": "é",
     }, "a stream keeps no tables and arrays"
+
+
+@pytest.mark.parametrize(
+    ("part", "old", "new"),
+    [
+        (pika.BasicProperties, b"sentAtl", b"sentAtT"),
+        (pika.BasicProperties, b"\x03abc", b"\x03\xff\xfe\xfd"),
+        (pika.spec.Basic.Publish, b"usage.abc", b"usage.\xff\xfe\xfd"),
+    ],
+    ids=["a time in milliseconds", "an id that is not UTF-8", "a key that is not UTF-8"],
+)
+def test_message_that_nobody_can_read_has_its_offset(
+    rabbit: RabbitClient,
+    journal: ReadsJournal,
+    monkeypatch: pytest.MonkeyPatch,
+    part: Any,
+    old: bytes,
+    new: bytes,
+) -> None:
+    """It is the last one: an end that is taken for an earlier one would hide all that came between."""
+    for number in range(3):
+        rabbit.publish(b"readable", routing_key="usage.deduct", message_id=f"m{number}")
+    encode: Callable[..., list[bytes]] = part.encode
+    monkeypatch.setattr(part, "encode", lambda self: [b"".join(encode(self)).replace(old, new)])
+    # The bytes of the broker's header stand in a value as well, and the header is forged.
+    entry = b"\x0fx-stream-offsetl" + bytes(8)
+    headers = {"a": entry.decode(), "b": [1, {"c": None}], "sentAt": 10**15, "x-stream-offset": 77}
+    rabbit.publish(b"last", routing_key="usage.abc", message_id="abc", headers=headers, content_type="a/b")
+    assert eventually(lambda: (kept := journal.offsets()) and kept.last == 3 and kept) == Offsets(0, 3)
+    read = [message for chunk in journal.read(0, 3) for message in chunk]
+    assert [message.offset for message in read] == [0, 1, 2, 3]
+    assert read[-1].delivery.unreadable is not None
+    ((alone,),) = journal.read(3, 3)
+    assert (alone.offset, alone.delivery.body) == (3, b"last")
 
 
 def test_reader_without_a_journal_names_the_way_out(broker_url: str) -> None:

@@ -177,6 +177,22 @@ def test_dead_letters_come_again_once_and_messages_of_operators_are_listed(
     assert (again.json["deadLetters"], again.json["skipped"]) == (0, 4), "it is known, the others are copies"
 
 
+def test_command_comes_again_beside_its_dead_letter_unless_that_was_discarded(
+    journal_cli: Cli, application: Application, rabbit: RabbitClient
+) -> None:
+    rabbit.publish(deduct("d-1"))
+    work(application)
+    rabbit.publish(deduct("d-1", tokens=2))
+    work(application)
+    assert application.service().counts().parked == 1
+    parked = journal_cli("recover", "--dry-run", *_SINCE, "--json")
+    assert (parked.json["published"], parked.json["messages"]) == (2, [])
+    application.service().discard([1], "seen", "ann")
+    discarded = journal_cli("recover", "--dry-run", *_SINCE, "--json")
+    assert (discarded.json["published"], discarded.json["skipped"]) == (1, 1)
+    assert [(one["use"], one["referenceId"]) for one in discarded.json["messages"]] == [("discarded", "d-1")]
+
+
 def test_recovery_is_in_the_activity_log_and_goes_on_by_its_number(
     journal_cli: Cli, application: Application, lost: Callable[..., None]
 ) -> None:

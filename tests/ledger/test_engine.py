@@ -200,6 +200,13 @@ def test_another_database_is_refused_with_the_way_out(url: str) -> None:
         ledger_engine(url)
 
 
+def test_url_that_nobody_can_read_is_not_shown() -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        ledger_engine("mysql://h:5432#s3cr3t")
+    assert "s3cr3t" not in str(refused.value)
+    assert refused.value.__suppress_context__
+
+
 def test_an_option_of_the_url_that_nobody_knows_is_a_matter_of_configuration(postgres_url: str) -> None:
     engine = ledger_engine(f"{postgres_url}?no_such_option=1")
     with pytest.raises(ConfigurationError, match="no_such_option"):

@@ -227,6 +227,34 @@ def test_worker_that_is_a_member_of_the_owner_is_refused(database: DatabaseRoles
         database.make()
 
 
+@pytest.mark.parametrize("above", ["CREATEROLE", "pg_execute_server_program", "the owner"])
+def test_login_that_can_become_a_role_above_rights_is_refused(database: DatabaseRoles, above: str) -> None:
+    """The login inherits no right, and takes them all with SET ROLE, also by a role in between."""
+    database.make()
+    between, power = (f"{kind}_{uuid4().hex[:8]}" for kind in ("between", "power"))
+    database.run(f"CREATE ROLE {between} NOINHERIT", f"CREATE ROLE {power}")
+    granted = {"CREATEROLE": power, "the owner": database.names.owner}.get(above, above)
+    if above == "CREATEROLE":
+        database.run(f"ALTER ROLE {power} CREATEROLE")
+    database.run(
+        f"ALTER ROLE {database.names.reader} NOINHERIT",
+        f"GRANT {between} TO {database.names.reader}",
+        f"GRANT {granted} TO {between}",
+    )
+    try:
+        with pytest.raises(ConfigurationError, match=f"is a member of {granted}.*REVOKE"):
+            database.make()
+    finally:
+        database.run(f"DROP ROLE {between}, {power}")
+
+
+def test_right_that_a_login_takes_with_set_role_is_named(database: DatabaseRoles) -> None:
+    names = database.make().names
+    database.run(f"ALTER ROLE {names.reader} NOINHERIT", f"GRANT {names.worker} TO {names.reader}")
+    with pytest.raises(ConfigurationError, match=f"{names.reader} may INSERT on accounts"):
+        database.make()
+
+
 def test_table_of_a_later_migration_has_owner_and_rights_without_roles_anew(
     postgres: PostgresServer,
 ) -> None:

@@ -89,6 +89,7 @@ def test_routing_key_must_be_the_type(message: dict[str, Any]) -> None:
         ("usage.deduct.", False),
         ("usage.deduct07", False),
         ("usage.deduct.07.07", False),
+        ("usage.deduct.\N{ARABIC-INDIC DIGIT ZERO}\N{ARABIC-INDIC DIGIT SEVEN}", False),
         ("usage.record.07", False),
         ("", False),
     ],

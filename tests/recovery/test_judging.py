@@ -10,6 +10,7 @@ import pytest
 from schemas.dead_letter import RECOVERY_HEADER, RECOVERY_SINCE_HEADER, SENDER_HEADER
 from worker.broker import Delivery
 from worker.broker.journal import JournalMessage
+from worker.deadletters.models import DeadLetterStatus
 from worker.messages.dead_letters import Failure
 from worker.messages.policy import Policy
 from worker.recovery.judging import Handling, Judge, JudgedMessage
@@ -153,7 +154,23 @@ def test_actions_of_operators_are_recognized() -> None:
     assert judged(app_id="app", user_id="app").operators_action is None
 
 
-def test_known_dead_letter_is_skipped_but_its_replay_is_not() -> None:
-    assert judged(user_id="app").as_known().handling is Handling.KNOWN
-    assert judged(user_id="ops", headers={"x-billing-replay": 3}).as_known().handling is Handling.COMMAND
-    assert judged(user_id="other").as_known().handling is Handling.REFUSED
+_PARKED, _RESOLVED, _DISCARDED = map(DeadLetterStatus, ("parked", "resolved", "discarded"))
+
+
+def test_command_is_skipped_where_operators_have_dealt_with_its_dead_letter() -> None:
+    assert judged(user_id="app").as_known(_RESOLVED).handling is Handling.KNOWN
+    discarded = judged(user_id="app").as_known(_DISCARDED)
+    assert (discarded.handling, discarded.is_discarded) == (Handling.KNOWN, True)
+    replay = judged(user_id="ops", headers={"x-billing-replay": 3})
+    assert replay.as_known(_DISCARDED).handling is Handling.COMMAND
+    assert judged(user_id="other").as_known(_DISCARDED).handling is Handling.REFUSED
+
+
+@pytest.mark.parametrize("status", [None, _PARKED])
+def test_command_is_published_where_its_bytes_may_have_come_again(status: DeadLetterStatus | None) -> None:
+    assert judged(user_id="app").as_known(status).handling is Handling.COMMAND
+
+
+def test_malformed_message_is_skipped_where_its_dead_letter_is_kept() -> None:
+    assert judged(b"oops", user_id="app").as_known(_PARKED).handling is Handling.KNOWN
+    assert judged(b"oops", user_id="app").as_known(None).handling is Handling.DEAD_LETTER

@@ -10,6 +10,7 @@ from worker.addresses.urls import (
     Server,
     Url,
     each_once,
+    is_port,
     is_postgresql,
     require_known,
     server_in,
@@ -161,8 +162,8 @@ def _servers_of(pairs: Sequence[tuple[str, str]]) -> list[Server]:
         raise ValueError("names an empty host: remove a comma, or name the server")
     if not ports:
         return [_of_host(host) for host in hosts]
-    if len(ports) not in {1, len(hosts)} or not all(port.isascii() and port.isdigit() for port in ports):
-        raise ValueError("has another number of ports than of hosts, or a port that is no number")
+    if len(ports) not in {1, len(hosts)} or not all(map(is_port, ports)):
+        raise ValueError("has another number of ports than of hosts, or a port that is none of 1 to 65535")
     each = ports * len(hosts) if len(ports) == 1 else ports
     return [Server(host, int(port)) for host, port in zip(hosts, each, strict=True)]
 

@@ -23,7 +23,7 @@ _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\s:\[\]]*))(?::(\d{0,5}))?")
 #: What separates two whole URLs: a comma, or kombu's semicolon, with a scheme behind it.
 _NEXT_URL = re.compile(rf"[,;]\s*(?={_SCHEME.pattern}://)")
 _SEPARATOR = re.compile(r"[,;]")
-_PORT_MAX = 65_535
+_PORT_MAX, _PORT_DIGITS = 65_535, 5
 #: Most options that an error lists.
 _FEW = 12
 
@@ -135,9 +135,14 @@ def server_in(text: str, default_port: int) -> Server:
     if found is None:
         raise ValueError(UNREADABLE)
     ipv6, host, port = found.groups()
-    if port and not 1 <= int(port) <= _PORT_MAX:
+    if port and not is_port(port):
         raise ValueError(UNREADABLE)
     return Server(unquote(ipv6 or host), int(port) if port else default_port)
+
+
+def is_port(text: str) -> bool:
+    """Return True for the number of a port."""
+    return text.isascii() and text.isdigit() and len(text) <= _PORT_DIGITS and 1 <= int(text) <= _PORT_MAX
 
 
 def each_once(servers: Collection[Server]) -> tuple[Server, ...]:
@@ -184,7 +189,8 @@ def require_unambiguous(text: str) -> None:
     is_readable = bool(separator) and _SCHEME.fullmatch(scheme) is not None
     if not is_readable or "@" in parts.query or "@" in parts.fragment:
         raise ValueError(UNREADABLE)
-    if parts.netloc and (parts.netloc.count("@") > 1 or "@" in parts.path):
+    is_file = not parts.netloc and "sqlite" in scheme  # a path may have any name
+    if parts.netloc.count("@") > 1 or ("@" in parts.path and not is_file):
         raise ValueError(UNREADABLE)
 
 

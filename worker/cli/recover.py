@@ -265,6 +265,10 @@ class _Note:
 
 
 def _note_of(message: JudgedMessage) -> _Note | None:
+    if message.is_discarded and not isinstance(message.found, Failure):
+        return _Note(
+            message, "discarded", "its dead letter was discarded: restore and replay it if it counts"
+        )
     if message.handling in (Handling.COPY, Handling.KNOWN):
         return None
     if isinstance(message.found, Failure):

@@ -83,11 +83,13 @@ def ledger_engine(
 def _parsed(url: str) -> URL:
     """Return the URL as SQLAlchemy reads it; it has another form for several servers."""
     try:
-        return make_url(DatabaseAddress.parse(url).url if is_postgresql(url) else url)
+        text = DatabaseAddress.parse(url).url if is_postgresql(url) else url
     except ValueError as error:
         raise ConfigurationError(f"the database URL {error}") from None
-    except Exception as error:
-        raise ConfigurationError("the database URL cannot be read; see --database-url") from error
+    try:
+        return make_url(text)
+    except Exception:  # noqa: BLE001 - SQLAlchemy's error quotes the URL, which may hold a password
+        raise ConfigurationError("the database URL cannot be read; see --database-url") from None
 
 
 def _written(guard: DatabaseGuard) -> dict[str, Any]:

@@ -56,6 +56,9 @@ _POWERS = {
     "rolbypassrls": "BYPASSRLS",
 }
 
+#: Roles of the server whose members read or write its files, or run programs there.
+_ABOVE_TABLES = ("pg_execute_server_program", "pg_read_server_files", "pg_write_server_files")
+
 
 def worker_rights(table: str) -> tuple[str, ...]:
     """Return the rights of a worker on ``table``; one that is in none of the lists may be changed."""
@@ -145,16 +148,23 @@ class _Server:
                     f"ALTER ROLE {self.quote(name)} {' '.join(f'NO{word}' for word in powers)}; "
                     "or name another one with --role"
                 )
-            if {name, names.owner} <= self.roles.keys() and self._is_member(name, names.owner):
+            for other in self._above(name, names.owner):
                 raise ConfigurationError(
-                    f"the role {name} is a member of {names.owner}, and so may all that it may: "
-                    f"REVOKE {self.quote(names.owner)} FROM {self.quote(name)}"
+                    f"the role {name} is a member of {other}, and so may all that it may: "
+                    f"REVOKE {self.quote(other)} FROM {self.quote(name)}, "
+                    "or from the role between them"
                 )
 
     def _powers(self, role: str) -> list[str]:
         if (row := self.roles.get(role)) is None:
             return []
         return [word for column, word in _POWERS.items() if row[column]]
+
+    def _above(self, role: str, owner: str) -> Iterator[str]:
+        """Yield the roles that ``role`` can become and that are above rights on tables, or are the owner."""
+        yield from self._connection.execute(
+            _ABOVE, {"role": role, "owner": owner, "above": list(_ABOVE_TABLES)}
+        ).scalars()
 
     def must_join(self, owner: str) -> bool:
         """Return True where this login must become a member of ``owner``, to make tables in its name."""
@@ -188,6 +198,12 @@ _SELF = text(
 )
 _ROLES = text(f"SELECT rolname, {', '.join(_POWERS)} FROM pg_roles WHERE rolname = ANY(:names)")  # noqa: S608
 _IS_MEMBER = text("SELECT pg_has_role(:role, :of, 'MEMBER')")
+_ABOVE = text(
+    "SELECT above.rolname FROM pg_roles AS login JOIN pg_roles AS above ON above.oid <> login.oid"  # noqa: S608
+    f" WHERE login.rolname = :role AND ({' OR '.join(f'above.{power}' for power in _POWERS)}"
+    " OR above.rolname = :owner OR above.rolname = ANY(:above))"
+    " AND pg_has_role(login.oid, above.oid, 'MEMBER') ORDER BY 1"
+)
 _OWNED = text(
     "SELECT 'TABLE', c.oid::regclass::text FROM pg_class c"
     " WHERE c.relnamespace = current_schema()::regnamespace AND c.relname = ANY(:tables)"
@@ -358,15 +374,19 @@ def _differences(connection: Connection, wanted: RolesWanted) -> Iterator[str]:
                 yield f"{role} may {what}"
 
 
+# With SET ROLE a login has the rights of every role that it is a member of, whether it inherits them or not.
 _TABLE_RIGHTS = text(
-    "SELECT t, r, has_table_privilege(:role, c.oid, r)"
+    "SELECT t, r, EXISTS (SELECT FROM pg_roles WHERE pg_has_role(:role, oid, 'MEMBER')"
+    " AND has_table_privilege(oid, c.oid, r))"
     " FROM unnest(CAST(:tables AS text[])) AS t"
     " JOIN pg_class c ON c.relname = t AND c.relnamespace = current_schema()::regnamespace"
     " CROSS JOIN unnest(CAST(:rights AS text[])) AS r ORDER BY 1, 2"
 )
 _OTHER_RIGHTS = text(
-    "SELECT 'make tables in ' || current_schema(), has_schema_privilege(:role, current_schema(), 'CREATE')"
-    " UNION ALL SELECT 'make temporary tables',"
-    " has_database_privilege(:role, current_database(), 'TEMPORARY')"
-    " UNION ALL SELECT 'make schemas', has_database_privilege(:role, current_database(), 'CREATE')"
+    "SELECT what, bool_or(has)"
+    " FROM (SELECT oid FROM pg_roles WHERE pg_has_role(:role, oid, 'MEMBER')) AS its, LATERAL (VALUES"
+    " ('make tables in ' || current_schema(), has_schema_privilege(its.oid, current_schema(), 'CREATE')),"
+    " ('make temporary tables', has_database_privilege(its.oid, current_database(), 'TEMPORARY')),"
+    " ('make schemas', has_database_privilege(its.oid, current_database(), 'CREATE'))"
+    ") AS rights (what, has) GROUP BY what"
 )

@@ -5,6 +5,7 @@ of our own processes publishes again names its first sender in ``x-billing-sende
 broker vouches for a worker user, and nowhere else.
 """
 
+import re
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -80,10 +81,10 @@ def is_key_of(routing_key: str, type_: str) -> bool:
     if routing_key == type_:
         return True
     partition = routing_key.removeprefix(f"{type_}.")
-    return partition != routing_key and len(partition) == _DIGITS and partition.isdecimal()
+    return partition != routing_key and _PARTITION.fullmatch(partition) is not None
 
 
-_DIGITS = 2
+_PARTITION = re.compile("[0-9]{2}")
 
 _Message = TypeVar("_Message", bound=Outgoing)
 

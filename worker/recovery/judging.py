@@ -19,6 +19,7 @@ from schemas.dead_letter import (
 )
 from worker.broker import Delivery, Outgoing
 from worker.broker.journal import OFFSET_HEADER, JournalMessage
+from worker.deadletters.models import DeadLetterStatus
 from worker.messages.dead_letters import Failure, dead_letter_id, sendable
 from worker.messages.origin import DEATHS, Origin, is_key_of, origin_of, republished, wrong_way
 from worker.messages.policy import Policy
@@ -54,6 +55,7 @@ _NO_COMMAND = frozenset(
 )
 #: Header of a message that a dead-letter exchange has published.
 _FIRST_DEATH = "x-first-death-queue"
+_DEALT_WITH = (DeadLetterStatus.RESOLVED, DeadLetterStatus.DISCARDED)
 _BY_HAND = {f"billing-worker {name}": name for name in ("adjust", "retry", "console")}
 
 
@@ -64,7 +66,7 @@ class Handling(StrEnum):
     DEAD_LETTER = "dead_letter"  #: published, and a dead letter again: it is no command
     REFUSED = "refused"  #: not published: nobody may send it so, or its sender may not
     COPY = "copy"  #: not published: an earlier recovery sent it, and the original is read as well
-    KNOWN = "known"  #: not published: the ledger's database has it as a dead letter
+    KNOWN = "known"  #: not published: it is a dead letter that needs nothing more, see ``as_known``
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,7 @@ class JudgedMessage:
     handling: Handling
     found: Message | Failure
     outgoing: Outgoing
+    is_discarded: bool = False  #: its dead letter, by an operator
 
     @property
     def is_published(self) -> bool:
@@ -88,10 +91,16 @@ class JudgedMessage:
         """Id that the message has as a dead letter."""
         return dead_letter_id(self.delivery)
 
-    def as_known(self) -> "JudgedMessage":
-        """Return the message as one that is a dead letter already; a replay is published all the same."""
-        is_kept = not self.is_published or REPLAY_HEADER in self.delivery.headers
-        return self if is_kept else replace(self, handling=Handling.KNOWN)
+    def as_known(self, status: DeadLetterStatus | None) -> "JudgedMessage":
+        """Return the message as one that is a dead letter of ``status`` already; None: it is none.
+
+        A command is known where operators have dealt with its dead letter. Else it is published: the same
+        bytes may have come again and have been applied. A replay is published in any case.
+        """
+        is_known = status in _DEALT_WITH if self.handling is Handling.COMMAND else status is not None
+        if not self.is_published or not is_known or REPLAY_HEADER in self.delivery.headers:
+            return self
+        return replace(self, handling=Handling.KNOWN, is_discarded=status is DeadLetterStatus.DISCARDED)
 
     @property
     def operators_action(self) -> str | None:

@@ -11,7 +11,7 @@ from sqlalchemy import Engine
 
 from worker.broker import Outgoing, Publishes
 from worker.broker.journal import Offsets, ReadsJournal
-from worker.deadletters.store.lookup import known_ids
+from worker.deadletters.store.lookup import known_statuses
 from worker.errors import ConfigurationError
 from worker.ledger.queries import snapshot
 from worker.ledger.recoveries import Advance, Recoveries, Recovery
@@ -54,14 +54,14 @@ def judged_messages(
 ) -> Iterator[list[JudgedMessage]]:
     """Yield the messages of a recovery, judged, some hundreds at a time; from ``start`` on where it goes on.
 
-    Messages that the database has as dead letters already are known: operators may have dealt with them.
+    Those that the database has as dead letters already may be known, see ``JudgedMessage.as_known``.
     """
     judge = Judge(resources.policy, since=since, first=offsets.first, sent_as=resources.sent_as)
     for chunk in resources.journal.read(offsets.first if start is None else start, offsets.last):
         judged = list(judge.judged(chunk, resources.clock()))
         with snapshot(resources.engine) as connection:
-            known = known_ids(connection, {message.dead_letter_id for message in judged})
-        yield [message.as_known() if message.dead_letter_id in known else message for message in judged]
+            known = known_statuses(connection, {message.dead_letter_id for message in judged})
+        yield [message.as_known(known.get(message.dead_letter_id)) for message in judged]
 
 
 class RecoveryRun:

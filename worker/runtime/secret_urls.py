@@ -30,9 +30,9 @@ SECRET_URLS = tuple(
 #: Settings that name a file; once it is read they are not set any more.
 SECRET_FILES = frozenset(name for secret in SECRET_URLS for name in (secret.url_file, secret.password_file))
 
-# A user behind each ``://``, of one address or of several; and the same with a password.
-_USER = re.compile(r"(?<=://)([^:@/?#,;]+)@")
-_LOGIN = re.compile(r"://[^@/?#,;]*:[^@/?#,;]*@")
+# A user before each ``@``, of one address or of several; and the first one with a password.
+_USER = re.compile(r"(?:(?<=://)|(?<=[,;]))([^:@/?#,;]+)@")
+_LOGIN = re.compile(r"://[^@/?#]*:[^@/?#]*@")
 
 
 def with_secrets(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:

@@ -73,7 +73,7 @@ class StreamReader(ReadsJournal):
                 if newer.arrived:
                     return _after_none(_offset_of(newer.arrived[0]) - 1)
                 if arrived := self._take(newest):
-                    last, quiet_since = _offset_of(arrived[-1], last), monotonic()
+                    last, quiet_since = _offset_of(arrived[-1]), monotonic()
         return last
 
     def offset_at(self, moment: datetime) -> int | None:
@@ -110,7 +110,7 @@ class StreamReader(ReadsJournal):
                     continue
                 chunk: list[JournalMessage] = []
                 for delivery in arrived:
-                    before = _offset_of(delivery, before)
+                    before = _offset_of(delivery)
                     chunk.append(JournalMessage(before, delivery))
                 yield [message for message in chunk if message.offset <= last]
                 consumer.acknowledge([delivery.tag for delivery in arrived])
@@ -178,12 +178,12 @@ def _on_cancel(tag: str) -> None:
     raise BrokerUnavailableError(f"the broker cancelled the consumer of {tag}: is the journal deleted?")
 
 
-def _offset_of(delivery: Delivery, before: int | None = None) -> int:
-    """Return the offset of a delivery; where its headers can't be read, the one behind ``before``."""
+def _offset_of(delivery: Delivery) -> int:
+    """Return the offset of a delivery. Raises BrokerUnavailableError for one that has none."""
     offset = delivery.headers.get(OFFSET_HEADER)
-    if isinstance(offset, int):
-        return offset
-    return 0 if before is None else before + 1
+    if not isinstance(offset, int):
+        raise BrokerUnavailableError("the broker delivers a message of the journal without its offset")
+    return offset
 
 
 def _after_none(offset: int) -> int | None:

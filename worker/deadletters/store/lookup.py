@@ -4,14 +4,16 @@ from collections.abc import Collection
 
 from sqlalchemy import Connection
 
+from worker.deadletters.models import DeadLetterStatus
 from worker.deadletters.store import tables
 from worker.ledger.bulk import Keys, select_rows
 
 
-def known_ids(connection: Connection, ids: Collection[str]) -> set[str]:
-    """Return those of ``ids`` that name a dead letter, whatever has become of it."""
-    rows = select_rows(connection, tables.dead_letters, ("letter_id",), "letter_id", Keys(sorted(ids)))
-    return {row.letter_id for row in rows}
+def known_statuses(connection: Connection, ids: Collection[str]) -> dict[str, DeadLetterStatus]:
+    """Return the status of the dead letter that each of ``ids`` names; none for an id that names none."""
+    columns = ("letter_id", "status")
+    rows = select_rows(connection, tables.dead_letters, columns, "letter_id", Keys(sorted(ids)))
+    return {row.letter_id: DeadLetterStatus(row.status) for row in rows}
 
 
 def numbers_by_reference(connection: Connection, references: Collection[str]) -> dict[str, int]:
