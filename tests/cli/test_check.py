@@ -85,7 +85,7 @@ def test_check_says_what_is_bad_and_what_to_do_and_looks_at_the_rest(
     ended = cli("check")
     assert ended.code == 1
     assert [name for name, forecast in states(ended).items() if forecast == "bad"] == bad
-    assert len(ended.lines) == 15
+    assert len(ended.lines) == 16
     assert advice in next(line for line in ended.lines if line.startswith("bad"))
 
 

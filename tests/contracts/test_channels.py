@@ -16,7 +16,7 @@ from worker.contract.consequences import Change, Consequence
 from worker.contract.diff import changes, is_allowed, main
 from worker.contract.files import RELEASED_CHANNELS
 
-COMPATIBLE, WORKER_FIRST, BREAKING = Consequence
+COMPATIBLE, WORKER_FIRST, _, BREAKING = Consequence
 PAYMENTS, USAGE, BULK = BILLING.work
 CLASSIC = {"x-queue-type": "classic"}
 

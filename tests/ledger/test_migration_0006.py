@@ -211,6 +211,7 @@ def test_sum_of_tokens_ends_where_the_numbers_of_a_database_end(
         (group,) = service.groups().groups
         assert group.tokens_at_stake == (min(whole, 2**63 - 1) if is_bounded else whole)
         assert service.drifts() == []
+        migrate(fifth)  # the activity log has more columns since
         service.discard([1], "a test", "ann")
 
 

@@ -85,7 +85,9 @@ class BatchConnection(driver.connection):
         self.set_isolation_level(levels[value])
 
     def set_isolation_level(self, level: int | None) -> None:
-        """Set the level of the next transactions."""
+        """Set the level of the next transactions; one that is open is rolled back, as the driver does."""
+        if self._is_joined:
+            self.rollback()
         self._is_joined = level == driver.ISOLATION_LEVEL_READ_COMMITTED
         super().set_isolation_level(driver.ISOLATION_LEVEL_AUTOCOMMIT if self._is_joined else level)
 
