@@ -94,12 +94,14 @@ class Context:
         return bound
 
     def join(self, names: Iterable[str]) -> None:
-        """Let these names, which no payment has, be of the same payment to come."""
+        """Let these names, which no payment has, be of the same payment to come.
+
+        They are written even where they are the same already: the payment may have come since they were read.
+        """
         alike = self._with_the_same(names)
-        first = min(alike)
-        for name in alike:
-            known = self.name_of(name)
-            if len(alike) > 1 and (known is None or known.same_as != first):
+        if len(alike) > 1:
+            first = min(alike)
+            for name in alike:
                 self.names[name] = PaymentName(name, version=self._version_of(name), same_as=first)
 
     def payments_of(self, names: Iterable[str]) -> list[PaymentName]:
