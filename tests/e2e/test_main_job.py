@@ -273,7 +273,7 @@ def batches_of_any_size(rng: random.Random, commands: Sequence[Command]) -> list
 
 
 @pytest.mark.parametrize(
-    ("count", "users", "seed"), [(4_000, 20, 2), pytest.param(10_000, 50, 2, marks=pytest.mark.slow)]
+    ("count", "users", "seed"), [(7_000, 35, 2), pytest.param(10_000, 50, 2, marks=pytest.mark.slow)]
 )
 def test_thousands_of_commands_equal_the_model_for_any_batches_and_workers(
     postgres_engine: Engine, count: int, users: int, seed: int
