@@ -2,6 +2,8 @@
 
 from datetime import timedelta
 
+import pytest
+
 from schemas import Command
 from tests.support.commands import (
     bonus,
@@ -12,16 +14,22 @@ from tests.support.commands import (
     disputed,
     opening,
     payment,
+    refund,
+    release,
     renew,
+    reserve,
+    settle,
     settling,
     upload,
     went_back,
 )
 from tests.support.fake_ledger import FakeLedger, after
-from tests.support.strategies import NOW, SMALL_CATALOG
+from tests.support.model import Model
+from tests.support.model_comparison import assert_like_the_model
+from tests.support.strategies import NOW, SMALL_CATALOG, Day
 from worker.catalog import Catalog
 
-DAY, HOUR = timedelta(days=1), timedelta(hours=1)
+DAY, HOUR, MINUTE = timedelta(days=1), timedelta(hours=1), timedelta(minutes=1)
 SHORTLY = timedelta(days=30) - HOUR  # an hour before the first period ends
 
 
@@ -66,6 +74,36 @@ def test_a_clock_that_is_behind_the_opening_grants_and_counts_nothing_twice() ->
     assert granted(ledger) == 2 * 250  # what ended at once is granted to who subscribes again
     assert answer_to(ledger, upload(80, reference_id="u1"), behind)[0] == "free_upload_counted"
     assert answer_to(ledger, upload(80, reference_id="u2"), timedelta(0))[0] == "free_upload_limit_exceeded"
+
+
+@pytest.mark.parametrize(
+    ("giving_back", "expired"),
+    [(release(), 36), (settle(10), 26), (refund(40, "d"), 40)],
+    ids=["a hold that is released", "a hold that is settled", "a refund of usage"],
+)
+def test_tokens_back_in_a_lot_that_a_clock_ahead_ended_expire_at_once(
+    giving_back: Command, expired: int
+) -> None:
+    first: list[Command] = [opening(tier="pro"), deduct(40, reference_id="d"), reserve(36, "hold")]
+    ledger, model, ended = FakeLedger(), Model(SMALL_CATALOG), NOW + HOUR
+    days: Day = [(NOW, first), (ended, [cancel("now", reference_id="k")]), (ended - MINUTE, [giving_back])]
+    *_, reply = assert_like_the_model(ledger, model, days)
+    (lot,) = ledger.lots_of("u")
+    assert (reply["expired"], lot.free, lot.ended_at) == (expired, 0, ended)
+    last = ledger.history("u")[-1]
+    assert (last.counter, last.due_at) == ("expiry", last.recorded_at), "due no later than posted"
+
+
+def test_a_lot_that_was_ended_is_not_ended_again_by_a_clock_that_is_behind() -> None:
+    ledger, model, ended = FakeLedger(), Model(SMALL_CATALOG), NOW + HOUR
+    again: list[Command] = [change("pro", reference_id="c"), cancel("now", reference_id="k2")]
+    days: Day = [
+        (NOW, [opening(tier="pro")]),
+        (ended, [cancel("now", reference_id="k")]),
+        (ended - MINUTE, again),
+    ]
+    assert_like_the_model(ledger, model, days)
+    assert [lot.ended_at for lot in ledger.lots_of("u")] == [ended, ended - MINUTE]
 
 
 def test_expired_tokens_of_a_payment_are_not_taken_from_another() -> None:

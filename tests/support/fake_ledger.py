@@ -524,6 +524,7 @@ class FakeLedger:
         assert sum(kept.values()) == account.held
         for lot in self.lots_of(account.user_id):
             assert lot.held == kept.get(lot.number, 0)
+            assert lot.ended_at is None or not lot.free + lot.pending, "something is left of what was ended"
             if lot.pending:
                 waited_for.append(lot.effective_at)
             if lot.free and lot.expires_at:

@@ -387,7 +387,9 @@ class AccountModel:
         self._expire(credit)
 
     def _expire(self, credit: Credit) -> None:
-        self.write(-self.free(credit), "expiry", credit["number"], _end(credit))
+        end = _end(credit)
+        assert end is not None
+        self.write(-self.free(credit), "expiry", credit["number"], min(end, self.now))
 
     def _follows(self, at: datetime) -> tuple[datetime, datetime]:
         """The period that follows one that ended at ``at``: two calendars may differ by less than a day."""
@@ -531,5 +533,7 @@ def _end(credit: Credit) -> datetime | None:
 
 
 def _is_over(credit: Credit, at: datetime) -> bool:
-    end = _end(credit)
-    return end is not None and end <= at
+    """True from a credit's end on; always of one that a cancellation ended, also by a clock behind it."""
+    if credit["endedAt"] is not None:
+        return True
+    return credit["expiresAt"] is not None and bool(credit["expiresAt"] <= at)

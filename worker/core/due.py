@@ -210,9 +210,10 @@ def _roll_over(
 
 
 def _expire_if_over(account: Account, outcome: Outcome, lot: Lot, at: datetime) -> None:
-    free = lot.free
-    if free and (ends_at := lot.ends_at) is not None and ends_at <= at:
-        account.post(outcome, Counter.EXPIRY, -free, lot, due_at=ends_at)
+    """Expire what is free of a lot that is over at ``at``; one that was ended is, by any clock."""
+    free, ends_at = lot.free, lot.ends_at
+    if free and ends_at is not None and (ends_at <= at or lot.ended_at is not None):
+        account.post(outcome, Counter.EXPIRY, -free, lot, due_at=min(ends_at, at))
 
 
 def _change_tier(account: Account) -> None:

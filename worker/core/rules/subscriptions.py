@@ -333,7 +333,9 @@ def _allocations(account: Account) -> list[Lot]:
     return [
         lot
         for lot in account.lots.values()
-        if lot.source is Source.ALLOCATION and (lot.ends_at is None or lot.ends_at > account.now)
+        if lot.source is Source.ALLOCATION
+        and lot.ended_at is None  # also where another worker's clock is behind the one that ended it
+        and (lot.expires_at is None or lot.expires_at > account.now)
     ]
 
 

@@ -170,9 +170,10 @@ export class FakeAccount {
     }
   }
 
-  /** Expire what is free of a lot whose time is over at `at`. */
+  /** Expire what is free of a lot whose time is over at `at`, or that was ended, by any clock. */
   expire(operation: Operation, lot: Lot, at: number): void {
-    if (lot.endsAt <= at) this.post(operation, "expiry", -lot.free, lot, lot.endsAt);
+    const isOver = lot.endsAt <= at || lot.endedAt !== Infinity;
+    if (isOver) this.post(operation, "expiry", -lot.free, lot, Math.min(lot.endsAt, at));
   }
 
   /** Post one entry to a lot, or else to the debt: the only place where a balance changes. */

@@ -239,7 +239,9 @@ function giveUp(isOne: (lot: Lot) => boolean, { account, operation, now }: Case)
 
 /** Return the lots of allocations that haven't ended, also where they are used up. */
 function allocations(account: FakeAccount): Lot[] {
-  return account.lots.filter(({ source, endsAt }) => source === "allocation" && endsAt > account.clock());
+  return account.lots.filter(
+    (lot) => lot.source === "allocation" && lot.endedAt === Infinity && lot.expiresAt > account.clock(),
+  );
 }
 
 // -- helpers of all ----------------------------------------------------------------------------------------
