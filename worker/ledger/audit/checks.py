@@ -71,7 +71,7 @@ CHECKS: Mapping[str, str] = {
     "lot_account": "a lot on another account than its operation's user has; account ids",
     "lot_granted": "the lot was not granted what its operation says",
     "lot_parent": "the lot belongs to another lot than it must; lot numbers",
-    "allocation_twice": "an allocation for a period that had been granted; what it was granted",
+    "allocation_twice": "an allocation for a period that was granted, and not given up; what it was granted",
     # holds
     "hold_missing": "a reservation without its hold; rows",
     "hold_without_outcome": "a hold whose operation is missing, not applied or no reservation; its tokens",

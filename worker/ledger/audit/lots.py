@@ -107,9 +107,6 @@ def origins(scope: Scope) -> Checks:
         .where(scope.of(lots))
     )
     is_allocation = and_(lot.source == Source.ALLOCATION.value, lot.parent.is_(None))
-    before = func.lag(lot.number).over(
-        partition_by=(lot.account_id, lot.slot, is_allocation, lot.expires_at), order_by=lot.number
-    )
     # Only a change of the tier grants more to a period that was granted already; an import may bring both. A
     # gateway's period may end with another.
     may_be_second = operation.code.in_(
@@ -120,7 +117,7 @@ def origins(scope: Scope) -> Checks:
         ]
     )
     is_gateways = operation.content.contains('"periodEnd"')
-    is_second = and_(is_allocation, before.is_not(None), ~may_be_second, ~is_gateways)
+    is_second = and_(is_allocation, _is_granted_before(is_allocation), ~may_be_second, ~is_gateways)
     granted = _granted(scope)
     is_import = func.coalesce(operation.code == Code.ACCOUNT_IMPORTED.value, False)
     is_unexplained = case(
@@ -138,6 +135,20 @@ def origins(scope: Scope) -> Checks:
             "lot_not_canceled": untrue(_is_ended_by_nobody(scope), lot.granted),
         },
     )
+
+
+def _is_granted_before(is_allocation: Condition) -> Condition:
+    """Return the condition that an earlier lot of the same period was not given up before.
+
+    A cancellation gives up a period that was granted ahead; who goes on is granted it again. A cancellation
+    that ended both lots came after both.
+    """
+    lot, operation = lots.c, operations.c
+    period = (lot.account_id, lot.slot, is_allocation, lot.expires_at)
+    before = func.lag(lot.number).over(partition_by=period, order_by=lot.number)
+    ended_at = func.lag(lot.ended_at).over(partition_by=period, order_by=lot.number)
+    is_ended_with_it = and_(ended_at == lot.ended_at, operation.recorded_at < lot.ended_at)
+    return and_(before.is_not(None), or_(ended_at.is_(None), is_ended_with_it))
 
 
 def _is_ended_by_nobody(scope: Scope) -> Condition:
