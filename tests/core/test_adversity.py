@@ -106,6 +106,17 @@ def test_a_lot_that_was_ended_is_not_ended_again_by_a_clock_that_is_behind() -> 
     assert [lot.ended_at for lot in ledger.lots_of("u")] == [ended, ended - MINUTE]
 
 
+def test_period_given_up_by_a_clock_that_is_behind_its_start_counts_what_expires() -> None:
+    ledger, model, begun = FakeLedger(), Model(SMALL_CATALOG), NOW + 30 * DAY
+    days: Day = [
+        (NOW, [opening(tier="steady")]),
+        (begun, [deduct(40, reference_id="d")]),
+        (begun - MINUTE, [cancel("now", reference_id="k")]),
+    ]
+    *_, reply = assert_like_the_model(ledger, model, days)
+    assert (reply["amount"], ledger.history("u")[-1].amount) == (80, -80)
+
+
 def test_expired_tokens_of_a_payment_are_not_taken_from_another() -> None:
     ledger = after(
         opening(tier="empty"),

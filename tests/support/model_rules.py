@@ -423,14 +423,14 @@ class Rules:
             return "subscription_canceled", 0, {"periodEnd": _wire(account.ends_at)}
         if start is not None and start > now:
             before, _ = account.period_of(now)
-            _end_at_once(account, [credit for credit in allocations if credit["effectiveAt"] >= start])
+            ended = _end_at_once(account, [c for c in allocations if c["effectiveAt"] >= start])
             if account.named and account.named[-1][0] == start:
                 account.named[-1:] = [(before, start)]
             account.ends_at = account.granted_until = start
             account.granted_start = before
             left = [c for c in allocations if c["expiresAt"] == start and c["parent"] is None]
             account.period_granted = sum(credit["granted"] for credit in left)
-            return "subscription_canceled", 0, {"periodEnd": _wire(start)}
+            return "subscription_canceled", ended, {"periodEnd": _wire(start)}
         ended = _end_at_once(account, allocations)
         tier, account.ends_at = account.plan(), now
         is_free = tier is not None and tier.auto_renew

@@ -291,7 +291,7 @@ def cancel(account: Account, command: CancelSubscription, outcome: Outcome, cont
     if not is_now:
         state.ends_at = max(state.granted_until, context.now)
     elif (ahead := _ahead(state, context.now)) is not None:
-        _give_up(account, outcome, ahead)
+        lost = _give_up(account, outcome, ahead)  # pending, unless a clock ahead began it
         give_up_ahead(state, ahead, context.now)
         state.ends_at = ahead
         present = (lot for lot in _allocations(account) if lot.parent is None and lot.expires_at == ahead)

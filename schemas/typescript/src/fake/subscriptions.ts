@@ -200,7 +200,7 @@ export function cancel(command: Of<"subscription.cancel">, of: Case): Decision {
   if (!isNow) {
     account.endsAt = Math.max(calendar.grantedUntil, now);
   } else if (ahead > now) {
-    giveUp(({ effectiveAt }) => effectiveAt >= ahead, of);
+    lost = giveUp(({ effectiveAt }) => effectiveAt >= ahead, of); // pending, unless a clock ahead began it
     calendar.giveUpAhead(ahead, now);
     account.endsAt = ahead;
     const present = allocations(account).filter((lot) => lot.parent === undefined && lot.expiresAt === ahead);
