@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import IO
 
 import pytest
@@ -45,7 +46,8 @@ class Serving:
     def end(self) -> None:
         """Stop serving."""
         self._stop.set()
-        self.server.pull_trigger()
+        with suppress(OSError):  # it may have looked at the stop by itself, and be closed
+            self.server.pull_trigger()
         self._thread.join(PATIENCE_S)
 
     def socket(self) -> socket.socket:
