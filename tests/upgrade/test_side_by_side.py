@@ -1,5 +1,6 @@
 """The version before, from its wheel, beside this one on the newest schema, and a roll between them."""
 
+import os
 import re
 import subprocess
 import sys
@@ -8,20 +9,24 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from packaging.version import Version
-from sqlalchemy import Engine, update
+from sqlalchemy import Engine, text, update
 
 from tests.support.expected_state import ExpectedState, every_reply, nothing_is_left, publish_some
 from tests.support.load_scenario import USAGE, consumers_of
 from tests.support.processes import STOP_S, WorkerProcesses, worker_environment
+from tests.support.provision import PostgresServer
 from tests.support.rabbit_client import RabbitClient
 from tests.support.release import wheel_before
 from tests.support.waiting import eventually
 from worker import __version__
 from worker.bootstrap import Application
 from worker.broker import BILLING
+from worker.ledger.engine import ledger_engine
+from worker.ledger.migrations import migrate
 from worker.ledger.revisions import newest_revision
 from worker.ledger.tables import schema_compatibility
 from worker.settings import Settings
@@ -99,6 +104,49 @@ def test_kept_wheel_is_of_a_version_before_this_one(before: Path) -> None:
     assert Version(version_of(before)) < Version(__version__)
     revisions = (before / "worker" / "ledger" / "migrations" / "versions").glob("[0-9]*.py")
     assert max(file.name[:4] for file in revisions) < newest_revision()
+
+
+def test_ledger_of_the_version_before_becomes_one_of_this(
+    before: Path, postgres: PostgresServer, postgres_engine: Engine
+) -> None:
+    name = f"before_{uuid4().hex[:8]}"
+    postgres.databases.create_database(name)
+    url = postgres.address.url(name)
+    subprocess.run(
+        [sys.executable, "-m", "worker", "migrate"],
+        cwd=before,
+        env={**os.environ, "PYTHONPATH": str(before), "BILLING_DATABASE_URL": url},
+        check=True,
+        timeout=60,
+    )
+    engine = ledger_engine(url)
+    migrate(engine)
+    assert schema_of(engine) == schema_of(postgres_engine)
+    engine.dispose()
+    postgres.databases.drop_database(name)
+
+
+def schema_of(engine: Engine) -> list[tuple[str, ...]]:
+    """Return columns, indexes, constraints and the revision of a ledger."""
+    with engine.connect() as connection:
+        return [tuple(row) for statement in _SCHEMA for row in connection.execute(text(statement))]
+
+
+_COLUMNS = """
+SELECT table_name, column_name, data_type, is_nullable FROM information_schema.columns
+WHERE table_schema = 'public' ORDER BY table_name, column_name
+"""
+_CONSTRAINTS = """
+SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM pg_constraint
+WHERE connamespace = 'public'::regnamespace ORDER BY 1, 2
+"""
+_SCHEMA = (
+    _COLUMNS,
+    _CONSTRAINTS,
+    "SELECT tablename, indexdef FROM pg_indexes WHERE schemaname = 'public' ORDER BY indexname",
+    "SELECT kind, name FROM identifiers ORDER BY kind, name",
+    "SELECT version_num FROM alembic_version",
+)
 
 
 def test_version_before_works_beside_this_one_on_its_schema_and_through_a_roll(

@@ -14,8 +14,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, S
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from operator import attrgetter
+from typing import Any
 
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import Connection, Row, delete, select, update
 
 from schemas import SLOTS, Code, Command, PaymentSucceeded, Status, slot_of, type_of
 from worker.core.contents import command_of
@@ -68,12 +69,18 @@ _NAME = ("name", "payment_reference", "user_id", "version", "same_as")
 def _names_of(connection: Connection, asked: Collection[str]) -> dict[str, PaymentName]:
     """Return these names, and all that are the same as one of them, as far as they have a row."""
     found = select_rows(connection, payment_names, _NAME, "name", Keys(sorted(asked)))
-    names = {row.name: PaymentName(*row) for row in found}
+    names = {row.name: _known(row) for row in found}
     firsts = {name.same_as for name in names.values() if name.same_as is not None}
     if firsts:
         alike = select_rows(connection, payment_names, _NAME, "same_as", Keys(sorted(firsts)))
-        names |= {row.name: PaymentName(*row) for row in alike}
+        names |= {row.name: _known(row) for row in alike}
     return names
+
+
+def _known(row: Row[Any]) -> PaymentName:
+    """Return a name; what it was the same as says nothing once it is bound (0.3.0 leaves it there)."""
+    name = PaymentName(*row)
+    return name if name.user_id is None else replace(name, same_as=None)
 
 
 def _opening_of(connection: Connection, needs: Needs, auto_open: str | None) -> Mapping[str, str]:

@@ -726,8 +726,8 @@ claims = Table(
 )
 
 #: Names of payments: a payment's own reference and its other names, with its user. A name without a payment
-#: is one that events wait for, or that is the same as others: ``same_as`` is the first of them all. The
-#: version rises with each change: two that come at once see each other.
+#: is one that events wait for, or that is the same as others: ``same_as`` is the first of them all, and says
+#: nothing of a bound name. The version rises with each change: two that come at once see each other.
 payment_names = Table(
     "payment_names",
     metadata,
@@ -745,7 +745,6 @@ payment_names = Table(
         sqlite_where=text("same_as IS NOT NULL"),
     ),
     CheckConstraint("(user_id IS NULL) = (payment_reference IS NULL)", name="bound_as_a_whole"),
-    CheckConstraint("same_as IS NULL OR user_id IS NULL", name="bound_or_to_come"),
 )
 
 #: Events that wait for the payment of their name. ``user_id`` is the one that was named; with a ``reason``

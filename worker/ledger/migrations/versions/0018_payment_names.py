@@ -6,8 +6,8 @@ A rejected command about names is an incident, as all about payments are: their 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0014"
-down_revision = "0013"
+revision = "0018"
+down_revision = "0017"
 branch_labels = None
 depends_on = None
 
@@ -20,27 +20,22 @@ _NUMBERS = [
 
 
 _IS_KNOWN = "same_as IS NOT NULL"
-_CHECK = "CHECK (same_as IS NULL OR user_id IS NULL)"
 
 
 def upgrade() -> None:
-    """Add the column, make the index on incidents anew, and number the names."""
-    constraint = f"CONSTRAINT {op.f('ck_payment_names_bound_or_to_come')} {_CHECK}"
+    """Add the column, make the index on incidents anew, and number the names.
+
+    No CHECK says that a bound name is the same as none: the version before binds names without the column.
+    """
     if op.get_context().dialect.name == "postgresql":
-        # The first part is committed by itself: it may be there when the second is tried again.
+        # Committed by itself: it may be there when the rest is tried again.
         op.execute("ALTER TABLE payment_names ADD COLUMN IF NOT EXISTS same_as TEXT")
-        op.execute(
-            "-- squawk-ignore ban-drop-constraint\n"
-            "ALTER TABLE payment_names DROP CONSTRAINT IF EXISTS ck_payment_names_bound_or_to_come"
-        )
-        op.execute(f"ALTER TABLE payment_names ADD {constraint} NOT VALID")
         with op.get_context().autocommit_block():
             op.execute("SET lock_timeout = 0")  # they wait for older transactions, and hold nobody up
-            op.execute("ALTER TABLE payment_names VALIDATE CONSTRAINT ck_payment_names_bound_or_to_come")
             _make_indexes(concurrently=True)
             op.execute("SET lock_timeout = '2s'")
     else:
-        op.execute(f"ALTER TABLE payment_names ADD COLUMN same_as TEXT {constraint}")
+        op.execute("ALTER TABLE payment_names ADD COLUMN same_as TEXT")
         _make_indexes(concurrently=False)
     for kind, number, name in _NUMBERS:
         op.execute(f"INSERT INTO identifiers (kind, number, name) VALUES ('{kind}', {number}, '{name}')")  # noqa: S608 - ours

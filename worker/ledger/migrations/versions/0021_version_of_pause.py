@@ -6,8 +6,8 @@ Every role may read which versions the schema is for: a worker's role may have n
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0018"
-down_revision = "0017"
+revision = "0021"
+down_revision = "0020"
 branch_labels = None
 depends_on = None
 

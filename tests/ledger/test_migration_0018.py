@@ -1,10 +1,9 @@
-"""Migration 0014: names of payments stay, those to come can be the same, and a bound one can't."""
+"""Migration 0018: names of payments stay, and are the same as no others."""
 
 from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine, text
-from sqlalchemy.exc import DBAPIError
 
 from worker.ledger.engine import ledger_engine
 from worker.ledger.migrations import migrate
@@ -17,7 +16,7 @@ _INSERT = (
 
 @pytest.fixture
 def moved(tmp_path: Path) -> Engine:
-    """A ledger with a name that has its payment and one that is waited for, moved from the version before."""
+    """A ledger with a name that has its payment and one that is waited for, moved from 0.2.0."""
     engine = ledger_engine(f"sqlite:///{tmp_path / 'ledger.sqlite3'}")
     migrate(engine, "0012")
     with engine.begin() as connection:
@@ -33,11 +32,3 @@ def test_names_stay_and_are_the_same_as_no_others(moved: Engine) -> None:
         assert [tuple(row) for row in found] == [("awaited", None, None), ("bound", "ada", None)]
         numbers = connection.execute(text("SELECT name FROM identifiers WHERE number IN (27, 43, 44)"))
         assert {"payment.named", "payment_named", "cancellation_late"} <= set(numbers.scalars())
-
-
-def test_name_to_come_may_be_the_same_as_another_and_a_bound_one_may_not(moved: Engine) -> None:
-    join = text("UPDATE payment_names SET same_as = 'awaited' WHERE name = :name")
-    with moved.begin() as connection:
-        connection.execute(join, {"name": "awaited"})
-    with pytest.raises(DBAPIError, match="bound_or_to_come"), moved.begin() as connection:
-        connection.execute(join, {"name": "bound"})
