@@ -247,14 +247,12 @@ def with_surprise(event: Any, path: tuple[Any, ...], surprise: Any, *, drops: bo
     """Return the event with another value at a place, or without that place."""
     if not path:
         return surprise
-    broken = copy.deepcopy(event)
-    holder = broken
-    for key in path[:-1]:
-        holder = holder[key]
-    if drops:
-        del holder[path[-1]]
+    key, *inner = path
+    broken = copy.copy(event)  # what stands beside the path is shared
+    if drops and not inner:
+        del broken[key]
     else:
-        holder[path[-1]] = surprise
+        broken[key] = with_surprise(event[key], tuple(inner), surprise, drops=drops)
     return broken
 
 

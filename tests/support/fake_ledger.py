@@ -5,8 +5,9 @@ whole after every batch.
 """
 
 import json
+import pickle
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from copy import copy, deepcopy
+from copy import copy
 from dataclasses import fields, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -72,7 +73,7 @@ class FakeLedger:
     def apply(self, commands: Sequence[Command], now: datetime = NOW) -> list[dict[str, Any]]:
         """Take one batch from load to reply; the replies as they stand on the wire."""
         known = self.load(commands, now)
-        before = deepcopy(known)
+        before = pickle.loads(pickle.dumps(known))  # noqa: S301 - faster than a deep copy
         plan = decide(commands, known, now, self.catalog)
         assert known == before, "decide has changed what is known"
         self.write(plan, known)
