@@ -29,6 +29,7 @@ def stamped(properties: dict[str, Any], headers: dict[str, Any]) -> Delivery:
         ({"timestamp": "yesterday"}, {"timestamp_in_ms": "now"}, None),
         ({"timestamp": True}, {}, None),
         ({}, {"timestamp_in_ms": None}, None),
+        ({"timestamp": SECONDS}, {"x-billing-sender": "app"}, None),
     ],
 )
 def test_time_of_publishing_is_the_broker_s_stamp_or_the_sender_s(

@@ -1,20 +1,26 @@
 """Times at which a message was published and its work occurred, as far as it says them.
 
 AMQP's ``timestamp`` counts whole seconds. A broker that stamps what comes in adds the header
-``timestamp_in_ms``, see https://www.rabbitmq.com/docs/message-interceptors.
+``timestamp_in_ms``, see https://www.rabbitmq.com/docs/message-interceptors; so do our clients.
 """
 
 from calendar import timegm
 from datetime import datetime
 
 from schemas import Message
+from schemas.dead_letter import SENDER_HEADER
 from worker.broker import Delivery
 
 _HEADER = "timestamp_in_ms"
 
 
 def published_at(delivery: Delivery) -> float | None:
-    """Return when a message was published, in seconds of the epoch; None where nobody says it."""
+    """Return when a message was published, in seconds of the epoch; None where nobody says it.
+
+    One that is published again, by a replay or a recovery, has the stamp of the first time: it isn't late.
+    """
+    if SENDER_HEADER in delivery.headers:
+        return None
     stamp = delivery.headers.get(_HEADER)
     if type(stamp) is int:
         return stamp / 1000
