@@ -409,7 +409,7 @@ class Application:
         return WaitingWatch(self.service_engine, days, self.metrics, self.clock)
 
     def watches(self) -> Watches:
-        """Watches of the scheduler's gauges, ready to run; they read on a connection of their own."""
+        """Watches of the scheduler's gauges, ready to run."""
         from worker.broker import BILLING
         from worker.watches import Watches
         from worker.watches.dead_letters import DeadLetterWatch
@@ -417,10 +417,8 @@ class Application:
         from worker.watches.payments import RejectedPaymentWatch
         from worker.watches.queues import QueueWatch
         from worker.watches.totals import TotalsWatch
-        from worker.watches.watching import STATEMENT_MOST_S
 
-        metrics = self.metrics
-        engine = self._engine("billing-watches", statement_timeout_s=STATEMENT_MOST_S, only_reads=True)
+        metrics, engine = self.metrics, self.service_engine
         queues = [queue.name for queue in (*BILLING.work, BILLING.queries, BILLING.dead)]
         return Watches(
             [

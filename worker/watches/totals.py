@@ -14,8 +14,8 @@ from worker.metrics import Metrics
 class TotalsWatch:
     """Gauges of the sums over all accounts, as they are posted.
 
-    The table of accounts is read once a look, in one snapshot. A ledger so large that this takes too long for
-    a statement has no such numbers here: `billing-worker stats` has them.
+    The table of accounts is read once a look, in one snapshot. Where that takes longer than the engine waits
+    for a statement the numbers are unknown here: `billing-worker stats` has them.
     """
 
     def __init__(self, engine: Engine, metrics: Metrics, clock: Callable[[], datetime]) -> None:

@@ -12,8 +12,6 @@ log = logging.getLogger(__name__)
 
 #: Time between two looks of a watch, in seconds; a look that takes long has at most this share of the time.
 LOOK_EVERY_S, SHARE_MAX = 60.0, 0.01
-#: Longest statement of a look, in seconds: then its numbers are unknown.
-STATEMENT_MOST_S = 10.0
 
 
 class Watch(Protocol):
