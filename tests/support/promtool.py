@@ -37,15 +37,21 @@ def install(environment: Mapping[str, str] = os.environ) -> None:
     """Take promtool out of Debian's package, unless there is one. Raises ServerError."""
     try:
         promtool(environment)
-    except ServerError:
-        if not shutil.which("apt-get"):
+    except ServerError as missing:
+        if environment.get(PROMTOOL) or not shutil.which("apt-get"):
             raise
-        _take_from_package(_kept(environment))
+        try:
+            _take_from_package(_kept(environment))
+        except ServerError as error:
+            raise ServerError(f"{missing}\n\n{error}") from error
 
 
-def run_promtool(*arguments: str) -> str:
-    """Return the output of promtool. Raises ServerError with it where it ends with an error."""
-    return _run([str(promtool()), *arguments])
+def run_promtool(*arguments: str, given: str = "") -> str:
+    """Return the output of promtool for ``given`` on its standard input.
+
+    Raises ServerError with the output where it ends with an error.
+    """
+    return _run([str(promtool()), *arguments], given=given)
 
 
 def _kept(environment: Mapping[str, str]) -> Path:
@@ -68,10 +74,16 @@ def _take_from_package(path: Path) -> None:
         fresh.replace(path)
 
 
-def _run(command: Sequence[str], folder: str | None = None) -> str:
+def _run(command: Sequence[str], folder: str | None = None, given: str = "") -> str:
     try:
         ended = subprocess.run(
-            command, cwd=folder, capture_output=True, text=True, encoding="utf-8", timeout=_TIMEOUT_S
+            command,
+            cwd=folder,
+            input=given,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            timeout=_TIMEOUT_S,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise ServerError(f"{command[0]} doesn't run: {error}") from error
