@@ -16,6 +16,12 @@ def test_runbook_of_an_alert_is_printed(bare_cli: Cli) -> None:
     assert "BillingServerAway" not in shown
 
 
+def test_runbook_on_a_terminal_has_no_links(bare_cli: Cli) -> None:
+    shown = bare_cli("alerts", "--runbook", "BillingPaymentsOverdue").out
+    assert "payments that need somebody in the manual" in shown
+    assert "](" not in shown
+
+
 def test_unknown_alert_is_named_with_those_that_there_are(bare_cli: Cli) -> None:
     ended = bare_cli("alerts", "--runbook", "BillingStuk")
     assert ended.code == 4

@@ -1,5 +1,6 @@
 """The file of an audit's metrics, for the textfile collector of Prometheus' node exporter."""
 
+import os
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Gauge, write_to_textfile
@@ -17,6 +18,10 @@ def require_metrics_file(path: Path) -> None:
         )
     if not path.parent.is_dir():
         raise ConfigurationError(f"--metrics {path}: there is no folder {path.parent}; make it first")
+    if not os.access(path.parent, os.W_OK):
+        raise ConfigurationError(
+            f"--metrics {path}: the folder {path.parent} may not be written; give this user the right"
+        )
 
 
 def write_metrics(path: Path, report: AuditReport, *, ended_at: float, took_s: float) -> None:

@@ -1,9 +1,14 @@
 """``alerts`` and ``dashboard``: what monitoring needs, as files."""
 
+import re
+
 import click
 
 from worker.errors import NotFoundError
 from worker.observability.files import dashboard, rules, runbook
+
+#: A link of a page: a terminal shows its text alone.
+_LINK, _TEXT = re.compile(r"\[([^]]+)\]\([^)]+\)"), r"\1"
 
 
 @click.command()
@@ -31,7 +36,7 @@ def alerts(name: str | None) -> None:
     paragraphs = runbook()
     if name not in paragraphs:
         raise NotFoundError(f"there is no alert {name!r}; there are {', '.join(sorted(paragraphs))}")
-    click.echo(f"{name}\n\n{paragraphs[name]}")
+    click.echo(f"{name}\n\n{_LINK.sub(_TEXT, paragraphs[name])}")
 
 
 @click.command("dashboard")

@@ -105,14 +105,14 @@ def audit_command(application: Application, *, as_json: bool, jobs: int, metrics
             bar.update(bar.task_ids[0], description=done.step, completed=done.done, total=done.total)
 
         report = audit(application.engine, step, jobs=jobs, **_of_form(application))
-    if metrics_file is not None:
-        ended = application.clock()
-        took_s = (ended - began).total_seconds()
-        write_metrics(metrics_file, report, ended_at=ended.timestamp(), took_s=took_s)
+    ended = application.clock()
     if as_json:
         show_json(report.to_dict())
     else:
         show_audit(report)
+    if metrics_file is not None:
+        took_s = (ended - began).total_seconds()
+        write_metrics(metrics_file, report, ended_at=ended.timestamp(), took_s=took_s)
     sys.exit(0 if report.is_clean else 1)
 
 
