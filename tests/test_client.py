@@ -4,6 +4,7 @@ import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from time import time
 from typing import Any
 
 import pika
@@ -178,6 +179,8 @@ def test_command_is_persistent_and_has_its_ids(
     assert properties.message_id
     assert properties.delivery_mode == 2
     assert properties.content_type == "application/json"
+    assert properties.headers["timestamp_in_ms"] // 1000 == properties.timestamp
+    assert properties.timestamp == pytest.approx(time(), abs=60)
     assert properties.reply_to is None, "the default response queue"
     assert properties.user_id == broker_url.partition("://")[2].partition(":")[0]
 

@@ -5,12 +5,14 @@ import tomllib
 from collections.abc import Iterator
 from typing import Any
 
+from hatchling.builders.wheel import WheelBuilder
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from tests.support.pages import page
 from tests.support.processes import ROOT
 from worker import __version__
+from worker.observability.files import DASHBOARD, RULES, RUNBOOK
 
 PROJECT: dict[str, Any] = tomllib.loads(page("pyproject.toml"))["project"]
 CONSTRAINTS = page("constraints.txt").splitlines()
@@ -53,6 +55,13 @@ def test_license_files_exist() -> None:
 
 def test_both_packages_ship_their_types() -> None:
     assert all((ROOT / package / "py.typed").is_file() for package in ("worker", "schemas"))
+
+
+def test_wheel_has_the_rules_the_runbook_and_the_dashboard() -> None:
+    builder = WheelBuilder(str(ROOT))
+    shipped = {file.distribution_path for file in builder.recurse_included_files()}
+    for path in (RULES, RUNBOOK, DASHBOARD):
+        assert str(path.relative_to(ROOT)) in shipped
 
 
 def test_changelog_begins_with_the_version() -> None:

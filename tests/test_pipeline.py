@@ -1,7 +1,8 @@
 """Pipeline: every delivery of a batch ends in a reply or a dead letter, and none disturbs its neighbours."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -417,25 +418,53 @@ def test_batch_gets_one_reply_with_counts_and_the_replies_to_its_items(
     assert [item.get("balanceAfter") for item in reply["items"]] == [9_999, 9_999, 9_997, 9_999, None]
     assert link.published[1].properties["correlation_id"] == "c"
     assert link.acknowledged[1].routing_key == "usage.batch"
-    assert counts(metrics.messages) == {
-        ("account.open", "account_opened"): 1,
-        ("usage.batch", "batch_processed"): 1,
-        ("usage.deduct", "tokens_deducted"): 1,
+    assert counts(metrics.messages) == {("account.open",): 1, ("usage.batch",): 1, ("usage.deduct",): 1}
+    assert counts(metrics.outcomes) == {
+        ("applied", "account_opened"): 1,
+        ("applied", "tokens_deducted"): 3,
+        ("rejected", "insufficient_balance"): 1,
+        ("rejected", "reference_conflict"): 1,
     }
-    assert counts(metrics.batch_items) == {
-        ("usage.deduct", "tokens_deducted"): 2,
-        ("usage.deduct", "duplicate"): 1,
-        ("usage.deduct", "insufficient_balance"): 1,
-        ("usage.deduct", "reference_conflict"): 1,
-    }
+    assert counts(metrics.duplicates) == {(): 1}
 
 
-def counts(metric: Counter) -> dict[tuple[str, str], float]:
+def test_age_counts_from_publishing_and_from_the_work_by_lane(pipeline: Pipeline, metrics: Metrics) -> None:
+    early = replace(delivery(OPEN), queue="billing.payments", headers={"timestamp_in_ms": milliseconds(2.5)})
+    late = replace(delivery(deduct()), queue="billing.usage", headers={"timestamp_in_ms": milliseconds(40)})
+    ahead = replace(
+        delivery(deduct("d2")), queue="billing.usage", headers={"timestamp_in_ms": milliseconds(-9)}
+    )
+    occurred = deduct("d3") | {"occurredAt": (NOW - timedelta(hours=2)).isoformat()}
+    process(pipeline, early, late, ahead, replace(delivery(occurred), queue="billing.usage"), delivery(b"{"))
+
+    def ages(lane: str, since: str) -> tuple[float | None, float | None]:
+        labels = {"lane": lane, "since": since}
+        name, value = "billing_worker_message_age_seconds", metrics.registry.get_sample_value
+        return value(f"{name}_count", labels), value(f"{name}_sum", labels)
+
+    assert ages("billing.payments", "published") == (1, 2.5)
+    assert ages("billing.usage", "published") == (2, 40), "a clock that is ahead makes no negative age"
+    assert ages("billing.usage", "occurred") == (1, 7200)
+    assert ages("billing.payments", "occurred") == (None, None)
+    assert metrics.registry.get_sample_value("billing_worker_confirm_seconds_count") == 1
+
+
+def milliseconds(ago_s: float) -> int:
+    return round((NOW.timestamp() - ago_s) * 1000)
+
+
+def test_refused_batch_has_no_time_to_confirm(pipeline: Pipeline, metrics: Metrics) -> None:
+    process(pipeline, delivery(b"{"))
+    assert metrics.registry.get_sample_value("billing_worker_confirm_seconds_count") == 0
+
+
+def counts(metric: Counter) -> dict[tuple[str, ...], float]:
+    """Return the samples of a counter that are not zero, by the values of their labels."""
     return {
-        (sample.labels["type"], sample.labels["outcome"]): sample.value
+        tuple(sample.labels.values()): sample.value
         for family in metric.collect()
         for sample in family.samples
-        if sample.name.endswith("_total")
+        if sample.name.endswith("_total") and sample.value
     }
 
 
@@ -586,7 +615,7 @@ def test_malformed_item_is_answered_by_itself_and_makes_a_dead_letter_of_the_bat
     assert (about.reason, about.field, about.reference_id) == ("invalid_field", "items.1.tokens", "batch")
     assert about.message.endswith("It is one of 2 such items. 1 more are in conflict with their references.")
     assert dead.body == message.body
-    assert counts(metrics.batch_items)["unknown", "malformed"] == 2
+    assert counts(metrics.outcomes)["failed", "malformed"] == 2
     assert pipeline.limit.most_faults == 0
 
 

@@ -18,14 +18,15 @@ from pydantic import AliasChoices, SecretStr
 from tests.benchmarks.__main__ import main as benchmarks
 from tests.benchmarks.registry import BENCHMARKS
 from tests.faults.chaos import main as chaos
-from tests.support import provision
+from tests.observability.expressions import labels_by_series, registries
+from tests.support import promtool, provision
 from tests.support.pages import anchors, code_spans, commands, links, page, section, tables
 from tests.support.processes import ROOT, WorkerProcesses
 from tests.support.source_files import files_below
 from worker.cli.bridge import BridgeSettings
 from worker.cli.console import ConsoleSettings
 from worker.cli.root import cli
-from worker.metrics import Metrics
+from worker.metrics import ProcessRole
 from worker.settings import ENV_PREFIX, Settings, load_settings
 
 README, ARCHITECTURE, OPERATING = "README.md", "worker/ARCHITECTURE.md", "worker/OPERATING.md"
@@ -41,6 +42,7 @@ PAGES = (
     "tests/README.md",
     "tests/benchmarks/README.md",
     "tests/contracts/README.md",
+    "worker/observability/RUNBOOK.md",
 )
 ROOMS = ("worker", "schemas", "tests")
 #: Pages that speak of the present alone; the changelog names what is gone.
@@ -107,7 +109,9 @@ def test_flags_named_on_a_page_exist(path: str) -> None:
 @pytest.mark.parametrize("path", OF_TODAY)
 def test_variables_named_on_a_page_exist(path: str) -> None:
     named = set(re.findall(rf"\b{ENV_PREFIX}[A-Z_]+[A-Z]\b", page(path)))
-    tests = {value for value in vars(provision).values() if isinstance(value, str)}
+    tests = {
+        value for module in (provision, promtool) for value in vars(module).values() if isinstance(value, str)
+    }
     assert named - set(settings()) - old_variables() - tests == set()
 
 
@@ -193,24 +197,38 @@ def test_settings_table_lists_every_variable_and_its_default() -> None:
     assert listed == {name: shown(default) for name, default in settings().items()}
 
 
-def test_metrics_table_lists_every_metric_and_its_labels() -> None:
-    metrics = Metrics()
+def test_metrics_table_lists_every_metric_with_its_process_and_labels() -> None:
     (rows,) = tables(section(page(OPERATING), "Metrics and alerts"))
-    listed = [code_spans(name)[0] for name, _, _ in rows]
-    assert sorted(listed) == sorted(map(scraped_name, metrics.registry.collect()))
-    labels = {
-        scraped_name(metric): list(collector._labelnames)
-        for collector in vars(metrics).values()
-        if hasattr(collector, "_labelnames")
-        for metric in collector.collect()
+    listed = {
+        code_spans(name)[0]: (process, {word for word in labels.split(", ") if word})
+        for name, process, labels, _ in rows
     }
-    assert {
-        code_spans(name)[0]: [word for word in cell.split(", ") if word] for name, cell, _ in rows
-    } == labels
+    assert len(listed) == len(rows)
+    own = {
+        process: {
+            family.name + _ENDS.get(family.type, ""): family
+            for family in registry.collect()
+            if family.name.startswith("billing_")
+        }
+        for process, registry in zip((*ProcessRole, "audit"), registries(), strict=True)
+    }
+    common = set.intersection(*(set(own[role]) for role in ProcessRole))
+    expected = {
+        name: (
+            "every" if name in common else str(process),
+            labels_by_series()[_series(name, family)] - {"le"},
+        )
+        for process, families in own.items()
+        for name, family in families.items()
+    }
+    assert listed == expected
 
 
-def scraped_name(metric: Metric) -> str:
-    return f"{metric.name}_total" if metric.type == "counter" else metric.name
+_ENDS = {"counter": "_total", "info": "_info"}
+
+
+def _series(name: str, family: Metric) -> str:
+    return f"{name}_count" if family.type == "histogram" else name
 
 
 def test_example_of_senders_is_a_setting() -> None:

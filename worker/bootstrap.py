@@ -32,7 +32,7 @@ from worker.ledger.revisions import newest_revision
 from worker.ledger.session_settings import SessionSettings, needed, server_timeout_s
 from worker.ledger.slots import slot_by_slot
 from worker.runtime.identity import process_name, runner_name
-from worker.settings import Settings, broker_user, config_digest, own_users
+from worker.settings import Settings, broker_user, catalog_digest, config_digest, own_users
 
 if TYPE_CHECKING:
     from pydantic import SecretStr
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from worker.ledger.store import Ledger
     from worker.messages.policy import Policy
     from worker.messages.reply_queue import ReplyQueueWatch
-    from worker.metrics import Metrics
+    from worker.metrics import Metrics, ProcessRole
     from worker.pipeline import Pipeline
     from worker.queries import QueryService
     from worker.queries.reader import QueryReader
@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from worker.runtime.stop import Stop
     from worker.scheduler import Scheduler
     from worker.waiting_watch import WaitingWatch
+    from worker.watches import Watches
 
 #: Share of the broker's consumer timeout after which an outage's held messages are given back.
 _HELD_SHARE = 0.8
@@ -161,10 +162,20 @@ class Application:
 
     @cached_property
     def metrics(self) -> Metrics:
-        """This process's counters."""
+        """This process's metrics."""
+        from worker.broker import BILLING
         from worker.metrics import Metrics
 
-        return Metrics()
+        return Metrics([queue.name for queue in BILLING.work])
+
+    def serve_metrics(self, *roles: ProcessRole) -> None:
+        """Serve the metrics of this process, where a port is set. Raises ConfigurationError."""
+        settings = self.settings
+        if settings.metrics_port:
+            self.metrics.describe(
+                catalog=catalog_digest(self.catalog), config=config_digest(settings, self.catalog)
+            )
+        self.metrics.serve(settings.metrics_listen, settings.metrics_port, *roles)
 
     @cached_property
     def guard(self) -> DatabaseGuard:
@@ -396,6 +407,28 @@ class Application:
 
         days = self.catalog.payments.waiting_days
         return WaitingWatch(self.service_engine, days, self.metrics, self.clock)
+
+    def watches(self) -> Watches:
+        """Watches of the scheduler's gauges, ready to run."""
+        from worker.broker import BILLING
+        from worker.watches import Watches
+        from worker.watches.dead_letters import DeadLetterWatch
+        from worker.watches.durability import DurabilityWatch
+        from worker.watches.payments import RejectedPaymentWatch
+        from worker.watches.queues import QueueWatch
+        from worker.watches.totals import TotalsWatch
+
+        metrics, engine = self.metrics, self.service_engine
+        queues = [queue.name for queue in (*BILLING.work, BILLING.queries, BILLING.dead)]
+        return Watches(
+            [
+                QueueWatch(self.link, queues, metrics),
+                DeadLetterWatch(engine, metrics),
+                RejectedPaymentWatch(engine, metrics, self.clock),
+                DurabilityWatch(engine, len(self.database_servers()), metrics),
+                TotalsWatch(engine, metrics, self.clock),
+            ]
+        )
 
     def drainer(self) -> Drainer:
         """Drainer of the dead-letter queue into the ledger's database, ready to run."""

@@ -8,7 +8,7 @@ the worker.
 
 from contextlib import suppress
 from dataclasses import replace
-from time import monotonic
+from time import monotonic, time_ns
 from types import TracebackType
 from typing import Any, Final, Literal, Self
 from urllib.parse import urlencode
@@ -165,13 +165,17 @@ class BillingClient:
     ) -> None:
         if not self._is_alive():
             self._connect()
-        properties: dict[str, str | int | None] = {
+        now_ms = time_ns() // 10**6
+        properties: dict[str, Any] = {
             "content_type": "application/json",
             "delivery_mode": 1 if isinstance(message, BaseQuery) else 2,
             "correlation_id": correlation_id,
             "message_id": message_id,
             # The broker vouches for it, and the workers' rules about senders and reply queues go by it.
             "user_id": self._user,
+            # Workers observe how old a message is when it is applied; AMQP's own stamp counts whole seconds.
+            "timestamp": now_ms // 1000,
+            "headers": {"timestamp_in_ms": now_ms},
         }
         try:
             properties["reply_to"] = self._own_reply_queue() if waits else self._reply_queue

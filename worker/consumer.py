@@ -28,7 +28,7 @@ from worker.lanes.schema import SchemaPause
 from worker.lanes.sharing import LaneShares
 from worker.lanes.trials import TrialRunner
 from worker.ledger.store import Ledger
-from worker.metrics import Metrics
+from worker.metrics import Metrics, ProcessRole
 from worker.pipeline import Pipeline
 from worker.runtime.backoff import Backoff, Outage, await_server
 from worker.runtime.session import Session
@@ -152,8 +152,7 @@ class Consumer:
                 link.close()
 
     def _outage(self, server: str) -> Outage:
-        count = self._metrics.outages.labels(server).inc
-        return Outage(server, _WHILE_AWAY, on_begin=count, logger=log)
+        return Outage(server, _WHILE_AWAY, **self._metrics.notes(ProcessRole.WORKER, server), logger=log)
 
     def _backoff(self) -> Backoff:
         return Backoff(self._pace.retry_first_s, self._pace.retry_most_s, self._rng)

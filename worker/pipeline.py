@@ -5,12 +5,12 @@ unacknowledged delivery brings the same reply again. So the unacknowledged deliv
 """
 
 import logging
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from schemas import Code, Command, DeadLetterReason, Message, UsageBatch, commands_of, first_malformed
+from schemas import Code, Command, DeadLetterReason, Message, Status, UsageBatch, commands_of, first_malformed
 from worker.broker import Consumes, Delivery, Link, Publishes
 from worker.catalog import Catalog
 from worker.core import Answer, Conflict, decide
@@ -23,6 +23,7 @@ from worker.errors import (
 )
 from worker.ledger.senders import Sender
 from worker.ledger.store import Ledger
+from worker.messages.ages import occurred_at, published_at
 from worker.messages.dead_letter_limit import DeadLetterLimit, FaultStep
 from worker.messages.dead_letters import Failure
 from worker.messages.known_ids import has_unruly_ids, unruly_ids, with_known
@@ -34,7 +35,7 @@ from worker.messages.receiving import message_in, poison_failure
 from worker.messages.rejected_payments import RejectedPayments
 from worker.messages.replies import Replies, failure_of
 from worker.messages.senders import sender_in
-from worker.metrics import Metrics
+from worker.metrics import Metrics, Since
 from worker.runtime.limited_log import LimitedLog
 from worker.runtime.retry import ContentionRetry
 
@@ -53,6 +54,7 @@ class Item:
     alone. ``answers`` is None before the ledger is asked; ``judged`` has the answers so far by the place of
     the command, where the commands are of several transactions. ``outgoing`` has the messages that remain to
     be sent, once written. An item that is ``kept`` belongs to a lane that pauses: it stays in its queue.
+    ``committed_at`` is when its outcome was committed, in seconds of the epoch.
     """
 
     delivery: Delivery
@@ -63,6 +65,7 @@ class Item:
     tries: int = 1
     outgoing: list[OutgoingResponse] | None = None
     kept: bool = False
+    committed_at: float | None = None
 
     @property
     def commands(self) -> tuple[Command, ...]:
@@ -168,8 +171,10 @@ class Pipeline:
             for (number, _), answer in zip(share, answers, strict=True):
                 item, place, _ = asked[number]
                 item.judged[place] = answer
+        committed_at = self._clock().timestamp()
         for item in items:
             item.answers = tuple(map(item.judged.__getitem__, range(len(item.judged))))
+            item.committed_at = committed_at
 
     def _transacted(self, commands: Sequence[Command], senders: Sequence[Sender]) -> Sequence[Answer]:
         now = self._clock()
@@ -206,6 +211,7 @@ class Pipeline:
                 f"the broker takes no messages for {', '.join(sorted(left))}; if a queue is missing, "
                 "run `billing-worker topology declare`"
             )
+        self._observe_confirm(items)
 
     def acknowledge(self, link: Consumes, items: Sequence[Item]) -> None:
         """Acknowledge; the last step. After a crash before it, messages come again, and so do kept ones."""
@@ -338,18 +344,41 @@ class Pipeline:
 
     # -- count --------------------------------------------------------------------------------------------
 
-    def _count(self, items: Iterable[Item]) -> None:
-        """Count messages by their outcome, and the commands of batches by theirs."""
-        messages: Counter[tuple[str, str]] = Counter()
-        batched: Counter[tuple[str, str]] = Counter()
-        for item in items:
-            messages[_labels(item)] += 1
-            if isinstance(item.message, UsageBatch):
-                batched.update(map(_answer_labels, item.message.items, item.answers or ()))
-                batched.update(_MALFORMED for _ in item.message.malformed)
-        for counts, metric in ((messages, self._metrics.messages), (batched, self._metrics.batch_items)):
-            for labels, count in counts.items():
-                metric.labels(*labels).inc(count)
+    def _observe_confirm(self, items: Sequence[Item]) -> None:
+        """Observe the time since the first commit of the batch; the broker has confirmed its replies."""
+        committed = [item.committed_at for item in items if item.committed_at is not None]
+        if committed:
+            waited_s = self._clock().timestamp() - min(committed)
+            self._metrics.confirm_seconds.observe(max(waited_s, 0.0))
+
+    def _count(self, items: Sequence[Item]) -> None:
+        """Count messages by their type, their commands by the outcome, and how old they were."""
+        for type_, count in Counter(map(_type_of, items)).items():
+            self._metrics.messages.labels(type_).inc(count)
+        outcomes = Counter(outcome for item in items for outcome in _outcomes(item))
+        self._metrics.duplicates.inc(outcomes.pop(None, 0))
+        for outcome, count in outcomes.items():
+            if outcome is not None:
+                self._metrics.outcomes.labels(*outcome).inc(count)
+        for labels, ages in ages_of(items).items():
+            self._metrics.message_age.observe(labels, ages)
+
+
+def ages_of(items: Iterable[Item]) -> Mapping[tuple[str, str], Sequence[float]]:
+    """Return the ages of the items at their commit, in seconds, by lane and by what they count from.
+
+    A clock that is behind makes no age negative.
+    """
+    ages: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
+    for item in items:
+        if item.message is None or item.committed_at is None:
+            continue
+        lane, committed_at = item.delivery.queue, item.committed_at
+        if (published := published_at(item.delivery)) is not None:
+            ages[lane, Since.PUBLISHED].append(max(committed_at - published, 0.0))
+        if (occurred := occurred_at(item.message)) is not None:
+            ages[lane, Since.OCCURRED].append(max(committed_at - occurred, 0.0))
+    return ages
 
 
 def _refusal(item: Item) -> DeadLetterReason | None:
@@ -363,20 +392,29 @@ def _refusal(item: Item) -> DeadLetterReason | None:
     return None
 
 
-_MALFORMED = ("unknown", "malformed")
+_Outcome = tuple[Status, Code]
+_MALFORMED: _Outcome = (Status.FAILED, Code.MALFORMED)
+_UNPROCESSABLE: _Outcome = (Status.FAILED, Code.UNPROCESSABLE)
+_CONFLICT: _Outcome = (Status.REJECTED, Code.REFERENCE_CONFLICT)
 
 
-def _labels(item: Item) -> tuple[str, str]:
+def _type_of(item: Item) -> str:
+    return "unknown" if item.message is None else item.message.type
+
+
+def _outcomes(item: Item) -> Iterator[_Outcome | None]:
+    """Yield the outcome of each command of an item; None for one that was stored before."""
     if item.message is None:
-        return _MALFORMED
-    if item.answers is None:
-        return item.message.type, Code.UNPROCESSABLE
-    if isinstance(item.message, UsageBatch):
-        return item.message.type, Code.BATCH_PROCESSED
-    return _answer_labels(item.message, item.answers[0])
+        yield _MALFORMED
+    elif item.answers is None:
+        yield _UNPROCESSABLE
+    else:
+        yield from map(_outcome, item.answers)
+        if isinstance(item.message, UsageBatch):
+            yield from (_MALFORMED for _ in item.message.malformed)
 
 
-def _answer_labels(command: Command, answer: Answer) -> tuple[str, str]:
+def _outcome(answer: Answer) -> _Outcome | None:
     if isinstance(answer, Conflict):
-        return command.type, Code.REFERENCE_CONFLICT
-    return command.type, "duplicate" if answer.duplicate else answer.outcome.code
+        return _CONFLICT
+    return None if answer.duplicate else (answer.outcome.status, answer.outcome.code)

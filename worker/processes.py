@@ -37,6 +37,7 @@ def run_worker(
             "drainer": application.drainer().run,
             "replies": application.reply_queue_watch().run,
             "payments": application.waiting_watch().run,
+            "watches": application.watches().run,
         }
     with beside(stop, **loops):
         application.consumer(stop).run(drain=drain)
@@ -56,6 +57,7 @@ def run_scheduler(application: Application, stop: SignalStop) -> None:
         "drainer": application.drainer().run,
         "replies": application.reply_queue_watch().run,
         "payments": application.waiting_watch().run,
+        "watches": application.watches().run,
     }
     with beside(stop, **loops):
         application.scheduler().run(stop)

@@ -29,7 +29,7 @@ from worker.errors import (
 from worker.ledger.due import AwaitedPayment, DueAccount, awaited_payments, due_accounts
 from worker.messages.outgoing import OutgoingCommand
 from worker.messages.policy import SCHEDULER_APP_ID
-from worker.metrics import Metrics
+from worker.metrics import Metrics, ProcessRole
 from worker.runtime.backoff import Backoff, Outage
 from worker.runtime.stop import Stop
 
@@ -88,6 +88,7 @@ class Scheduler:
         """
         with suppress(BrokerUnavailableError):
             self._connect().close()  # a wrong password ends it now, and not when something falls due
+            self._broker.ended()
         while not stop.requested:
             try:
                 self.tick_now()
@@ -163,7 +164,7 @@ class Scheduler:
         )
 
     def _outage(self, server: str) -> Outage:
-        return Outage(server, _WHILE_AWAY, on_begin=self._metrics.outages.labels(server).inc, logger=log)
+        return Outage(server, _WHILE_AWAY, **self._metrics.notes(ProcessRole.SCHEDULER, server), logger=log)
 
     def _outage_of(self, error: Exception) -> Outage:
         is_database = isinstance(error, LedgerUnavailableError | ContentionError)

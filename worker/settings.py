@@ -279,6 +279,11 @@ def environment_of(settings: Settings) -> dict[str, str]:
     return variables
 
 
+def catalog_digest(catalog: Catalog) -> str:
+    """Return a digest of what is for sale: the same for all processes that price alike."""
+    return hashlib.sha256(repr(catalog).encode()).hexdigest()[:16]
+
+
 def config_digest(settings: Settings, catalog: Catalog) -> str:
     """Return a digest of what decides on refusals: the version, the catalog and the rules in the settings.
 

@@ -18,8 +18,10 @@ from worker.settings import load_settings
 #: Commands without ``--json``, and why.
 WITHOUT_JSON = {
     (): "a group",
+    ("alerts",): "a YAML file, as Prometheus reads it",
     ("bridge",): "runs until it is stopped",
     ("console",): "serves pages until it is stopped",
+    ("dashboard",): "JSON by nature",
     ("dead-letters", "export"): "a stream of JSON lines",
     ("readers",): "runs until it is stopped; --log-format json",
     ("replies",): "a stream of JSON lines",

@@ -1,6 +1,9 @@
 """``stats`` and ``audit``: output for a terminal, a pipe and a script, and exit codes."""
 
+from pathlib import Path
+
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import Engine, text
 
 from tests.cli.console import Cli, FilledLedger
@@ -59,6 +62,56 @@ def test_audit_of_a_drifted_ledger_exits_with_1_and_names_the_account(
     in_json = ledger_cli("audit", "--json")
     assert in_json.code == 1
     assert in_json.json["drift"] == 7
+
+
+def metrics_in(file: Path) -> dict[str, float]:
+    """Return the samples of a file, those of labels by their one value."""
+    families = text_string_to_metric_families(file.read_text(encoding="utf-8"))
+    return {
+        ".".join((sample.name, *sample.labels.values())): sample.value
+        for family in families
+        for sample in family.samples
+    }
+
+
+def test_audit_writes_its_result_for_a_textfile_collector(
+    ledger_cli: Cli, ledger: FilledLedger, tmp_path: Path
+) -> None:
+    file = tmp_path / "audit.prom"
+    assert ledger_cli("audit", "--metrics", str(file)).code == 0
+    clean = metrics_in(file)
+    assert {
+        name for name, value in clean.items() if name.startswith("billing_audit_findings") and value
+    } == set()
+    assert clean["billing_audit_drift_tokens"] == 0
+    assert clean["billing_audit_rows.accounts"] == 1
+    drift(ledger.engine)
+    assert ledger_cli("audit", "--metrics", str(file)).code == 1
+    drifted = metrics_in(file)
+    assert drifted["billing_audit_drift_tokens"] == 7
+    assert sum(value for name, value in drifted.items() if name.startswith("billing_audit_findings")) > 0
+    assert drifted["billing_audit_timestamp_seconds"] >= clean["billing_audit_timestamp_seconds"]
+    assert list(tmp_path.glob("audit.prom.*")) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "way_out"), [("audit.txt", "ends in .prom"), ("missing/audit.prom", "make it first")]
+)
+def test_audit_refuses_a_file_that_no_collector_reads(
+    ledger_cli: Cli, tmp_path: Path, name: str, way_out: str
+) -> None:
+    ended = ledger_cli("audit", "--metrics", str(tmp_path / name))
+    assert ended.code == 2
+    assert "--metrics" in ended.error
+    assert way_out in ended.error
+
+
+def test_audit_without_a_server_keeps_the_file_of_the_last_one(bare_cli: Cli, tmp_path: Path) -> None:
+    file = tmp_path / "audit.prom"
+    file.write_text("before", encoding="utf-8")
+    url = "postgresql://nobody@127.0.0.1:1/billing"
+    assert bare_cli("audit", "--metrics", str(file), "--database-url", url).code == 3
+    assert file.read_text(encoding="utf-8") == "before"
 
 
 def test_audit_shows_its_progress_on_a_terminal(ledger_cli: Cli) -> None:

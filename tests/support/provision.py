@@ -20,7 +20,7 @@ from typing import Protocol
 
 from sqlalchemy.exc import ArgumentError, OperationalError
 
-from tests.support import node
+from tests.support import node, promtool
 from tests.support.pgbouncer_server import pgbouncer_binary
 from tests.support.postgres_server import Databases, Postgres, PostgresAddress, postgres_binaries
 from tests.support.private_server import ServerError
@@ -333,10 +333,11 @@ def _succeeds(command: list[str]) -> bool:
 
 
 def main() -> int:
-    """Provide servers, browser and Node; 0 when they can be had, 1 with advice on stderr when not."""
+    """Provide servers, browser, Node and promtool; 1, with advice on stderr, when they can't be had."""
     try:
         provide(os.environ)
         node.install()
+        promtool.install()
     except ServerError as error:
         print(error, file=sys.stderr)  # noqa: T201
         return 1

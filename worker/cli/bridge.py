@@ -183,6 +183,7 @@ def _serve(
     from worker.http.server import ServerLimits
     from worker.http.server import serve as serve_until
     from worker.http.webhooks import WebhookDoor, create_webhooks_app
+    from worker.metrics import ProcessRole
     from worker.runtime.cached_value import CachedValue
 
     settings, clock = application.settings, application.clock
@@ -205,7 +206,7 @@ def _serve(
             is_stopping=lambda: stop.requested,
         )
     )
-    application.metrics.serve(settings.metrics_listen, settings.metrics_port)
+    application.serve_metrics(ProcessRole.HTTP, ProcessRole.BRIDGE)
     serve_until(
         app,
         address,

@@ -44,6 +44,7 @@ _COMMANDS = {
         "List what operators did, newest first: who, on which host, to what, and why.",
     ),
     "adjust": Lazy("worker.cli.adjust:adjust", "Give a user TOKENS, or take them with a negative number."),
+    "alerts": Lazy("worker.cli.monitoring:alerts", "Print the alert rules for Prometheus, a YAML file."),
     "audit": Lazy("worker.cli.totals:audit_command", "Prove that every balance is explained by its entries."),
     "balance": Lazy(
         "worker.cli.balance:balance",
@@ -63,6 +64,9 @@ _COMMANDS = {
     "console": Lazy(
         "worker.cli.console:console",
         "Serve the console: queues, dead letters and accounts in the browser.",
+    ),
+    "dashboard": Lazy(
+        "worker.cli.monitoring:dashboard_command", "Print a dashboard for Grafana, a JSON file to import."
     ),
     "dead-letters": Lazy(
         "worker.cli.dead_letters:dead_letters",

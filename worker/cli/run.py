@@ -14,6 +14,7 @@ from worker.bootstrap import Application
 from worker.cli.application import with_application
 from worker.cli.output import show_json
 from worker.errors import ConfigurationError, LimitExceededError, UnsupportedStatementError
+from worker.metrics import ProcessRole
 from worker.processes import run_reader, run_scheduler, run_worker
 from worker.runtime.stop import SignalStop
 from worker.runtime.supervisor import LIMIT_EXIT, UNSUPPORTED_EXIT, Program, Supervisor, follow_parent
@@ -74,7 +75,7 @@ def run(application: Application, *, drain: bool, with_scheduler: bool, supervis
 
 
 def _run_worker(application: Application, stop: SignalStop, *, drain: bool, with_scheduler: bool) -> None:
-    application.metrics.serve(application.settings.metrics_listen, application.settings.metrics_port)
+    application.serve_metrics(ProcessRole.WORKER, *([ProcessRole.SCHEDULER] if with_scheduler else ()))
     # The objects that exist by now stay, and a batch leaves no cycles: the search for them after every 700
     # objects took 5 of 95 µs a message.
     gc.freeze()
@@ -152,7 +153,7 @@ def readers(application: Application, *, supervised: int | None) -> None:
         sys.exit(_supervised(list(_readers(settings, 0)), stop))
     elif not settings.readers:
         raise ConfigurationError("--readers 0 answers nothing; give 1 or more")
-    application.metrics.serve(settings.metrics_listen, settings.metrics_port)
+    application.serve_metrics(ProcessRole.READER)
     gc.freeze()
     gc.set_threshold(OBJECTS_A_COLLECTION)
     run_reader(application, stop)
@@ -192,5 +193,5 @@ def scheduler(application: Application, *, once: bool, as_json: bool) -> None:
         return
     stop = SignalStop()
     stop.install()
-    application.metrics.serve(application.settings.metrics_listen, application.settings.metrics_port)
+    application.serve_metrics(ProcessRole.SCHEDULER)
     run_scheduler(application, stop)

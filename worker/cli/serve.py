@@ -65,6 +65,7 @@ def _serve(application: Application, address: Address) -> None:
     from worker.http.readiness import readiness_of
     from worker.http.server import ServerLimits
     from worker.http.server import serve as serve_until
+    from worker.metrics import ProcessRole
 
     settings = application.settings
     tokens = _tokens(application)
@@ -83,7 +84,7 @@ def _serve(application: Application, address: Address) -> None:
             is_stopping=lambda: stop.requested,
         )
     )
-    application.metrics.serve(settings.metrics_listen, settings.metrics_port)
+    application.serve_metrics(ProcessRole.HTTP)
     gc.freeze()  # as `run` does: a search through all objects would show in the slowest requests
     gc.set_threshold(OBJECTS_A_COLLECTION)
     try:

@@ -2,6 +2,7 @@
 
 import sys
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import click
@@ -71,24 +72,47 @@ def stats(application: Application, *, as_json: bool) -> None:
     show_default=True,
     help="Connections that check side by side. SQLite works with one.",
 )
+@click.option(
+    "--metrics",
+    "metrics_file",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Also write the result for a textfile collector of Prometheus, such as audit.prom.",
+)
 @with_application("database_url")
 @as_json
-def audit_command(application: Application, *, as_json: bool, jobs: int) -> None:
+def audit_command(application: Application, *, as_json: bool, jobs: int, metrics_file: Path | None) -> None:
     """Prove that every balance is explained by its entries. Exit 1 on any finding.
 
     Reads one state of the ledger while workers go on; of a distributed one, a state of each slot.
+
+    With --metrics the file is replaced as a whole when the audit has ended, with findings or without; where a
+    server doesn't answer it stays as it was, and its timestamp grows old.
+
+    \b
+    Example, each night:
+      billing-worker audit --metrics /var/lib/node_exporter/billing_audit.prom
     """
+    from worker.cli.audit_file import require_metrics_file, write_metrics
+
+    if metrics_file is not None:
+        require_metrics_file(metrics_file)
     application.require_usable_schema()
+    began = application.clock()
     with progress("audit", None) as bar:
 
         def step(done: AuditProgress) -> None:
             bar.update(bar.task_ids[0], description=done.step, completed=done.done, total=done.total)
 
         report = audit(application.engine, step, jobs=jobs, **_of_form(application))
+    ended = application.clock()
     if as_json:
         show_json(report.to_dict())
     else:
         show_audit(report)
+    if metrics_file is not None:
+        took_s = (ended - began).total_seconds()
+        write_metrics(metrics_file, report, ended_at=ended.timestamp(), took_s=took_s)
     sys.exit(0 if report.is_clean else 1)
 
 

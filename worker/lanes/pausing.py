@@ -122,6 +122,9 @@ class Lanes:
         self._is_watching = limit.is_watching
         self._must_accept = False
         self._synced_at = seconds()
+        for queue in queues:
+            for code in (PauseCode.CONSECUTIVE_FAULTS, PauseCode.CONFIG_SUSPECT):
+                metrics.paused.labels(queue, code).set(0)
 
     @property
     def paused(self) -> Sequence[str]:

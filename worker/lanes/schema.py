@@ -47,6 +47,7 @@ class SchemaPause:
         self._looked_at = seconds()
         self._text: str | None = None
         self._ids: list[int] = []
+        self._set_metric(0)
 
     @property
     def is_due(self) -> bool:

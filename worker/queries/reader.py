@@ -27,7 +27,7 @@ from worker.messages.origin import Origin, is_key_of, wrong_way
 from worker.messages.outgoing import OutgoingAnswer, OutgoingDirectAnswer
 from worker.messages.policy import Policy
 from worker.messages.publishing import publish_direct
-from worker.metrics import Metrics
+from worker.metrics import Metrics, ProcessRole
 from worker.queries.service import TOGETHER, QueryService, problem
 from worker.runtime.backoff import Backoff, Outage
 from worker.runtime.stop import Stop
@@ -131,7 +131,7 @@ class QueryReader:
         self._metrics.queries.labels(type_, outcome if is_sent else "unaddressed").inc()
 
     def _outage(self, server: str, while_away: str) -> Outage:
-        return Outage(server, while_away, on_begin=self._metrics.outages.labels(server).inc, logger=log)
+        return Outage(server, while_away, **self._metrics.notes(ProcessRole.READER, server), logger=log)
 
     def _close(self) -> None:
         if self._link is not None:

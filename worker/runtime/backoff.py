@@ -32,7 +32,8 @@ class Backoff:
 class Outage:
     """Absence of one server as one loop sees it; logs one line at its begin and one at its end.
 
-    ``while_away`` says what happens meanwhile; ``on_begin`` is called once an outage.
+    ``while_away`` says what happens meanwhile. ``on_begin`` is called once an outage, ``on_end`` at its end
+    and with the first success of all.
     """
 
     def __init__(
@@ -41,11 +42,14 @@ class Outage:
         while_away: str,
         *,
         on_begin: Callable[[], None] = lambda: None,
+        on_end: Callable[[], None] = lambda: None,
         seconds: Callable[[], float] = monotonic,
         logger: logging.Logger = log,
     ) -> None:
         self._server, self._while_away = server, while_away
-        self._on_begin, self._seconds, self._log = on_begin, seconds, logger
+        self._on_begin, self._on_end = on_begin, on_end
+        self._seconds, self._log = seconds, logger
+        self._has_been_reached = False
         self._since: float | None = None
         self._tries = 0
 
@@ -59,6 +63,10 @@ class Outage:
 
     def ended(self) -> None:
         """Record a success; logged where it ends an outage."""
+        if self._since is None and self._has_been_reached:
+            return
+        self._has_been_reached = True
+        self._on_end()
         if self._since is not None:
             lasted_s = self._seconds() - self._since
             self._log.info("the %s is back after %.1f s and %d tries", self._server, lasted_s, self._tries)

@@ -122,7 +122,9 @@ export class Wire {
   #properties({ id, type }: Request): Options.Publish {
     const ids = { correlationId: id, messageId: id }; // the same when it is sent again
     const sender = { appId: this.appId, userId: this.broker.user };
-    return { contentType: "application/json", type, mandatory: true, ...ids, ...sender };
+    const now = Date.now(); // workers observe how old a message is; AMQP's own stamp counts whole seconds
+    const stamps = { timestamp: Math.floor(now / 1000), headers: { timestamp_in_ms: now } };
+    return { contentType: "application/json", type, mandatory: true, ...ids, ...sender, ...stamps };
   }
 }
 

@@ -65,6 +65,8 @@ describe("a command", () => {
     assert.equal(properties.deliveryMode, 2);
     assert.equal(properties.userId, USER);
     assert.equal(properties.appId, "billing-client");
+    assert.equal(Math.floor((properties.headers?.timestamp_in_ms as number) / 1000), properties.timestamp);
+    assert.ok(Math.abs((properties.timestamp as number) * 1000 - Date.now()) < 60_000);
     assert.equal(properties.expiration, undefined);
     assert.match(properties.replyTo as string, new RegExp(`^billing\\.replies\\.${USER}\\.[0-9a-f-]{36}$`));
     assert.deepEqual(bodyOf(message), {

@@ -82,6 +82,22 @@ def stats(connection: Connection) -> Stats:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class AccountTotals:
+    """Sums over all accounts, in tokens. ``outstanding`` is what their lots have left."""
+
+    users: int
+    held: int
+    debt: int
+    outstanding: int
+
+
+def account_totals(connection: Connection) -> AccountTotals:
+    """Return the sums over all accounts, as they are posted; read the table of accounts once."""
+    ((users, balance, held, debt),) = _sums(connection, accounts, ("balance", "held", "debt")).values()
+    return AccountTotals(users, held, debt, outstanding=balance + debt)
+
+
 _SUMMED = (
     "balance",
     "held",
