@@ -285,7 +285,12 @@ def test_login_without_superuser_makes_roles_in_a_database_of_its_own(
     tables = ", ".join(database.wanted.tables)
     for table in tables.split(", "):
         database.run(f"ALTER TABLE {table} OWNER TO {deployer}")
-    database.run(f"ALTER FUNCTION ledger_refuses() OWNER TO {deployer}")
+    with database.engine.connect() as connection:
+        functions = connection.exec_driver_sql(
+            "SELECT oid::regprocedure::text FROM pg_proc WHERE pronamespace = 'public'::regnamespace"
+        ).scalars()
+        for function in functions:
+            database.run(f"ALTER FUNCTION {function} OWNER TO {deployer}")
     engine = create_engine(database.url(deployer), poolclass=NullPool)
     try:
         prepare_roles(engine, database.wanted)
@@ -354,7 +359,7 @@ def cli(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, database: DatabaseRoles
 
 def renamed(database: DatabaseRoles) -> list[str]:
     names = database.names
-    return [f"--role={kind}={getattr(names, kind)}" for kind in ("owner", "worker", "reader")]
+    return [f"--role={kind}={getattr(names, kind)}" for kind in ("owner", "worker", "reader", "privacy")]
 
 
 def test_migrate_makes_roles_that_can_log_in_and_shows_no_password(cli: Cli, database: DatabaseRoles) -> None:
