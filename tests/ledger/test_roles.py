@@ -406,7 +406,7 @@ def test_password_is_a_hash_in_the_server(cli: Cli, database: DatabaseRoles) -> 
         (["--role", "worker=x"], "go with --roles"),
         (["--roles", "--role", "boss=x"], "--role boss=x: say owner=NAME or worker=NAME or reader=NAME"),
         (["--roles", "--role", "worker="], "--role worker=: say"),
-        (["--roles", "--role", "worker=same", "--role", "reader=same"], "must be three roles"),
+        (["--roles", "--role", "worker=same", "--role", "reader=same"], "must be four roles"),
         (["--roles", "--passwords", "secrets"], "password of billing_worker: there is no file"),
     ],
 )

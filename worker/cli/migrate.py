@@ -55,10 +55,11 @@ def migrate_command(
     """Bring the ledger's database to the newest schema. Safe to run again, and by several at once.
 
     With --roles it also makes four roles, as a superuser or another login that may: the owner of the tables;
-    the workers' (SELECT, INSERT, UPDATE; no DELETE on the ledger, no DDL); one that reads; and one without
-    login for those who erase accounts: GRANT billing_privacy TO them. Rights on tables are set anew each time. --passwords FOLDER gives the worker and the reader theirs, from the files
-    billing_worker and billing_reader; the server keeps a hash, and logs see no more. Where
-    BILLING_SESSION_SETTINGS is `role`, they get the settings of their sessions as well.
+    the workers' (SELECT, INSERT, UPDATE; no DELETE on the ledger, no DDL); one that reads; and one without a
+    login, which is granted to those who erase accounts. Rights on tables are set anew each time. --passwords
+    FOLDER gives the worker and the reader theirs, from the files billing_worker and billing_reader; the
+    server keeps a hash, and logs see no more. Where BILLING_SESSION_SETTINGS is `role`, they get the settings
+    of their sessions as well.
 
     \b
     Examples:

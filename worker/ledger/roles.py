@@ -181,7 +181,7 @@ class _Server:
         return [word for column, word in _POWERS.items() if row[column]]
 
     def _above(self, role: str, names: RoleNames) -> Iterator[str]:
-        """Yield the roles that ``role`` can become and that are above rights on tables, own them, or erase."""
+        """Yield the roles that ``role`` can become and that own the tables, erase, or are above rights."""
         above = [names.owner, names.privacy, *_ABOVE_TABLES]
         yield from self._connection.execute(_ABOVE, {"role": role, "above": above}).scalars()
 

@@ -67,27 +67,36 @@ CREATE FUNCTION has_id(value text, id text) RETURNS boolean LANGUAGE sql IMMUTAB
 $$
 """,
     """
-CREATE FUNCTION without_id(value text, id text, pseudonym text) RETURNS text
+CREATE FUNCTION without_id(value text, id text, pseudonym text, kept text[]) RETURNS text
 LANGUAGE sql IMMUTABLE STRICT AS $$
-    SELECT CASE WHEN strpos(value, id) > 0
+    SELECT CASE WHEN strpos(value, id) > 0 AND value <> ALL (kept)
         THEN regexp_replace(value, erasure_pattern(id), pseudonym, 'g') ELSE value END
 $$
 """,
     """
-CREATE FUNCTION without_id(value jsonb, id text, pseudonym text) RETURNS jsonb
+CREATE FUNCTION without_id(value jsonb, id text, pseudonym text, kept text[]) RETURNS jsonb
 LANGUAGE plpgsql IMMUTABLE STRICT AS $$
 BEGIN
     RETURN CASE jsonb_typeof(value)
-        WHEN 'string' THEN to_jsonb(without_id(value #>> '{}', id, pseudonym))
+        WHEN 'string' THEN to_jsonb(without_id(value #>> '{}', id, pseudonym, kept))
         WHEN 'array' THEN (
-            SELECT coalesce(jsonb_agg(without_id(item, id, pseudonym) ORDER BY place), '[]')
+            SELECT coalesce(jsonb_agg(without_id(item, id, pseudonym, kept) ORDER BY place), '[]')
             FROM jsonb_array_elements(value) WITH ORDINALITY AS items (item, place))
         WHEN 'object' THEN (
             SELECT coalesce(jsonb_object_agg(
-                without_id(name, id, pseudonym), without_id(item, id, pseudonym)), '{}')
+                without_id(name, id, pseudonym, kept), without_id(item, id, pseudonym, kept)), '{}')
             FROM jsonb_each(value) AS items (name, item))
         ELSE value
     END;
+END $$
+""",
+    """
+CREATE FUNCTION without_id(value bytea, id text, pseudonym text, kept text[]) RETURNS bytea
+LANGUAGE plpgsql IMMUTABLE STRICT AS $$
+BEGIN
+    RETURN convert_to(without_id(convert_from(value, 'UTF8'), id, pseudonym, kept), 'UTF8');
+EXCEPTION WHEN character_not_in_repertoire OR untranslatable_character THEN
+    RETURN convert_to('erased', 'UTF8');  -- no text, and so no message that could be sent again
 END $$
 """,
 )
@@ -111,7 +120,8 @@ DECLARE
     account bigint;
     own bigint[];
     others bigint[];
-    theirs bigint;
+    staying bigint[];
+    letters_staying bigint := 0;
     kept text[];
     letters bigint[];
     rows bigint;
@@ -119,13 +129,27 @@ DECLARE
     beside record;
 BEGIN
     ON_BEGIN
-    SELECT array_agg(operation_id) FILTER (WHERE user_id = erased),
-        array_agg(operation_id) FILTER (WHERE is_distinct AND user_id <> erased
-            AND (strpos(metadata::text, in_json) > 0 OR strpos(description, erased) > 0)),
-        count(*) FILTER (WHERE is_distinct AND user_id <> erased AND has_id(reference_id, erased))
-    INTO own, others, theirs FROM operations;
+    -- An event whose payment hasn't come has no user: with the id in a name it is taken for this one's.
+    SELECT array_agg(operation_id) FILTER (WHERE is_own),
+        array_agg(operation_id) FILTER (WHERE NOT is_own AND NOT in_reference
+            AND (in_texts OR (in_command AND status = 2))),
+        array_agg(operation_id) FILTER (WHERE NOT is_own
+            AND (in_reference OR (in_command AND status = 1)))
+    INTO own, others, staying
+    FROM (
+        SELECT operation_id, status,
+            user_id = erased OR (is_distinct AND user_id = '' AND (strpos(reference_id, erased) > 0
+                OR strpos(concat_ws(' ', content, detail::text), in_json) > 0)) AS is_own,
+            is_distinct AND strpos(reference_id, erased) > 0 AS in_reference,
+            is_distinct AND strpos(concat_ws(' ', content, detail::text), in_json) > 0 AS in_command,
+            is_distinct AND (strpos(metadata::text, in_json) > 0
+                OR strpos(description, erased) > 0) AS in_texts
+        FROM operations
+    ) AS each
+    WHERE is_own OR in_reference OR in_command OR in_texts;
 
     SELECT account_id INTO account FROM accounts WHERE slot = of_slot AND user_id = erased FOR UPDATE;
+    staying := coalesce(staying, '{}');
     own := coalesce(own, '{}') || ARRAY(
         SELECT operation_id FROM operations
         WHERE slot = of_slot AND user_id = erased AND recorded_at > began - interval '1 hour'
@@ -133,14 +157,34 @@ BEGIN
     -- Dead letters change under one lock, see worker/deadletters/store/transaction.py.
     PERFORM pg_advisory_xact_lock(7301989);
 
+    -- Without a user that could be read, a dead letter that holds the id is taken for the user's.
     letters := ARRAY(
         SELECT number FROM dead_letters
-        WHERE user_id = erased OR (is_distinct AND (position(in_bytes IN body) > 0
+        WHERE user_id = erased OR (is_distinct AND user_id IS NULL AND (position(in_bytes IN body) > 0
             OR position(in_bytes IN edited_body) > 0 OR strpos(properties::text, in_json) > 0
             OR strpos(concat_ws(' ', reference_id, message, traceback, note), erased) > 0)));
     IF EXISTS (SELECT FROM dead_letters WHERE number = ANY (letters) AND status = 'replaying') THEN
         RAISE EXCEPTION 'a dead letter of the user is being replayed' USING ERRCODE = 'object_in_use';
     END IF;
+
+    -- A reference, or a name of a payment, that stands in a row of another user's which decides what counts
+    -- once stays, and stays everywhere.
+    kept := ARRAY(
+        SELECT DISTINCT used.name
+        FROM (
+            SELECT reference_id FROM operations WHERE operation_id = ANY (staying)
+            UNION ALL SELECT string #>> '{}' FROM operations,
+                jsonb_path_query(jsonb_build_array(content::jsonb, detail), 'lax $.**') AS string
+                WHERE operation_id = ANY (staying) AND status = 1 AND jsonb_typeof(string) = 'string'
+            UNION ALL SELECT mine.reference_id FROM operations AS mine JOIN operations AS other
+                ON other.reference_id = mine.reference_id AND other.operation_id <> ALL (own)
+                WHERE mine.operation_id = ANY (own)
+            UNION ALL SELECT unnest(ARRAY[payment_names.name, payment_reference]) FROM payment_names
+                WHERE user_id <> erased
+            UNION ALL SELECT unnest(ARRAY[reference_id, payment_reference, dispute_id, refund_reference])
+                FROM payment_events WHERE account_id IS DISTINCT FROM account
+        ) AS used (name)
+        WHERE has_id(used.name, erased));
 
     INSERT INTO erased_ids (digest)
     SELECT DISTINCT encode(sha256(convert_to('erased ' || name, 'UTF8')), 'hex')
@@ -150,100 +194,90 @@ BEGIN
             WHERE operation_id = ANY (own) AND (type BETWEEN 21 AND 27 OR type IN (63, 64))
                 AND has_id(reference_id, erased)
         UNION ALL SELECT payment_names.name FROM payment_names
-            WHERE user_id = erased AND has_id(payment_names.name, erased)
+            WHERE (user_id = erased OR (is_distinct AND user_id IS NULL))
+                AND has_id(payment_names.name, erased)
     ) AS names
+    WHERE names.name <> ALL (kept)
     ON CONFLICT DO NOTHING;
-
-    -- A reference that another user's operation has as well stays: it decides for that user.
-    kept := ARRAY(
-        SELECT mine.reference_id FROM operations AS mine JOIN operations AS other
-            ON other.reference_id = mine.reference_id AND other.user_id <> erased
-        WHERE mine.operation_id = ANY (own) AND has_id(mine.reference_id, erased));
 
     UPDATE accounts SET user_id = pseudonym WHERE slot = of_slot AND user_id = erased;
     GET DIAGNOSTICS rows = ROW_COUNT;
     counts := counts || jsonb_build_object('accounts', rows);
 
-    UPDATE operations SET user_id = pseudonym,
-        reference_id = CASE WHEN reference_id = ANY (kept) THEN reference_id
-            ELSE without_id(reference_id, erased, pseudonym) END,
+    UPDATE operations SET user_id = CASE WHEN user_id = erased THEN pseudonym ELSE user_id END,
+        reference_id = without_id(reference_id, erased, pseudonym, kept),
         content = CASE WHEN strpos(content, in_json) > 0
-            THEN without_id(content::jsonb, erased, pseudonym)::text ELSE content END,
+            THEN without_id(content::jsonb, erased, pseudonym, kept)::text ELSE content END,
         detail = CASE WHEN type = 42 THEN
-            jsonb_set(without_id(detail, erased, pseudonym), '{reason}', '"erased"', false)
-            ELSE without_id(detail, erased, pseudonym) END,
-        notices = without_id(notices, erased, pseudonym),
+            jsonb_set(without_id(detail, erased, pseudonym, kept), '{reason}', '"erased"', false)
+            ELSE without_id(detail, erased, pseudonym, kept) END,
+        notices = without_id(notices, erased, pseudonym, kept),
         metadata = NULL, description = NULL
-    WHERE slot = of_slot AND operation_id = ANY (own);
+    WHERE operation_id = ANY (own);
     GET DIAGNOSTICS rows = ROW_COUNT;
     counts := counts || jsonb_build_object('operations', rows);
 
-    UPDATE superseded_outcomes SET user_id = pseudonym,
-        reference_id = CASE WHEN reference_id = ANY (kept) THEN reference_id
-            ELSE without_id(reference_id, erased, pseudonym) END,
+    UPDATE superseded_outcomes SET
+        user_id = CASE WHEN user_id = erased THEN pseudonym ELSE user_id END,
+        reference_id = without_id(reference_id, erased, pseudonym, kept),
         content = CASE WHEN strpos(content, in_json) > 0
-            THEN without_id(content::jsonb, erased, pseudonym)::text ELSE content END,
+            THEN without_id(content::jsonb, erased, pseudonym, kept)::text ELSE content END,
         detail = CASE WHEN type = 42 THEN
-            jsonb_set(without_id(detail, erased, pseudonym), '{reason}', '"erased"', false)
-            ELSE without_id(detail, erased, pseudonym) END,
-        notices = without_id(notices, erased, pseudonym),
+            jsonb_set(without_id(detail, erased, pseudonym, kept), '{reason}', '"erased"', false)
+            ELSE without_id(detail, erased, pseudonym, kept) END,
+        notices = without_id(notices, erased, pseudonym, kept),
         metadata = NULL, description = NULL
-    WHERE slot = of_slot AND user_id = erased;
+    WHERE operation_id = ANY (own);
     GET DIAGNOSTICS rows = ROW_COUNT;
     counts := counts || jsonb_build_object('superseded_outcomes', rows);
 
-    UPDATE holds SET reference_id = without_id(reference_id, erased, pseudonym)
+    UPDATE holds SET reference_id = without_id(reference_id, erased, pseudonym, kept)
     WHERE slot = of_slot AND account_id = account
-        AND reference_id <> ALL (kept) AND has_id(reference_id, erased);
+        AND has_id(reference_id, erased);
     GET DIAGNOSTICS rows = ROW_COUNT;
     counts := counts || jsonb_build_object('holds', rows);
 
-    UPDATE payments SET reference_id = without_id(reference_id, erased, pseudonym)
+    UPDATE payments SET reference_id = without_id(reference_id, erased, pseudonym, kept)
     WHERE slot = of_slot AND account_id = account
-        AND reference_id <> ALL (kept) AND has_id(reference_id, erased);
+        AND has_id(reference_id, erased);
     GET DIAGNOSTICS rows = ROW_COUNT;
     counts := counts || jsonb_build_object('payments', rows);
 
     UPDATE payment_events SET
-        reference_id = CASE WHEN reference_id = ANY (kept) THEN reference_id
-            ELSE without_id(reference_id, erased, pseudonym) END,
-        payment_reference = CASE WHEN payment_reference = ANY (kept) THEN payment_reference
-            ELSE without_id(payment_reference, erased, pseudonym) END,
-        dispute_id = without_id(dispute_id, erased, pseudonym),
-        refund_reference = CASE WHEN refund_reference = ANY (kept) THEN refund_reference
-            ELSE without_id(refund_reference, erased, pseudonym) END
+        reference_id = without_id(reference_id, erased, pseudonym, kept),
+        payment_reference = without_id(payment_reference, erased, pseudonym, kept),
+        dispute_id = without_id(dispute_id, erased, pseudonym, kept),
+        refund_reference = without_id(refund_reference, erased, pseudonym, kept)
     WHERE slot = of_slot AND account_id = account
         AND has_id(concat_ws(' ', reference_id, payment_reference, dispute_id, refund_reference), erased);
     GET DIAGNOSTICS rows = ROW_COUNT;
     counts := counts || jsonb_build_object('payment_events', rows);
 
-    UPDATE payment_names SET user_id = pseudonym, version = version + 1,
-        name = CASE WHEN name = ANY (kept) THEN name ELSE without_id(name, erased, pseudonym) END,
-        payment_reference = CASE WHEN payment_reference = ANY (kept) THEN payment_reference
-            ELSE without_id(payment_reference, erased, pseudonym) END,
-        same_as = CASE WHEN same_as = ANY (kept) THEN same_as
-            ELSE without_id(same_as, erased, pseudonym) END
-    WHERE user_id = erased;
+    UPDATE payment_names SET version = version + 1,
+        user_id = CASE WHEN user_id = erased THEN pseudonym ELSE user_id END,
+        name = without_id(name, erased, pseudonym, kept),
+        payment_reference = without_id(payment_reference, erased, pseudonym, kept),
+        same_as = without_id(same_as, erased, pseudonym, kept)
+    WHERE user_id = erased OR (is_distinct AND user_id IS NULL
+        AND has_id(concat_ws(' ', payment_names.name, same_as), erased));
     GET DIAGNOSTICS rows = ROW_COUNT;
     counts := counts || jsonb_build_object('payment_names', rows);
 
     UPDATE waiting_events SET
         user_id = CASE WHEN user_id = erased THEN pseudonym ELSE user_id END,
-        reference_id = CASE WHEN reference_id = ANY (kept) THEN reference_id
-            ELSE without_id(reference_id, erased, pseudonym) END,
-        name = CASE WHEN name = ANY (kept) THEN name ELSE without_id(name, erased, pseudonym) END,
-        dispute_id = without_id(dispute_id, erased, pseudonym),
-        refund_reference = without_id(refund_reference, erased, pseudonym)
-    WHERE user_id = erased OR waiting_events.name IN (
-        SELECT payment_names.name FROM payment_names WHERE payment_names.user_id = pseudonym);
+        reference_id = without_id(reference_id, erased, pseudonym, kept),
+        name = without_id(name, erased, pseudonym, kept),
+        dispute_id = without_id(dispute_id, erased, pseudonym, kept),
+        refund_reference = without_id(refund_reference, erased, pseudonym, kept)
+    WHERE user_id = erased OR has_id(concat_ws(' ', reference_id, waiting_events.name, dispute_id,
+        refund_reference), erased);
     GET DIAGNOSTICS rows = ROW_COUNT;
     counts := counts || jsonb_build_object('waiting_events', rows);
 
     UPDATE claims SET
         user_id = CASE WHEN user_id = erased THEN pseudonym ELSE user_id END,
         taken_from = CASE WHEN taken_from = erased THEN pseudonym ELSE taken_from END,
-        reference_id = CASE WHEN user_id <> erased OR reference_id = ANY (kept) THEN reference_id
-            ELSE without_id(reference_id, erased, pseudonym) END
+        reference_id = without_id(reference_id, erased, pseudonym, kept)
     WHERE (slot = of_slot AND user_id = erased) OR taken_from = erased;
     GET DIAGNOSTICS rows = ROW_COUNT;
     counts := counts || jsonb_build_object('claims', rows);
@@ -265,8 +299,8 @@ BEGIN
         FROM dead_letters WHERE number = ANY (letters) AND status = 'parked';
     UPDATE dead_letters SET
         user_id = CASE WHEN user_id = erased THEN pseudonym ELSE user_id END,
-        reference_id = without_id(reference_id, erased, pseudonym),
-        letter_id = without_id(letter_id, erased, pseudonym),
+        reference_id = without_id(reference_id, erased, pseudonym, kept),
+        letter_id = without_id(letter_id, erased, pseudonym, kept),
         body = nothing, properties = '{}', message = 'erased', edited_body = NULL, traceback = NULL,
         note = NULL, status = CASE status WHEN 'parked' THEN 'discarded' ELSE status END
     WHERE number = ANY (letters) AND (body <> nothing OR user_id = erased);
@@ -285,7 +319,8 @@ BEGIN
     counts := counts || jsonb_build_object('replay_items', rows);
 
     UPDATE audit_log SET reason = CASE WHEN reason IS NULL THEN NULL ELSE 'erased' END,
-        subject = without_id(subject, erased, pseudonym), detail = without_id(detail, erased, pseudonym)
+        subject = without_id(subject, erased, pseudonym, kept),
+        detail = without_id(detail, erased, pseudonym, kept)
     WHERE subject = erased OR detail ->> 'user' = erased
         OR subject = ANY (SELECT 'letter ' || number FROM unnest(letters) AS its (number))
         OR (is_distinct AND (strpos(concat_ws(' ', subject, reason), erased) > 0
@@ -294,48 +329,62 @@ BEGIN
     counts := counts || jsonb_build_object('audit_log', rows);
 
     IF is_distinct THEN
-        UPDATE operations SET metadata = without_id(metadata, erased, pseudonym),
-            description = without_id(description, erased, pseudonym)
+        -- A refusal of another user's command moved nothing, whatever a late copy says.
+        UPDATE operations SET metadata = without_id(metadata, erased, pseudonym, kept),
+            description = without_id(description, erased, pseudonym, kept),
+            content = CASE WHEN status = 2 AND strpos(content, in_json) > 0
+                THEN without_id(content::jsonb, erased, pseudonym, kept)::text ELSE content END,
+            detail = CASE WHEN status = 2 THEN without_id(detail, erased, pseudonym, kept) ELSE detail END
         WHERE operation_id = ANY (others);
         GET DIAGNOSTICS rows = ROW_COUNT;
         counts := counts || jsonb_build_object('operations of others', rows);
-        UPDATE superseded_outcomes SET metadata = without_id(metadata, erased, pseudonym),
-            description = without_id(description, erased, pseudonym)
-        WHERE strpos(metadata::text, in_json) > 0 OR strpos(description, erased) > 0;
+        UPDATE superseded_outcomes SET metadata = without_id(metadata, erased, pseudonym, kept),
+            description = without_id(description, erased, pseudonym, kept),
+            content = CASE WHEN strpos(content, in_json) > 0
+                THEN without_id(content::jsonb, erased, pseudonym, kept)::text ELSE content END,
+            detail = without_id(detail, erased, pseudonym, kept)
+        WHERE strpos(reference_id, erased) = 0 AND (strpos(description, erased) > 0
+            OR strpos(concat_ws(' ', metadata::text, content, detail::text), in_json) > 0);
         GET DIAGNOSTICS rows = ROW_COUNT;
         counts := counts || jsonb_build_object('superseded_outcomes of others', rows);
-        -- All other tables, also those of later versions: every column of text, in which words of ours are
-        -- too short, or are other words, to be an id of eight characters.
+        SELECT count(*) INTO letters_staying FROM dead_letters
+        WHERE user_id <> pseudonym AND has_id(reference_id, erased);
+        -- All other tables, also those of later versions: every column of text or bytes. A dead letter whose
+        -- reference is another user's stays as it is, so that it counts once.
         FOR beside IN
             SELECT c.oid::regclass AS name, c.relname::text AS table_name,
-                string_agg(format(CASE a.atttypid WHEN 'jsonb'::regtype
-                    THEN '%1$I = without_id(%1$I, $1, $2)'
-                    ELSE '%1$I = without_id(%1$I::text, $1, $2)' END, a.attname), ', ') AS sets,
-                string_agg(format(CASE a.atttypid WHEN 'jsonb'::regtype
-                    THEN 'strpos(%1$I::text, $3) > 0'
+                string_agg(format(CASE WHEN a.atttypid IN ('jsonb'::regtype, 'bytea'::regtype)
+                    THEN '%1$I = without_id(%1$I, $1, $2, $5)'
+                    ELSE '%1$I = without_id(%1$I::text, $1, $2, $5)' END, a.attname), ', ') AS sets,
+                string_agg(format(CASE a.atttypid
+                    WHEN 'jsonb'::regtype THEN 'strpos(%1$I::text, $3) > 0'
+                    WHEN 'bytea'::regtype THEN 'position($4 IN %1$I) > 0'
                     ELSE 'has_id(%1$I::text, $1)' END, a.attname), ' OR ') AS conditions
             FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
             WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind = 'r'
                 AND a.attnum > 0 AND NOT a.attisdropped
-                AND a.atttypid IN ('text'::regtype, 'varchar'::regtype, 'jsonb'::regtype)
+                AND a.atttypid IN (
+                    'text'::regtype, 'varchar'::regtype, 'jsonb'::regtype, 'bytea'::regtype)
                 AND c.relname NOT IN ('alembic_version', 'identifiers', 'schema_compatibility',
                     'erased_ids', 'operations', 'superseded_outcomes', 'entries', 'lots', 'holds',
                     'hold_parts', 'usage_refunds', 'quotas', 'quota_entries', 'payments',
                     'payment_events', 'claims', 'payment_names', 'waiting_events', 'accounts',
-                    'audit_log')
+                    'audit_log', 'write_probes')
                 AND a.attname NOT IN ('status', 'state', 'kind', 'code')
             GROUP BY c.oid, c.relname ORDER BY c.relname
         LOOP
-            EXECUTE format('UPDATE %s SET %s WHERE %s', beside.name, beside.sets, beside.conditions)
-                USING erased, pseudonym, in_json;
+            EXECUTE format('UPDATE %s SET %s WHERE (%s)%s', beside.name, beside.sets, beside.conditions,
+                CASE beside.table_name WHEN 'dead_letters'
+                    THEN ' AND NOT coalesce(has_id(reference_id, $1), false)' ELSE '' END)
+                USING erased, pseudonym, in_json, in_bytes, kept;
             GET DIAGNOSTICS rows = ROW_COUNT;
             counts := counts || jsonb_build_object(
                 beside.table_name, coalesce((counts ->> beside.table_name)::bigint, 0) + rows);
         END LOOP;
     END IF;
     ON_END
-    RETURN jsonb_build_object('account', account, 'counts', counts, 'left', theirs,
-        'kept', coalesce(cardinality(kept), 0));
+    RETURN jsonb_build_object('account', account, 'counts', counts, 'kept', cardinality(kept),
+        'left', coalesce(cardinality(staying), 0) + letters_staying);
 END $$
 """
 
@@ -422,8 +471,9 @@ def downgrade() -> None:
     if op.get_context().dialect.name == "postgresql":
         for function in (
             *GUARDED,
-            "without_id(jsonb, text, text)",
-            "without_id(text, text, text)",
+            "without_id(bytea, text, text, text[])",
+            "without_id(jsonb, text, text, text[])",
+            "without_id(text, text, text, text[])",
             "has_id(text, text)",
             "erasure_pattern(text)",
         ):
