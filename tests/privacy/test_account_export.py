@@ -61,9 +61,9 @@ def test_export_says_what_the_rows_say(engine: Engine) -> None:
     (account,) = document["tables"]["accounts"]
     assert account["opened_at"].endswith("+00:00")
     assert {row["type"] for row in document["tables"]["operations"]} >= {"account.open"}
-    letters = {row["reference_id"]: row["body"] for row in document["tables"]["dead_letters"]}
-    assert set(letters) == {f"lost-1:{PERSON}", "lost-2", "lost-3"}, "also one that names the user inside"
-    assert json.loads(letters["lost-2"])["userId"] == PERSON
+    bodies = {row["reference_id"]: row["body"] for row in document["tables"]["dead_letters"]}
+    assert set(bodies) == {f"lost-1:{PERSON}", "lost-2", "lost-3"}, "also one that names the user inside"
+    assert json.loads(bodies["lost-2"])["userId"] == PERSON
     assert OTHER not in json.dumps(document["tables"]["operations"])
 
 

@@ -129,9 +129,9 @@ def test_rows_of_others_lose_the_id_and_nothing_else(postgres_engine: Engine) ->
         {"friend": done.pseudonym, "kept": 7},
         done.pseudonym,
     )
-    letter = world.service.dead_letter(number)
-    assert letter.status == "parked"
-    assert f'"friend": "{done.pseudonym}"'.encode() in letter.body
+    dead_letter = world.service.dead_letter(number)
+    assert dead_letter.status == "parked"
+    assert f'"friend": "{done.pseudonym}"'.encode() in dead_letter.body
     assert codes(applied(postgres_engine, CATALOG, gift)) == ["tokens_deducted"], "its first reply again"
     assert world.balance(OTHER) == 9_999
 
@@ -173,9 +173,9 @@ def test_short_id_is_a_word_of_its_own(postgres_engine: Engine) -> None:
 @pytest.mark.parametrize("user", ['the "one" and\\only', "jürgen@straße", "a.b*c(d)[e]$^|?+"])
 def test_id_of_any_characters_goes(postgres_engine: Engine, user: str) -> None:
     World(postgres_engine).open(user)
-    told = {"metadata": {"whose": user}, "description": user}
-    freeze = FreezeAccount(reference_id=f"f:{user}", user_id=user, reason="review", **told)
-    applied(postgres_engine, CATALOG, freeze, DeductUsage(reference_id="r", user_id=user, tokens=1, **told))
+    texts = {"metadata": {"whose": user}, "description": user}
+    freeze = FreezeAccount(reference_id=f"f:{user}", user_id=user, reason="review", **texts)
+    applied(postgres_engine, CATALOG, freeze, DeductUsage(reference_id="r", user_id=user, tokens=1, **texts))
     erased(postgres_engine, user)
     assert tables_with(postgres_engine, user) == set()
     assert audit(postgres_engine).findings == ()

@@ -81,7 +81,7 @@ def test_setting_of_the_functions_opens_no_guard_for_a_worker(roles: DatabaseRol
     "statement",
     ["UPDATE operations SET content = '{}'", "DELETE FROM entries", "INSERT INTO erased_ids VALUES ('x')"],
 )
-def test_who_may_erase_changes_nothing_by_hand(roles: DatabaseRoles, statement: str) -> None:
+def test_person_who_may_erase_changes_nothing_by_hand(roles: DatabaseRoles, statement: str) -> None:
     assert state_of(roles, person_of(roles), "SET billing.erasing = 'on'", statement) == NOT_PERMITTED
 
 
@@ -109,7 +109,7 @@ def engine_of(roles: DatabaseRoles, role: str) -> Engine:
     return ledger_engine(roles.url(role))
 
 
-def test_worker_that_erases_is_told_what_it_needs(roles: DatabaseRoles) -> None:
+def test_worker_that_erases_gets_an_error_with_the_way_out(roles: DatabaseRoles) -> None:
     engine = engine_of(roles, roles.names.worker)
     with pytest.raises(ConfigurationError, match="GRANT billing_privacy"):
         erase(engine, NOW, "ada-lovelace", reason="request", actor="eve", force=True)

@@ -39,8 +39,8 @@ def _renamed(command: Command, owners: dict[str, str]) -> Command:
         is_odd = found[1][-1:] in "13579"
         return found[0] if owner is None or is_odd else f'"{found[1]}:{owner}"'
 
-    told = {"description": f"for {command.user_id}", "metadata": {"whose": command.user_id, "part": 1}}
-    fresh = command.model_copy(update=told)
+    texts = {"description": f"for {command.user_id}", "metadata": {"whose": command.user_id, "part": 1}}
+    fresh = command.model_copy(update=texts)
     renamed = _NAME.sub(name, fresh.model_dump_json(by_alias=True, exclude_none=True))
     return type(command).model_validate_json(renamed)
 

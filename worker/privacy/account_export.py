@@ -12,7 +12,7 @@ from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Table, select
+from sqlalchemy import Connection, Engine, RowMapping, Table, select
 
 from worker.errors import NotFoundError
 from worker.ledger.engine import translated_errors
@@ -54,8 +54,13 @@ def _rows(connection: Connection, table: Table, user_id: str) -> Iterator[str]:
     statement = select(table).where(ABOUT_USERS[table](user_id)).order_by(*table.primary_key.columns)
     streamed = connection.execute(statement, execution_options={"yield_per": _PAGE})
     for place, row in enumerate(streamed.mappings()):
-        line = json.dumps({name: _plain(value) for name, value in row.items()}, ensure_ascii=False)
+        line = json.dumps(plain_row(row), ensure_ascii=False)
         yield f"{',' if place else ''}\n  {line}"
+
+
+def plain_row(row: RowMapping) -> dict[str, Any]:
+    """Return a row by the names of its columns, with values that JSON has."""
+    return {name: _plain(value) for name, value in row.items()}
 
 
 def _plain(value: Any) -> Any:

@@ -22,11 +22,11 @@ from worker.ledger.erased_ids import erased_among
 from worker.ledger.form import is_distributed
 from worker.ledger.session_settings import AS_ASKED, as_local
 from worker.ledger.tables import accounts, lots
+from worker.privacy.rights import require_right
 
 PREFIX = "erased-"
 _IN_USE = "55006"
 
-_MAY = text("SELECT has_function_privilege('erase_user(text, text, text)', 'EXECUTE')")
 _ERASE = text("SELECT erase_user(:user, :pseudonym, :actor)")
 
 
@@ -91,17 +91,9 @@ def erase(
 
 
 def _require_possible(connection: Connection) -> None:
-    if connection.dialect.name != "postgresql":
-        raise ConfigurationError(
-            "only a ledger on PostgreSQL can be erased from: SQLite has no such function"
-        )
+    require_right(connection, "erase_user")
     if is_distributed(connection):
         raise ConfigurationError("an account of a distributed ledger can't be erased by this version")
-    if not connection.execute(_MAY).scalar_one():
-        raise ConfigurationError(
-            "this login may not erase: connect as another one, to which `GRANT billing_privacy TO …` has "
-            "given the role that `billing-worker migrate --roles` makes"
-        )
 
 
 def _without_id(reason: str, user_id: str) -> str:

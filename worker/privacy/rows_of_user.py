@@ -81,11 +81,14 @@ def _senders(user_id: str) -> Condition:
 
 
 def _dead_letters(user_id: str) -> Condition:
-    letter = dead_letters.c
-    found = [letter.user_id == user_id, letter.reference_id.in_(_of_operations("reference_id", user_id))]
+    dead_letter = dead_letters.c
+    found = [
+        dead_letter.user_id == user_id,
+        dead_letter.reference_id.in_(_of_operations("reference_id", user_id)),
+    ]
     if len(user_id) >= DISTINCT_MIN:
         searched = bindparam(None, user_id.encode(), type_=LargeBinary)
-        found += [_BytesHold(letter.body, searched), _BytesHold(letter.edited_body, searched)]
+        found += [_BytesHold(dead_letter.body, searched), _BytesHold(dead_letter.edited_body, searched)]
     return or_(*found)
 
 
