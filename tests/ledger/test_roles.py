@@ -437,7 +437,7 @@ def test_commands_of_the_page_make_the_roles_of_its_table(
     (block,) = re.findall(r"```sh\n(.*?)```", shown, re.DOTALL)
     (rows,) = tables(shown)
     roles = [row[0].strip("`") for row in rows]
-    assert roles == [RoleNames().owner, *RoleNames().logins]
+    assert roles == [RoleNames().owner, *RoleNames().logins, RoleNames().privacy]
     try:
         for line in block.splitlines():
             if line.startswith("billing-worker "):
