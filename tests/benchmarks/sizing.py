@@ -131,10 +131,12 @@ def _console(sandbox: Sandbox, folder: Path) -> str:
     return _during(sandbox, "console", arguments, {}, lambda: _requested(port, "GET", "/sign-in"))
 
 
-def _bridge(sandbox: Sandbox, _: Path) -> str:
-    port = free_port()
+def _bridge(sandbox: Sandbox, folder: Path) -> str:
+    """Let it refuse webhooks without a signature: each is read, and none is published."""
+    port, config = free_port(), folder / "bridge.toml"
+    config.write_text('[stripe]\nuser_key = "user_id"\n')
     secrets = {"BILLING_BRIDGE_STRIPE_SECRETS": "whsec_0123456789abcdef0123456789abcdef"}
-    arguments = ["--listen", f"127.0.0.1:{port}"]
+    arguments = ["--listen", f"127.0.0.1:{port}", "--config", str(config)]
     return _during(
         sandbox, "bridge", arguments, secrets, lambda: _requested(port, "POST", "/webhooks/stripe")
     )
