@@ -1,5 +1,6 @@
 """Erasure of a user: the id is nowhere, the ledger is proven as before, and nothing brings the user back."""
 
+import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from threading import Thread
@@ -14,6 +15,7 @@ from tests.support.commands import payment, went_back
 from tests.support.person_world import AFTER_ALL, OTHER, PERSON, commands_of, everything, fill, tables_with
 from tests.support.strategies import SMALL_CATALOG
 from tests.support.waiting import eventually
+from worker.broker import BILLING, Outgoing
 from worker.catalog import load_catalog
 from worker.core import Answer, Decided, decide
 from worker.deadletters.store import groups
@@ -198,6 +200,23 @@ def test_erased_user_is_never_opened_again(postgres_engine: Engine) -> None:
     answers = applied(postgres_engine, OPENING, *commands)
     assert codes(answers) == ["account_not_found"] * 4 + ["tokens_deducted"]
     assert count(postgres_engine) == rows + 1, "the neighbour's alone"
+    assert tables_with(postgres_engine, PERSON) == set()
+
+
+def test_late_message_brings_back_neither_id_nor_application(
+    postgres_url: str, postgres_engine: Engine
+) -> None:
+    World(postgres_engine).open(PERSON)
+    erased(postgres_engine)
+    fresh = ledger_engine(postgres_url)  # its connections know no sender yet
+    world = World(fresh)
+    body = json.dumps({"type": "usage.deduct", "referenceId": f"r:{PERSON}", "userId": PERSON, "tokens": 1})
+    properties = {"message_id": f"m:{PERSON}", "app_id": f"client-of-{PERSON}"}
+    world.queued.append(Outgoing(body.encode(), BILLING.exchange, "usage.deduct", properties))
+    world.work()
+    fresh.dispose()
+    assert world.queued == []
+    assert list(world.dead.waiting) == []
     assert tables_with(postgres_engine, PERSON) == set()
 
 

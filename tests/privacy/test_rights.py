@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine, NullPool, create_engine
 from sqlalchemy.exc import DBAPIError
 
 from schemas import DeductUsage, OpenAccount
+from tests.cli.console import Cli
 from tests.support.apply_commands import applied
 from tests.support.database_roles import PASSWORD, DatabaseRoles
 from tests.support.provision import PostgresServer
@@ -121,3 +123,19 @@ def test_person_who_may_erases(roles: DatabaseRoles) -> None:
     tried = erase(engine, NOW, "ada-lovelace", reason="request", actor="eve", force=True, dry_run=True)
     engine.dispose()
     assert (tried.rows["accounts"], tried.rows["operations"]) == (1, 2)
+
+
+def test_person_who_may_exports_and_purges_with_the_command_line(
+    roles: DatabaseRoles, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    cli = Cli(monkeypatch, {"BILLING_DATABASE_URL": roles.url(person_of(roles))})
+    assert cli("account", "export", "ada-lovelace", "--output", "ada.json", "--actor", "eve").code == 0
+    purge = cli(
+        "activity", "purge", "--older-than", "2100-01-01", "--export", "log", "--yes", "--actor", "eve"
+    )
+    assert purge.lines[-1] == "purged 1 entries"
+    purged = cli(
+        *("dead-letters", "purge", "--older-than", "1d", "--export", "dead", "--yes", "--actor", "eve")
+    )
+    assert purged.lines[-1] == "purged 0 dead letters"
