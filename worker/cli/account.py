@@ -10,7 +10,8 @@ _COMMANDS = {
         "Erase USER: a pseudonym takes the place of the id, for ever.",
     ),
     "export": Lazy(
-        "worker.cli.account_export:export_command", "Write all that the database holds about USER, as JSON."
+        "worker.cli.account_export:export_command",
+        "Write all that the database holds about USER, as one JSON document.",
     ),
 }
 

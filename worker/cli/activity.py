@@ -11,7 +11,11 @@ from worker.cli.table_width import Column
 from worker.cli.times import moment
 from worker.deadletters.models import ActivityEntry
 
-_COMMANDS = {"purge": Lazy("worker.cli.activity_purge:purge", "Purge old entries, after an export.")}
+_COMMANDS = {
+    "purge": Lazy(
+        "worker.cli.activity_purge:purge", "Purge old entries of the activity log, after an export."
+    )
+}
 
 
 @click.group("activity", cls=LazyGroup, lazy=_COMMANDS, invoke_without_command=True)

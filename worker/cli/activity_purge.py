@@ -26,9 +26,9 @@ def purge(
     actor: str,
     as_json: bool,
 ) -> None:
-    """Purge old entries of the activity log, after an export; the purge itself is an entry.
+    """Purge old entries of the activity log, after an export.
 
-    They go only after all of them are in the file, which is read again and compared. A discard whose entry is
+    The purge itself is an entry. Entries go only after all of them are in the file, which is read again and compared. A discard whose entry is
     gone can't be undone by its number any more. The login must have the role billing_privacy. Nothing is
     purged by itself: cron may call this.
 
