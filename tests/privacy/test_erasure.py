@@ -23,6 +23,7 @@ from worker.errors import ConfigurationError, NotFoundError, NotPossibleError
 from worker.ledger.audit import audit
 from worker.ledger.engine import ledger_engine
 from worker.ledger.erased_ids import digest_of
+from worker.ledger.form import distribute
 from worker.ledger.queries import snapshot
 from worker.ledger.senders import Sender
 from worker.ledger.store import Ledger
@@ -366,6 +367,13 @@ def test_dead_letter_that_is_being_replayed_holds_the_erasure_up(postgres_engine
     world.replay(numbers, patience_s=0.0)
     assert world.status(numbers[0]) == "replaying"
     with pytest.raises(NotPossibleError, match="is being replayed"):
+        erased(postgres_engine)
+
+
+def test_distributed_ledger_is_refused(postgres_engine: Engine) -> None:
+    with postgres_engine.begin() as connection:
+        assert distribute(connection)
+    with pytest.raises(ConfigurationError, match="a distributed ledger can't be erased"):
         erased(postgres_engine)
 
 

@@ -28,9 +28,9 @@ def purge(
 ) -> None:
     """Purge old entries of the activity log, after an export.
 
-    The purge itself is an entry. Entries go only after all of them are in the file, which is read again and compared. A discard whose entry is
-    gone can't be undone by its number any more. The login must have the role billing_privacy. Nothing is
-    purged by itself: cron may call this.
+    The purge itself is an entry. Entries go only after all of them are in the file, which is read again and
+    compared. A discard whose entry is gone can't be undone by its number any more. The login must have the
+    role billing_privacy. Nothing is purged by itself: cron may call this.
 
     \b
     Examples:
