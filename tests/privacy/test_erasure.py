@@ -8,7 +8,7 @@ from threading import Thread
 import pytest
 from sqlalchemy import Engine, func, select, text
 
-from schemas import AdjustCredit, Command, DeductUsage, FreezeAccount, OpenAccount, slot_of
+from schemas import AdjustCredit, Command, DeductUsage, FreezeAccount, OpenAccount, SettleAccount, slot_of
 from tests.deadletters.parts import World
 from tests.support.apply_commands import applied
 from tests.support.commands import payment, went_back
@@ -330,6 +330,15 @@ def test_account_that_goes_on_is_erased_by_force_alone(postgres_engine: Engine) 
     with pytest.raises(NotPossibleError, match=r"a balance of 10,000, a subscription .* --force"):
         erased(postgres_engine, force=False)
     assert erased(postgres_engine, force=True).had_account
+
+
+def test_account_that_was_forced_goes_on_under_the_pseudonym(postgres_engine: Engine) -> None:
+    World(postgres_engine).open(PERSON)
+    pseudonym = erased(postgres_engine).pseudonym
+    look = SettleAccount(reference_id=f"due:{pseudonym}", user_id=pseudonym)
+    assert codes(applied(postgres_engine, CATALOG, look, now=AFTER_ALL)) == ["account_settled"]
+    assert len(entries_of(postgres_engine, pseudonym)) > 1, "its period ended, and others began"
+    assert audit(postgres_engine).findings == ()
 
 
 def test_account_at_rest_is_erased_without_force(postgres_engine: Engine) -> None:
