@@ -391,7 +391,7 @@ def test_commands_run_in_order_on_real_servers(
     finally:
         postgres.databases.drop_database(database)
         names = RoleNames()
-        drop_roles(postgres, names.owner, *names.logins)
+        drop_roles(postgres, names.owner, *names.logins, names.privacy)
         for user in USERS:
             with suppress(ManagementError):
                 rabbitmq.management.delete_user(user.name)

@@ -6,7 +6,7 @@ unacknowledged delivery brings the same reply again. So the unacknowledged deliv
 
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -21,7 +21,7 @@ from worker.errors import (
     UnansweredError,
     UnsupportedStatementError,
 )
-from worker.ledger.senders import Sender
+from worker.ledger.senders import UNNAMED, Sender
 from worker.ledger.store import Ledger
 from worker.messages.ages import occurred_at, published_at
 from worker.messages.dead_letter_limit import DeadLetterLimit, FaultStep
@@ -180,7 +180,7 @@ class Pipeline:
         now = self._clock()
         with self._ledger.begin(commands, now, auto_open=self._catalog.auto_open) as transaction:
             plan = decide(commands, transaction.known, now, self._catalog)
-            plan.name_senders(transaction.sender_ids(senders))
+            plan.name_senders(transaction.sender_ids(_kept_of(senders, plan.erased)))
             transaction.write(plan)
         return plan.answers
 
@@ -379,6 +379,13 @@ def ages_of(items: Iterable[Item]) -> Mapping[tuple[str, str], Sequence[float]]:
         if (occurred := occurred_at(item.message)) is not None:
             ages[lane, Since.OCCURRED].append(max(committed_at - occurred, 0.0))
     return ages
+
+
+def _kept_of(senders: Sequence[Sender], erased: Collection[int]) -> Sequence[Sender]:
+    """Return the senders without those of erased users' commands: an application's name may hold the id."""
+    if not erased:
+        return senders
+    return [UNNAMED if place in erased else sender for place, sender in enumerate(senders)]
 
 
 def _refusal(item: Item) -> DeadLetterReason | None:

@@ -52,7 +52,7 @@ def answered(context: BenchmarkContext, queries: int, users: int) -> Measured:
         queue = f"{BILLING.replies.name}.{user_of(sandbox.broker_url)}.bench"
         with closing(sandbox.application.link()) as link:
             link.declare_temporary(queue)
-        sandbox.prefill(_published(queries, users, queue, user_of(sandbox.broker_url)), context.progress)
+        sandbox.prefill(balances_asked(queries, users, queue, user_of(sandbox.broker_url)), context.progress)
         return sandbox.drain(
             "one reader", sandbox.readers(), queries, replies_queue=queue, progress=context.progress
         )
@@ -82,7 +82,8 @@ def beside_backlog(context: BenchmarkContext, asked: int, users: int, backlog: i
         return seen
 
 
-def _published(count: int, users: int, reply_to: str, user: str) -> Iterator[Outgoing]:
+def balances_asked(count: int, users: int, reply_to: str, user: str) -> Iterator[Outgoing]:
+    """Yield questions for balances, as their asker publishes them."""
     pick = in_turns(users)
     for number in range(count):
         query = QueryBalance(user_id=user_id(pick()))

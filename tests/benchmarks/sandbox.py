@@ -262,10 +262,10 @@ class Sandbox:
         return int(declared.method.consumer_count) >= consumers
 
     @contextmanager
-    def running(self, name: str, commands: Sequence[ProcessCommand]) -> Iterator[None]:
-        """Keep the processes running during the block."""
+    def running(self, name: str, commands: Sequence[ProcessCommand]) -> Iterator[list[int]]:
+        """Keep the processes, whose ids it yields, running during the block."""
         with _running(name, commands) as processes:
-            yield
+            yield processes.ids
             processes.require_running()
 
     def check(self, *, used: int | None = None) -> None:

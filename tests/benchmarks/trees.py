@@ -23,6 +23,12 @@ def resident_bytes(roots: Iterable[int]) -> int:
     return sum(int(fields[_RESIDENT]) for fields in _trees(roots).values()) * _PAGE_BYTES
 
 
+def resident_bytes_of(process_id: int) -> int:
+    """Return the resident memory of one process; 0 where it has ended."""
+    fields = dict(_processes()).get(process_id)
+    return 0 if fields is None else int(fields[_RESIDENT]) * _PAGE_BYTES
+
+
 def members(roots: Iterable[int]) -> list[int]:
     """Return the living processes of the trees below ``roots``, with ``roots``."""
     return list(_trees(roots))

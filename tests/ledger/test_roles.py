@@ -285,7 +285,12 @@ def test_login_without_superuser_makes_roles_in_a_database_of_its_own(
     tables = ", ".join(database.wanted.tables)
     for table in tables.split(", "):
         database.run(f"ALTER TABLE {table} OWNER TO {deployer}")
-    database.run(f"ALTER FUNCTION ledger_refuses() OWNER TO {deployer}")
+    with database.engine.connect() as connection:
+        functions = connection.exec_driver_sql(
+            "SELECT oid::regprocedure::text FROM pg_proc WHERE pronamespace = 'public'::regnamespace"
+        ).scalars()
+        for function in functions:
+            database.run(f"ALTER FUNCTION {function} OWNER TO {deployer}")
     engine = create_engine(database.url(deployer), poolclass=NullPool)
     try:
         prepare_roles(engine, database.wanted)
@@ -354,7 +359,7 @@ def cli(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, database: DatabaseRoles
 
 def renamed(database: DatabaseRoles) -> list[str]:
     names = database.names
-    return [f"--role={kind}={getattr(names, kind)}" for kind in ("owner", "worker", "reader")]
+    return [f"--role={kind}={getattr(names, kind)}" for kind in ("owner", "worker", "reader", "privacy")]
 
 
 def test_migrate_makes_roles_that_can_log_in_and_shows_no_password(cli: Cli, database: DatabaseRoles) -> None:
@@ -401,7 +406,7 @@ def test_password_is_a_hash_in_the_server(cli: Cli, database: DatabaseRoles) -> 
         (["--role", "worker=x"], "go with --roles"),
         (["--roles", "--role", "boss=x"], "--role boss=x: say owner=NAME or worker=NAME or reader=NAME"),
         (["--roles", "--role", "worker="], "--role worker=: say"),
-        (["--roles", "--role", "worker=same", "--role", "reader=same"], "must be three roles"),
+        (["--roles", "--role", "worker=same", "--role", "reader=same"], "must be four roles"),
         (["--roles", "--passwords", "secrets"], "password of billing_worker: there is no file"),
     ],
 )
@@ -432,7 +437,7 @@ def test_commands_of_the_page_make_the_roles_of_its_table(
     (block,) = re.findall(r"```sh\n(.*?)```", shown, re.DOTALL)
     (rows,) = tables(shown)
     roles = [row[0].strip("`") for row in rows]
-    assert roles == [RoleNames().owner, *RoleNames().logins]
+    assert roles == [RoleNames().owner, *RoleNames().logins, RoleNames().privacy]
     try:
         for line in block.splitlines():
             if line.startswith("billing-worker "):

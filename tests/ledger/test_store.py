@@ -338,6 +338,7 @@ def test_the_statements_of_a_batch_scan_no_table(postgres_engine: Engine, catalo
 #: Enough rows that a scan would be chosen only where there is no way around it. Of one user account and
 #: operation have one number.
 _MANY_ACCOUNTS = (
+    "INSERT INTO erased_ids (digest) SELECT sha256(n::text::bytea)::text FROM generate_series(1, 8000) n",
     """
     INSERT INTO accounts (account_id, slot, user_id, tier, balance, sequence, allocated, lot_count, anchor,
         granted_until, opened_at, updated_at)

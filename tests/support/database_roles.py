@@ -23,7 +23,7 @@ class DatabaseRoles:
         self._postgres, self._template = postgres, template
         suffix = uuid4().hex[:8]
         self.name = f"roles_{suffix}"
-        self.names = RoleNames(*(f"{kind}_{suffix}" for kind in ("owner", "worker", "reader")))
+        self.names = RoleNames(*(f"{kind}_{suffix}" for kind in ("owner", "worker", "reader", "privacy")))
         self.wanted = RolesWanted(self.names, TABLES, dict.fromkeys(self.names.logins, PASSWORD))
         self.engine = ledger_engine(postgres.address.url(self.name))
 
@@ -39,7 +39,7 @@ class DatabaseRoles:
     ) -> None:
         self.engine.dispose()
         self._postgres.databases.drop_database(self.name)
-        drop_roles(self._postgres, self.names.owner, *self.names.logins)
+        drop_roles(self._postgres, self.names.owner, *self.names.logins, self.names.privacy)
 
     def make(self) -> Self:
         """Make the roles, as the server's superuser."""

@@ -1,17 +1,24 @@
-"""``activity``: the activity log, which says what operators did, who, where and why."""
+"""``activity``: the activity log, which says what operators did, who, where and why; and its purge."""
 
 import click
 
 from worker.bootstrap import Application
 from worker.cli.application import with_application
+from worker.cli.lazy import Lazy, LazyGroup
 from worker.cli.options import as_json, cursor_option, limit_option, show_next, with_wide
 from worker.cli.output import show_json, show_table
 from worker.cli.table_width import Column
 from worker.cli.times import moment
 from worker.deadletters.models import ActivityEntry
 
+_COMMANDS = {
+    "purge": Lazy(
+        "worker.cli.activity_purge:purge", "Purge old entries of the activity log, after an export."
+    )
+}
 
-@click.command()
+
+@click.group("activity", cls=LazyGroup, lazy=_COMMANDS, invoke_without_command=True)
 @click.option("--actor", help="Only what this one did.")
 @click.option("--action", help="Only this action, such as replay, publish or adjust.")
 @click.option("--subject", help="Only what was done to this, such as a reference.")
@@ -39,6 +46,8 @@ def activity(
       billing-worker activity --action publish
       billing-worker activity --subject stripe:pi_1 --json
     """
+    if click.get_current_context().invoked_subcommand is not None:
+        return
     application.require_readable_schema()
     page = application.service().activity_log(
         limit=limit, before=cursor, actor=actor, action=action, subject=subject

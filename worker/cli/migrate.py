@@ -28,14 +28,15 @@ from worker.ledger.roles import RoleNames, RolesWanted, grant_rights, prepare_ro
 @click.option(
     "--roles",
     is_flag=True,
-    help="Make the database roles billing_owner, billing_worker and billing_reader with least rights, too.",
+    help="Make the database roles billing_owner, billing_worker, billing_reader and billing_privacy with"
+    " least rights, too.",
 )
 @click.option(
     "--role",
     "renamed",
     multiple=True,
     metavar="KIND=NAME",
-    help="Another name for the owner, worker or reader, such as owner=billing; with --roles.",
+    help="Another name for the owner, worker, reader or privacy, such as owner=billing; with --roles.",
 )
 @with_passwords
 @click.option("--dry-run", is_flag=True, help="Print the statements of --roles, and change nothing.")
@@ -53,11 +54,12 @@ def migrate_command(
 ) -> None:
     """Bring the ledger's database to the newest schema. Safe to run again, and by several at once.
 
-    With --roles it also makes three roles, as a superuser or another login that may: the owner of the tables;
-    the workers' (SELECT, INSERT, UPDATE; no DELETE on the ledger, no DDL); and one that reads. Rights on
-    tables are set anew each time. --passwords FOLDER gives the worker and the reader theirs, from the files
-    billing_worker and billing_reader; the server keeps a hash, and logs see no more. Where
-    BILLING_SESSION_SETTINGS is `role`, they get the settings of their sessions as well.
+    With --roles it also makes four roles, as a superuser or another login that may: the owner of the tables;
+    the workers' (SELECT, INSERT, UPDATE; no DELETE on the ledger, no DDL); one that reads; and one without a
+    login, which is granted to those who erase accounts. Rights on tables are set anew each time. --passwords
+    FOLDER gives the worker and the reader theirs, from the files billing_worker and billing_reader; the
+    server keeps a hash, and logs see no more. Where BILLING_SESSION_SETTINGS is `role`, they get the settings
+    of their sessions as well.
 
     \b
     Examples:
@@ -106,7 +108,12 @@ def _names(renamed: Sequence[str]) -> RoleNames:
 
 
 def _as_dict(names: RoleNames) -> dict[str, str]:
-    return {"owner": names.owner, "worker": names.worker, "reader": names.reader}
+    return {
+        "owner": names.owner,
+        "worker": names.worker,
+        "reader": names.reader,
+        "privacy": names.privacy,
+    }
 
 
 def _roles_wanted(application: Application, names: RoleNames, folder: Path | None) -> RolesWanted:
@@ -140,6 +147,7 @@ def _show_roles(wanted: RolesWanted) -> None:
     click.echo(f"{names.owner}: owns the tables")
     click.echo(f"{names.worker}: works with them")
     click.echo(f"{names.reader}: reads them")
+    click.echo(f"{names.privacy}: erases accounts; grant it to who may")
     for name in names.logins:
         if name not in wanted.passwords:
             click.echo(f"{name}: its password stays as it is; set one with --passwords", err=True)

@@ -39,6 +39,7 @@ class _Cli(LazyGroup):
 
 
 _COMMANDS = {
+    "account": Lazy("worker.cli.account:account", "Export or erase all that is held about a user."),
     "activity": Lazy(
         "worker.cli.activity:activity",
         "List what operators did, newest first: who, on which host, to what, and why.",

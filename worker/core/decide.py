@@ -47,6 +47,7 @@ from worker.catalog import Catalog
 from worker.core.account import Account
 from worker.core.contents import command_of, content_of, first_difference, kept_of
 from worker.core.due import post_due, post_freed
+from worker.core.erased import is_erased, without_erased_user
 from worker.core.known import (
     AccountState,
     Happened,
@@ -111,6 +112,10 @@ class _Batch:
         self._unopened: dict[str, list[Outcome]] = {}
 
     def answer(self, command: Command) -> Answer:
+        if self._known.erased:
+            if is_erased(command, self._known.erased):
+                return self._answer_erased(command)
+            command = without_erased_user(command, self._known.erased)
         content = content_of(command, self._catalog)
         stored = self._context.outcome_of(command.reference_id)
         if stored is None:
@@ -188,6 +193,12 @@ class _Batch:
         if own is None:
             return Conflict("attempt", f"at most {lost.attempt}", str(command.attempt))
         return Decided(own, duplicate=True)
+
+    def _answer_erased(self, command: Command) -> Answer:
+        """Refuse a command of an erased user: no row keeps that, or the id would be back."""
+        self.plan.erased.add(len(self.plan.answers))
+        outcome = _refused(_outcome_of(command, "{}", self._now), rejected(Code.ACCOUNT_NOT_FOUND))
+        return Decided(outcome, duplicate=False)
 
     def _answer_new(self, command: Command, content: str) -> Answer:
         outcome = self._judge(command, content)

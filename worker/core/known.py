@@ -363,6 +363,7 @@ class Known:
     ``payment_events`` by the payment's, ``payment_names`` and the events that are ``waiting`` by the name.
     ``taken_up`` is when subscriptions that commands cancel were taken up, by the user.
     ``unopened_payments`` are payments of users who had no account, by the user: the opening judges them anew.
+    ``erased`` are ids of users, references and names of payments that were erased.
     """
 
     accounts: dict[str, AccountState] = field(default_factory=dict)
@@ -379,3 +380,4 @@ class Known:
     waiting: dict[str, list[PaymentEvent]] = field(default_factory=dict)
     taken_up: dict[str, list[TakenUp]] = field(default_factory=dict)
     unopened_payments: dict[str, list[Outcome]] = field(default_factory=dict)
+    erased: frozenset[str] = frozenset()

@@ -107,6 +107,7 @@ class Plan:
     lots that only usage changed from the others. ``late_holds`` had run out before this batch, which captured
     them all the same. ``names`` are of payments, ``waiting`` events whose payment isn't there, ``taken_in``
     the references of those that wait no longer, ``stuck`` of those that can't count for their payment.
+    ``erased`` are the places of answers to commands of erased users, of whom nothing is written.
     """
 
     answers: list[Answer] = field(default_factory=list)
@@ -131,6 +132,7 @@ class Plan:
     waiting: list[PaymentEvent] = field(default_factory=list)
     taken_in: list[str] = field(default_factory=list)
     stuck: list[str] = field(default_factory=list)
+    erased: set[int] = field(default_factory=set)
 
     def name_senders(self, sender_ids: Iterable[int | None]) -> None:
         """Set the senders of new outcomes; ``sender_ids`` has one for each answer, in their order."""

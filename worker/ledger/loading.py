@@ -36,6 +36,7 @@ from worker.core.rules.credit import free_units_of
 from worker.core.superseded import Attempted, Superseded, owner_of
 from worker.ledger import rows
 from worker.ledger.bulk import Keys, among, insert_rows, select_by, select_rows
+from worker.ledger.erased_ids import erased_among, ids_to_ask
 from worker.ledger.first_reads import are_read_together, read_together
 from worker.ledger.payment_names import NamedPayments, look_up, slots_of
 from worker.ledger.row_sql import IsKey
@@ -116,6 +117,7 @@ def load(
     if named.names or unbound:
         _payments(connection, known, slot, unbound)
     known.unopened_payments = named.unopened
+    known.erased = erased_among(connection, ids_to_ask(commands, known))
     return known
 
 

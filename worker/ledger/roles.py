@@ -1,6 +1,8 @@
-"""Roles of the ledger's database: the owner of the tables, the workers', and one that reads.
+"""Roles of the ledger's database: the owner of the tables, the workers', one that reads, one that erases.
 
 A worker adds and changes rows and deletes none of the ledger: it can't switch off what keeps the ledger true.
+The role for privacy has no login: who erases is made a member of it. It reads, logs, and executes the
+functions that erase, which nobody else may.
 Statements are made as text, so that `migrate --roles --dry-run` prints what `migrate --roles` does. Each may
 be run again.
 """
@@ -25,7 +27,7 @@ _NOT_ON_CITUS = "plan_cache_mode"
 _LOCK_TIMEOUT = "5s"
 
 #: Tables that a worker only reads.
-READ_ONLY = frozenset({"alembic_version", "identifiers", "schema_compatibility"})
+READ_ONLY = frozenset({"alembic_version", "erased_ids", "identifiers", "schema_compatibility"})
 #: Tables whose rows never change once they are there.
 APPEND_ONLY = frozenset(
     {
@@ -46,6 +48,16 @@ APPEND_ONLY = frozenset(
 #: was made for a batch and not opened. Foreign keys keep every account that has an entry, a lot or a quota.
 ERASABLE = frozenset({"accounts", "trials", "waiting_events"})
 
+#: Functions that pass the guards, with the owner's rights: the role for privacy alone executes them.
+ERASING = {
+    "erase_user": "text, text, text",
+    "purge_activity": "bigint[]",
+    "purge_dead_letters": "bigint[], boolean",
+}
+
+#: All functions of the ledger, which its owner owns.
+FUNCTIONS = ("erasure_pattern", "has_id", "ledger_refuses", "without_id", *ERASING)
+
 _EVERY_RIGHT = ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER")
 #: Attributes of a role with which it is above all rights on tables.
 _POWERS = {
@@ -60,6 +72,11 @@ _POWERS = {
 _ABOVE_TABLES = ("pg_execute_server_program", "pg_read_server_files", "pg_write_server_files")
 
 
+def privacy_rights(table: str) -> tuple[str, ...]:
+    """Return the rights on ``table`` of who erases: the functions do the rest."""
+    return ("SELECT", "INSERT") if table == "audit_log" else ("SELECT",)
+
+
 def worker_rights(table: str) -> tuple[str, ...]:
     """Return the rights of a worker on ``table``; one that is in none of the lists may be changed."""
     if table in READ_ONLY:
@@ -71,11 +88,12 @@ def worker_rights(table: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class RoleNames:
-    """Names of the three roles."""
+    """Names of the four roles."""
 
     owner: str = "billing_owner"
     worker: str = "billing_worker"
     reader: str = "billing_reader"
+    privacy: str = "billing_privacy"
 
     @property
     def logins(self) -> tuple[str, str]:
@@ -128,15 +146,17 @@ class _Server:
             raise ConfigurationError(f"{self.login} has no schema to work in: set its search_path")
         self.database, self.schema = quote(database), quote(schema)
         names = wanted.names
-        every = (names.owner, *names.logins)
+        every = (names.owner, *names.logins, names.privacy)
         rows = connection.execute(_ROLES, {"names": list(every)}).mappings()
         self.roles = {str(row["rolname"]): row for row in rows}
 
     def require_apart(self, names: RoleNames) -> None:
         """Raise ConfigurationError where a role is above its rights, or two are the same."""
-        if len({names.owner, *names.logins}) < len(_KINDS):
-            raise ConfigurationError("owner, worker and reader must be three roles: give each its own --role")
-        for name in names.logins:
+        if len({names.owner, *names.logins, names.privacy}) < len(_KINDS):
+            raise ConfigurationError(
+                "owner, worker, reader and privacy must be four roles: give each its own --role"
+            )
+        for name in (*names.logins, names.privacy):
             if name == self.login:
                 raise ConfigurationError(
                     f"this is {name} itself, which must have no right to make roles: connect as another one"
@@ -148,7 +168,7 @@ class _Server:
                     f"ALTER ROLE {self.quote(name)} {' '.join(f'NO{word}' for word in powers)}; "
                     "or name another one with --role"
                 )
-            for other in self._above(name, names.owner):
+            for other in self._above(name, names):
                 raise ConfigurationError(
                     f"the role {name} is a member of {other}, and so may all that it may: "
                     f"REVOKE {self.quote(other)} FROM {self.quote(name)}, "
@@ -160,11 +180,10 @@ class _Server:
             return []
         return [word for column, word in _POWERS.items() if row[column]]
 
-    def _above(self, role: str, owner: str) -> Iterator[str]:
-        """Yield the roles that ``role`` can become and that are above rights on tables, or are the owner."""
-        yield from self._connection.execute(
-            _ABOVE, {"role": role, "owner": owner, "above": list(_ABOVE_TABLES)}
-        ).scalars()
+    def _above(self, role: str, names: RoleNames) -> Iterator[str]:
+        """Yield the roles that ``role`` can become and that own the tables, erase, or are above rights."""
+        above = [names.owner, names.privacy, *_ABOVE_TABLES]
+        yield from self._connection.execute(_ABOVE, {"role": role, "above": above}).scalars()
 
     def must_join(self, owner: str) -> bool:
         """Return True where this login must become a member of ``owner``, to make tables in its name."""
@@ -177,7 +196,8 @@ class _Server:
 
     def owned_by_others(self, owner: str, tables: Sequence[str]) -> Iterator[str]:
         """Yield the tables and functions of the ledger that ``owner`` doesn't own, as SQL names them."""
-        for kind, name in self._connection.execute(_OWNED, {"owner": owner, "tables": list(tables)}):
+        asked = {"owner": owner, "tables": list(tables), "functions": list(FUNCTIONS)}
+        for kind, name in self._connection.execute(_OWNED, asked):
             yield f"{kind} {name}"
 
     def session_settings(self, role: str) -> set[str]:
@@ -191,7 +211,7 @@ class _Server:
         return encrypt_password(password, role, driver)
 
 
-_KINDS = ("owner", "worker", "reader")
+_KINDS = ("owner", "worker", "reader", "privacy")
 _SELF = text(
     "SELECT current_user, (SELECT rolsuper FROM pg_roles WHERE rolname = current_user),"
     " current_database(), current_schema()"
@@ -201,7 +221,7 @@ _IS_MEMBER = text("SELECT pg_has_role(:role, :of, 'MEMBER')")
 _ABOVE = text(
     "SELECT above.rolname FROM pg_roles AS login JOIN pg_roles AS above ON above.oid <> login.oid"  # noqa: S608
     f" WHERE login.rolname = :role AND ({' OR '.join(f'above.{power}' for power in _POWERS)}"
-    " OR above.rolname = :owner OR above.rolname = ANY(:above))"
+    " OR above.rolname = ANY(:above))"
     " AND pg_has_role(login.oid, above.oid, 'MEMBER') ORDER BY 1"
 )
 _OWNED = text(
@@ -209,7 +229,7 @@ _OWNED = text(
     " WHERE c.relnamespace = current_schema()::regnamespace AND c.relname = ANY(:tables)"
     " AND c.relkind IN ('r', 'p') AND pg_get_userbyid(c.relowner) <> :owner"
     " UNION ALL SELECT 'FUNCTION', p.oid::regprocedure::text FROM pg_proc p"
-    " WHERE p.pronamespace = current_schema()::regnamespace AND p.proname = 'ledger_refuses'"
+    " WHERE p.pronamespace = current_schema()::regnamespace AND p.proname = ANY(:functions)"
     " AND pg_get_userbyid(p.proowner) <> :owner ORDER BY 1, 2"
 )
 _SETTINGS = text(
@@ -239,6 +259,8 @@ def _before(server: _Server, wanted: RolesWanted) -> Iterator[RoleStatement]:
 def _made(server: _Server, names: RoleNames) -> Iterator[str]:
     if names.owner not in server.roles:
         yield f"CREATE ROLE {server.quote(names.owner)} NOLOGIN"
+    if names.privacy not in server.roles:
+        yield f"CREATE ROLE {server.quote(names.privacy)} NOLOGIN"
     for name in names.logins:
         verb = "ALTER" if name in server.roles else "CREATE"
         yield f"{verb} ROLE {server.quote(name)} LOGIN"
@@ -247,7 +269,7 @@ def _made(server: _Server, names: RoleNames) -> Iterator[str]:
 
 
 def _placed(server: _Server, names: RoleNames) -> Iterator[str]:
-    owner, logins = server.quote(names.owner), _listed(server, names.logins)
+    owner, logins = server.quote(names.owner), _listed(server, (*names.logins, names.privacy))
     yield f"GRANT CONNECT ON DATABASE {server.database} TO {logins}"
     yield f"REVOKE CREATE, TEMPORARY ON DATABASE {server.database} FROM PUBLIC, {logins}"
     yield f"REVOKE CREATE ON SCHEMA {server.schema} FROM PUBLIC, {logins}"
@@ -278,11 +300,15 @@ def _settings(server: _Server, role: str, settings: SessionSettings | None) -> I
 def _after(server: _Server, wanted: RolesWanted) -> Iterator[RoleStatement]:
     """Yield the statements behind the migration: the rights on its tables, and no others."""
     names = wanted.names
-    worker, reader = server.quote(names.worker), server.quote(names.reader)
+    worker, reader, privacy = map(server.quote, (names.worker, names.reader, names.privacy))
     every = _tables(server, wanted.tables)
+    functions = ", ".join(f"{server.schema}.{name}({types})" for name, types in sorted(ERASING.items()))
     statements = [
-        f"REVOKE ALL ON {every} FROM PUBLIC, {worker}, {reader}",
-        f"GRANT SELECT ON {every} TO {reader}",
+        f"REVOKE ALL ON {every} FROM PUBLIC, {worker}, {reader}, {privacy}",
+        f"GRANT SELECT ON {every} TO {reader}, {privacy}",
+        f"GRANT INSERT ON {_tables(server, ['audit_log'])} TO {privacy}",
+        f"REVOKE ALL ON FUNCTION {functions} FROM PUBLIC, {worker}, {reader}",
+        f"GRANT EXECUTE ON FUNCTION {functions} TO {privacy}",
     ]
     of_worker: dict[tuple[str, ...], list[str]] = {}
     for table in wanted.tables:
@@ -362,7 +388,12 @@ def _execute(
 def _differences(connection: Connection, wanted: RolesWanted) -> Iterator[str]:
     """Yield what a login may and should not, and what it should and may not."""
     names = wanted.names
-    for role, wanted_of in ((names.worker, worker_rights), (names.reader, lambda _: ("SELECT",))):
+    wanted_by_role: tuple[tuple[str, Callable[[str], tuple[str, ...]]], ...] = (
+        (names.worker, worker_rights),
+        (names.reader, lambda _: ("SELECT",)),
+        (names.privacy, privacy_rights),
+    )
+    for role, wanted_of in wanted_by_role:
         rows = connection.execute(
             _TABLE_RIGHTS, {"role": role, "tables": list(wanted.tables), "rights": list(_EVERY_RIGHT)}
         )
@@ -372,6 +403,9 @@ def _differences(connection: Connection, wanted: RolesWanted) -> Iterator[str]:
         for what, has in connection.execute(_OTHER_RIGHTS, {"role": role}):
             if has:
                 yield f"{role} may {what}"
+        for function, has in connection.execute(_EXECUTES, {"role": role, "functions": list(ERASING)}):
+            if has != (role == names.privacy):
+                yield f"{role} may {'' if has else 'not '}execute {function}"
 
 
 # With SET ROLE a login has the rights of every role that it is a member of, whether it inherits them or not.
@@ -381,6 +415,12 @@ _TABLE_RIGHTS = text(
     " FROM unnest(CAST(:tables AS text[])) AS t"
     " JOIN pg_class c ON c.relname = t AND c.relnamespace = current_schema()::regnamespace"
     " CROSS JOIN unnest(CAST(:rights AS text[])) AS r ORDER BY 1, 2"
+)
+_EXECUTES = text(
+    "SELECT p.proname, EXISTS (SELECT FROM pg_roles WHERE pg_has_role(:role, oid, 'MEMBER')"
+    " AND has_function_privilege(oid, p.oid, 'EXECUTE'))"
+    " FROM pg_proc p WHERE p.pronamespace = current_schema()::regnamespace"
+    " AND p.proname = ANY(:functions) ORDER BY 1"
 )
 _OTHER_RIGHTS = text(
     "SELECT what, bool_or(has)"

@@ -797,6 +797,9 @@ senders = Table(
     UniqueConstraint("broker_user", "application"),
 )
 
+#: Digests of ids that were erased, see ``erased_ids``: of users, and of references that held their ids.
+erased_ids = Table("erased_ids", metadata, Column("digest", Text, primary_key=True))
+
 # -- how the workers run: nothing of the ledger ------------------------------------------------------------
 
 #: Rows that a probe writes: more than a page, so that a full disk refuses it too.

@@ -19,6 +19,9 @@ _COMMANDS = {
     "list": Lazy(f"{_HERE}.listing:list_dead_letters", "List dead letters, newest first, page by page."),
     "note": Lazy(f"{_HERE}.actions:note", "Write a note on a dead letter, for the next operator."),
     "park": Lazy(f"{_HERE}.drain:drain", "The name that `drain` had before.", hidden=True),
+    "purge": Lazy(
+        f"{_HERE}.purge:purge", "Purge old dead letters that are resolved or discarded, after an export."
+    ),
     "replay": Lazy(f"{_HERE}.replay:replay", "Send dead letters again, and watch for their outcomes."),
     "restore": Lazy(f"{_HERE}.actions:restore", "Restore discarded dead letters: they wait again."),
     "show": Lazy(f"{_HERE}.details:show", "Show one dead letter whole."),
@@ -31,7 +34,7 @@ def dead_letters() -> None:
 
     The commands work on the dead letters in the ledger's database, and need no broker. `billing-worker
     scheduler` drains the dead-letter queue into it as dead letters come; `dead-letters drain` does so by
-    hand. Nothing in the database expires.
+    hand. Nothing in the database expires: `purge` alone removes what is old.
 
     \b
     What to do when there are some:
