@@ -21,6 +21,8 @@ from sqlalchemy import (
     Date,
     DateTime,
     Dialect,
+    Float,
+    ForeignKey,
     ForeignKeyConstraint,
     Identity,
     Index,
@@ -869,6 +871,52 @@ recoveries = Table(
     CheckConstraint(
         "first_offset <= next_offset AND next_offset <= last_offset + 1", name="offsets_in_order"
     ),
+)
+
+#: A run that reverses a frozen set of charges. ``source`` says which were meant.
+reverse_runs = Table(
+    "reverse_runs",
+    metadata,
+    Column("run_id", RowId, Identity(always=True), primary_key=True),
+    Column("at", UtcDateTime, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("rate", Float),
+    Column("state", Text, nullable=False),
+    Column("state_reason", Text),
+    Column("total", BigInteger, nullable=False),
+    Column("ended_at", UtcDateTime),
+    CheckConstraint("state IN ('open', 'finished')", name="state_known"),
+    CheckConstraint("rate > 0", name="rate_positive"),
+)
+
+#: The charges of a run, by the keys of their operations: user and reference stand there alone. The refund of
+#: one that was sent is made of its columns: after ``refunds`` earlier ones, so many tokens and free units. No
+#: foreign key leads into the ledger, whose tables may lie on other machines.
+reverse_items = Table(
+    "reverse_items",
+    metadata,
+    Column("run_id", BigInteger, ForeignKey(reverse_runs.c.run_id), nullable=False),
+    Column("operation_id", BigInteger, nullable=False),
+    Column("tokens", BigInteger),
+    Column("free_quantity", BigInteger),
+    Column("sent_at", UtcDateTime),
+    Column("ended_at", UtcDateTime),
+    Column("refunds", Integer),
+    Column("attempt", Integer),
+    _slot(),
+    Column("state", Text, nullable=False),
+    Column("detail", Text),
+    PrimaryKeyConstraint("run_id", "operation_id", "slot"),
+    Index("ix_reverse_items_state", "run_id", "state", "operation_id"),
+    CheckConstraint(
+        "state IN ('waiting', 'sent', 'reversed', 'rest_reversed', 'given_back_before', 'refused',"
+        " 'dead_letter', 'cancelled')",
+        name="state_known",
+    ),
+    CheckConstraint("tokens >= 0 AND free_quantity >= 0", name="amounts_not_negative"),
+    CheckConstraint("attempt >= 1 AND refunds >= 0", name="numbers_possible"),
 )
 
 #: What the schema says of the code, in one row: the oldest revisions that a version which writes, or only
