@@ -306,6 +306,13 @@ IS_INCIDENT = "(status = {} AND type IN ({})) OR code IN ({})".format(
 )
 
 
+#: Operations that are few beside usage, and that operators look for: rejected ones, and all other types.
+IS_NOTABLE = f"status = {_REJECTED} OR type >= 20"
+
+#: Operations without entries: rejected ones, holds, and usage that moved no tokens.
+IS_UNPOSTED = "first_entry IS NULL"
+
+
 def _taken_moved_nothing() -> list[CheckConstraint]:
     """Return the check that a reference was only taken from usage that moved nothing, for each dialect."""
     return [
@@ -381,6 +388,23 @@ operations = Table(
         "operation_id",
         postgresql_where=text(IS_INCIDENT),
         sqlite_where=text(IS_INCIDENT),
+    ),
+    # Rejected operations, and all that isn't usage, in the order of time: few, and looked for by operators.
+    Index(
+        "ix_operations_notable",
+        "recorded_at",
+        "operation_id",
+        postgresql_where=text(IS_NOTABLE),
+        sqlite_where=text(IS_NOTABLE),
+    ),
+    # Operations without entries, which the entries of their user's account don't lead to.
+    Index(
+        "ix_operations_unposted",
+        "user_id",
+        "recorded_at",
+        "operation_id",
+        postgresql_where=text(IS_UNPOSTED),
+        sqlite_where=text(IS_UNPOSTED),
     ),
     # What was recorded in a time lies together in the table: a few numbers for many rows find it. SQLite has
     # no such index.

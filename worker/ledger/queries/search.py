@@ -59,7 +59,7 @@ def accounts_by_prefix(
         .order_by(user)
         .limit(limit + 1)
     )
-    if (end := _first_behind(prefix)) is not None:
+    if (end := first_behind(prefix)) is not None:
         statement = statement.where(user < end)
     if after is not None:
         statement = statement.where(user > after)
@@ -78,7 +78,7 @@ def _by_code_points(connection: Connection) -> ColumnElement[Any]:
     return collate(user, "C") if connection.dialect.name == "postgresql" else user
 
 
-def _first_behind(prefix: str) -> str | None:
+def first_behind(prefix: str) -> str | None:
     """Return the least text greater than all that begin with ``prefix``; None where there is none."""
     kept = prefix.rstrip(chr(_LAST_CHARACTER))
     if not kept:
