@@ -173,7 +173,10 @@ def _run(connection: Connection, row: Row[Any]) -> ReverseRun:
 def items(
     engine: Engine, number: int, states: Sequence[ChargeState], limit: int, cursor: str | None
 ) -> ReverseItemPage:
-    """Return the charges of a run in ``states`` (none: in all), oldest first. Raises NotFoundError."""
+    """Return the charges of a run in ``states`` (none: in all), by their operations' ids.
+
+    Raises NotFoundError, and QueryError for a cursor that is none.
+    """
     within("limit", limit, 1, PAGE_MAX)
     place = (_ITEM.operation_id, _ITEM.slot)
     statement = select(reverse_items).where(_ITEM.run_id == number).order_by(*place).limit(limit + 1)

@@ -5,7 +5,7 @@ locks its accounts, as a batch does.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple
@@ -21,7 +21,7 @@ from worker.deadletters.body_check import Receive
 from worker.deadletters.replay.dry_run import answers_now
 from worker.errors import NotFoundError
 from worker.ledger.queries import snapshot
-from worker.ledger.queries.charges import Charge, ChargeKey, KindCount, charges_of, matching_operations
+from worker.ledger.queries.charges import Charge, ChargeKey, charges_of, matching_operations
 from worker.ledger.queries.operation_filter import OperationFilter
 from worker.ledger.queries.outcomes import stored_outcomes
 from worker.ledger.queries.senders import senders_of
@@ -78,11 +78,12 @@ class SurveyedCharge:
 class Survey:
     """Charges that match: those that can be reversed in ``keys``, summed up by user, feature and sender.
 
-    ``kinds`` counts all operations that match. Of ``given_back`` charges nothing is left, of ``partly`` a
-    part, which is what would go back. ``judged`` is smaller than ``charges`` where the survey was stopped.
+    ``kinds`` counts all operations that match, by type and status. Of ``given_back`` charges nothing is left,
+    of ``partly`` a part, which is what would go back. ``judged`` is smaller than ``charges`` where the survey
+    was stopped.
     """
 
-    kinds: Sequence[KindCount]
+    kinds: Mapping[tuple[str, str], int]
     charges: int
     judged: int = 0
     given_back: int = 0
@@ -99,7 +100,7 @@ class Survey:
     @property
     def matched(self) -> int:
         """Number of operations that match."""
-        return sum(kind.count for kind in self.kinds)
+        return sum(self.kinds.values())
 
     @property
     def refused_in_all(self) -> int:
@@ -148,7 +149,7 @@ def survey(
     """
     with snapshot(engine) as connection:
         matching = matching_operations(connection, wanted)
-    if not matching.total:
+    if not matching.kinds:
         raise NotFoundError("no operation matches: there is nothing to reverse")
     found = Survey(matching.kinds, len(matching.charges))
     for start in range(0, found.charges, _CHUNK):

@@ -1,11 +1,11 @@
 """Charges: applied usage that a refund may give back, with what earlier refunds have left of it."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Row, and_, func, select
-from sqlalchemy.sql import ColumnElement
+from sqlalchemy import Connection, Row, func, select
 
 from schemas import Code, Status
 from worker.catalog import FREE_UPLOAD
@@ -14,9 +14,14 @@ from worker.core.rules.credit import REFUNDABLE, free_units_of
 from worker.ledger import rows
 from worker.ledger.bulk import among
 from worker.ledger.queries.features import feature_in
-from worker.ledger.queries.operation_filter import OperationFilter, conditions
+from worker.ledger.queries.operation_filter import OperationFilter
+from worker.ledger.queries.operation_walk import walk
+from worker.ledger.queries.operations import bounded_reading
 from worker.ledger.slots import Slots, in_slots, parts_of
 from worker.ledger.tables import operations, usage_refunds
+
+#: Operations that are read at once.
+_PAGE = 5_000
 
 
 class ChargeKey(NamedTuple):
@@ -24,15 +29,6 @@ class ChargeKey(NamedTuple):
 
     slot: int
     operation_id: int
-
-
-@dataclass(frozen=True, slots=True)
-class KindCount:
-    """Number of operations of a type and a status."""
-
-    type: str
-    status: str
-    count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,36 +71,36 @@ class Charge:
 
 @dataclass(frozen=True, slots=True)
 class MatchingOperations:
-    """Operations that match a filter: all of them counted, and the keys of the charges, oldest first."""
+    """Operations that match a filter: all counted by type and status, and keys of charges, oldest first."""
 
-    kinds: tuple[KindCount, ...]
-    charges: tuple[ChargeKey, ...]
-
-    @property
-    def total(self) -> int:
-        """Number of operations."""
-        return sum(kind.count for kind in self.kinds)
+    kinds: Mapping[tuple[str, str], int]
+    charges: Sequence[ChargeKey]
 
 
 def matching_operations(connection: Connection, wanted: OperationFilter) -> MatchingOperations:
-    """Return the operations that match. Raises QueryError for a sender that has sent nothing."""
-    where = conditions(connection, wanted)
-    operation = operations.c
-    counts: dict[tuple[str, str], int] = {}
+    """Return the operations that match.
+
+    Raises NotFoundError for a user of whom nothing is known, and QueryError for a sender that has sent
+    nothing, and where the database takes too long.
+    """
+    kinds: Counter[tuple[str, str]] = Counter()
     keys: list[ChargeKey] = []
-    for slots in parts_of(connection):
-        own = [in_slots(operation.slot, slots), *where]
-        kinds = select(operation.type, operation.status, func.count()).where(*own)
-        for type_, status, count in connection.execute(kinds.group_by(operation.type, operation.status)):
-            counts[type_, status] = counts.get((type_, status), 0) + count
-        charged = select(operation.slot, operation.operation_id).where(*own, _is_charge())
-        keys += [ChargeKey(*row) for row in connection.execute(charged.order_by(operation.operation_id))]
-    return MatchingOperations(tuple(KindCount(*kind, count) for kind, count in counts.items()), tuple(keys))
+    with bounded_reading(connection):
+        for row in _every_row(connection, wanted):
+            kinds[row.type, row.status] += 1
+            if row.type in REFUNDABLE and row.status == Status.APPLIED.value:
+                keys.append(ChargeKey(row.slot, row.operation_id))
+    return MatchingOperations(kinds, keys[::-1])
 
 
-def _is_charge() -> ColumnElement[bool]:
-    operation = operations.c
-    return and_(operation.type.in_(sorted(REFUNDABLE)), operation.status == Status.APPLIED.value)
+def _every_row(connection: Connection, wanted: OperationFilter) -> Iterator[Row[Any]]:
+    """Yield the operations that match, newest first, read a page at a time."""
+    cursor: str | None = None
+    while True:
+        found = walk(connection, wanted, _PAGE, cursor)
+        yield from found.rows
+        if (cursor := found.next_cursor) is None:
+            return
 
 
 def charges_of(connection: Connection, keys: Collection[ChargeKey]) -> dict[ChargeKey, Charge]:
