@@ -117,6 +117,10 @@ _COMMANDS = {
         "Resume a queue that workers have paused, such as billing.usage; without QUEUE all of them.",
     ),
     "retry": Lazy("worker.cli.retry:retry", "Try rejected payments again, once their cause is mended."),
+    "reverse": Lazy(
+        "worker.cli.reverse:reverse",
+        "Give back the charges that a filter finds: tokens to the lots they came from, free units as well.",
+    ),
     "run": Lazy("worker.cli.run:run", "Consume messages, apply them to the ledger, reply; until SIGTERM."),
     "scheduler": Lazy(
         "worker.cli.run:scheduler",
