@@ -109,7 +109,7 @@ def conditions(connection: Connection, wanted: OperationFilter) -> list[ColumnEl
         found.append(metadata_text(operation.metadata, literal(name, Text())) == value)
     if wanted.reference_prefix is not None:
         found.append(begins_with(operation.reference_id, literal(wanted.reference_prefix, Text())))
-    return found + _of_tokens(wanted) + _in_time(wanted)
+    return found + _of_tokens(wanted) + in_time(wanted)
 
 
 def _of_tokens(wanted: OperationFilter) -> list[ColumnElement[bool]]:
@@ -123,7 +123,8 @@ def _of_tokens(wanted: OperationFilter) -> list[ColumnElement[bool]]:
     return found
 
 
-def _in_time(wanted: OperationFilter) -> list[ColumnElement[bool]]:
+def in_time(wanted: OperationFilter) -> list[ColumnElement[bool]]:
+    """Return the conditions on the time of recording."""
     found: list[ColumnElement[bool]] = []
     if wanted.since is not None:
         found.append(operations.c.recorded_at >= wanted.since)
