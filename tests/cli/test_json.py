@@ -57,6 +57,7 @@ CALLS: dict[tuple[str, ...], tuple[tuple[str, ...], bytes, tuple[str, ...]]] = {
     ("stats",): ((), b"", ()),
     ("usage",): (("ann",), b"", ("byDay",)),
     ("audit",): ((), b"", ("findings",)),
+    ("operations",): ((), b"", ("operations",)),
     ("payments",): ((), b"", ("incidents",)),
     ("retry",): (("pay", "--reason", "x", "--timeout", "60"), b"", ("replies",)),
     ("dead-letters", "drain"): ((), b"", ()),

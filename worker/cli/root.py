@@ -96,6 +96,10 @@ _COMMANDS = {
     "migrate": Lazy(
         "worker.cli.migrate:migrate_command", "Bring the ledger's database to the newest schema."
     ),
+    "operations": Lazy(
+        "worker.cli.operations:operations",
+        "List operations by filters, rejected ones included; or who spends most.",
+    ),
     "payments": Lazy(
         "worker.cli.payments:list_incidents",
         "List payments that need somebody: money without tokens.",

@@ -56,14 +56,13 @@ class OperationFilter:
         if self.status is not None:
             _require_known("status", "status", (self.status,), IDENTIFIERS["status"])
         for name in ("since", "until"):
-            moment: datetime | None = getattr(self, name)
-            if moment is not None:
-                object.__setattr__(self, name, in_utc(name, moment))
-        _require_order("since", self.since, "until", self.until)
+            if (moment := getattr(self, name)) is not None:
+                object.__setattr__(self, name, _utc(name, moment))
         for name in ("min_tokens", "max_tokens"):
             if (tokens := getattr(self, name)) is not None and tokens < 0:
                 raise QueryError(f"{name} must not be negative: tokens moved count either way", name)
-        _require_order("min_tokens", self.min_tokens, "max_tokens", self.max_tokens)
+        _require_order("since", self.since, "after", "until", self.until)
+        _require_order("min_tokens", self.min_tokens, "above", "max_tokens", self.max_tokens)
 
     @property
     def is_selective(self) -> bool:
@@ -78,9 +77,16 @@ def _require_known(field: str, noun: str, given: Iterable[str], known: Iterable[
             raise QueryError(f"no such {noun}: {name[:60]!r}; there are {', '.join(known)}", field)
 
 
-def _require_order(least_name: str, least: Any, most_name: str, most: Any) -> None:
+def _utc(name: str, moment: datetime) -> datetime:
+    try:
+        return in_utc(name, moment)
+    except QueryError as error:
+        raise QueryError(str(error), name) from error
+
+
+def _require_order(least_name: str, least: Any, relation: str, most_name: str, most: Any) -> None:
     if least is not None and most is not None and least > most:
-        raise QueryError(f"{least_name} is after {most_name}: exchange them", least_name)
+        raise QueryError(f"{least_name} is {relation} {most_name}: exchange them", least_name)
 
 
 # -- conditions -------------------------------------------------------------------------------------------
@@ -109,7 +115,7 @@ def conditions(connection: Connection, wanted: OperationFilter) -> list[ColumnEl
         found.append(metadata_text(operation.metadata, literal(name, Text())) == value)
     if wanted.reference_prefix is not None:
         found.append(begins_with(operation.reference_id, literal(wanted.reference_prefix, Text())))
-    return found + _of_tokens(wanted) + _in_time(wanted)
+    return found + _of_tokens(wanted) + in_time(wanted)
 
 
 def _of_tokens(wanted: OperationFilter) -> list[ColumnElement[bool]]:
@@ -123,7 +129,8 @@ def _of_tokens(wanted: OperationFilter) -> list[ColumnElement[bool]]:
     return found
 
 
-def _in_time(wanted: OperationFilter) -> list[ColumnElement[bool]]:
+def in_time(wanted: OperationFilter) -> list[ColumnElement[bool]]:
+    """Return the conditions on the time of recording."""
     found: list[ColumnElement[bool]] = []
     if wanted.since is not None:
         found.append(operations.c.recorded_at >= wanted.since)

@@ -174,13 +174,14 @@ def way_to(connection: Connection, wanted: OperationFilter) -> Way:
     return _BY_SAMPLE
 
 
-_USAGE = frozenset(name for name, number in IDENTIFIERS["type"].items() if number < 20)
+#: Types of usage.
+USAGE = frozenset(name for name, number in IDENTIFIERS["type"].items() if number < 20)
 _APPLIED = frozenset(name for name, number in IDENTIFIERS["code"].items() if number < 100)
 
 
 def is_notable(wanted: OperationFilter) -> bool:
     """Return True where all that is wanted is in the index of notable operations."""
-    if wanted.status == Status.REJECTED.value or (wanted.types and not wanted.types & _USAGE):
+    if wanted.status == Status.REJECTED.value or (wanted.types and not wanted.types & USAGE):
         return True
     return bool(wanted.codes) and not wanted.codes & _APPLIED
 
@@ -297,20 +298,13 @@ class _Posted:
     """Stream of the operations of an account that have entries, by their first entries."""
 
     def __init__(self, connection: Connection, key: AccountKey, wanted: OperationFilter, limit: int) -> None:
-        self._connection, self._key, self._limit, self._since = connection, key, limit, wanted.since
-        self._until = wanted.until
-        self._wanted = (
-            select(operations)
-            .join_from(entries, operations, on_operation(entries.c.operation_id))
-            .where(key.owns(entries), operations.c.first_entry == entries.c.sequence)
-            .where(*conditions(connection, wanted))
-            .order_by(entries.c.sequence.desc())
-            .limit(limit + 1)
-        )
+        self._connection, self._key, self._limit, self._time = connection, key, limit, wanted
+        own = posted_operations(key, *operations.columns).where(*conditions(connection, wanted))
+        self._wanted = own.order_by(entries.c.sequence.desc()).limit(limit + 1)
 
     def steps(self, top: int, windows: _Windows) -> Iterator[_Step]:
         """Yield the operations with entries up to ``top``, and the end of each window."""
-        top, least = self._range(top)
+        top, least = posted_range(self._connection, self._key, top, self._time)
         if top <= least:
             return
         for size in windows.sizes():
@@ -324,14 +318,41 @@ class _Posted:
             top = floor
             yield _Step(Place(posted_at(self._connection, self._key, floor + 1), 0), None, floor)
 
-    def _range(self, top: int) -> tuple[int, int]:
-        """Return the last entry of the time that is wanted, and the one before the first."""
-        until, since, least = self._until, self._since, 0
-        if until is not None:
-            top = last_posted(self._connection, self._key, top, lambda moment: moment < until)
-        if since is not None:
-            least = last_posted(self._connection, self._key, top, lambda moment: moment < since)
-        return top, least
+
+def user_known(connection: Connection, user_id: str) -> tuple[int, Row[Any] | None]:
+    """Return the slot and the account of a user; no account where only commands were rejected.
+
+    Raises NotFoundError for a user nothing is known of.
+    """
+    slot, operation = slot_of(user_id), operations.c
+    try:
+        return slot, account_row(connection, user_id)
+    except NotFoundError:
+        own = select(operation.slot).where(operation.slot == slot, operation.user_id == user_id, UNPOSTED)
+        if connection.execute(own.limit(1)).first() is None:
+            raise
+        return slot, None
+
+
+def posted_operations(key: AccountKey, *columns: ColumnElement[Any]) -> Select[Any]:
+    """Select ``columns`` of the operations with entries of an account, each once: by its first entry."""
+    return (
+        select(*columns)
+        .join_from(entries, operations, on_operation(entries.c.operation_id))
+        .where(key.owns(entries), operations.c.first_entry == entries.c.sequence)
+    )
+
+
+def posted_range(
+    connection: Connection, key: AccountKey, top: int, wanted: OperationFilter
+) -> tuple[int, int]:
+    """Return the last entry up to ``top`` of the time that is wanted, and the one before the first."""
+    until, since, least = wanted.until, wanted.since, 0
+    if until is not None:
+        top = last_posted(connection, key, top, lambda moment: moment < until)
+    if since is not None:
+        least = last_posted(connection, key, top, lambda moment: moment < since)
+    return top, least
 
 
 class _ListOfUser:
@@ -340,15 +361,7 @@ class _ListOfUser:
     def __init__(
         self, connection: Connection, wanted: OperationFilter, limit: int, user_id: str, cursor: str | None
     ) -> None:
-        slot = slot_of(user_id)
-        is_own: tuple[Condition, ...] = (operations.c.user_id == user_id, UNPOSTED)
-        try:
-            account = account_row(connection, user_id)
-        except NotFoundError:
-            statement = select(operations.c.slot).where(operations.c.slot == slot, *is_own).limit(1)
-            if connection.execute(statement).first() is None:
-                raise
-            account = None
+        slot, account = user_known(connection, user_id)
         self._key = AccountKey(slot, 0 if account is None else account.account_id)
         self._sequence: int = 0 if account is None else account.sequence
         self._place: Place | None = None
@@ -356,6 +369,7 @@ class _ListOfUser:
             sequence, *place = _numbers_in(cursor, self._key.account_id, 3)
             self._sequence, self._place = min(sequence, self._sequence), _place_of(*place)
         self.windows = _Windows(2)
+        is_own: tuple[Condition, ...] = (operations.c.user_id == user_id, UNPOSTED)
         unposted = _ByTime(connection, Slots(slot, slot), Way(is_own, is_own), wanted, limit)
         self.streams: Sequence[Iterator[_Step]] = [unposted.steps(self._place, self.windows)]
         if wanted.status != Status.REJECTED.value:
