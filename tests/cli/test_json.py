@@ -59,6 +59,7 @@ CALLS: dict[tuple[str, ...], tuple[tuple[str, ...], bytes, tuple[str, ...]]] = {
     ("audit",): ((), b"", ("findings",)),
     ("operations",): ((), b"", ("operations",)),
     ("payments",): ((), b"", ("incidents",)),
+    ("reverse",): (("--list",), b"", ("runs",)),
     ("retry",): (("pay", "--reason", "x", "--timeout", "60"), b"", ("replies",)),
     ("dead-letters", "drain"): ((), b"", ()),
     ("dead-letters", "park"): ((), b"", ()),

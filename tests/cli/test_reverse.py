@@ -200,7 +200,7 @@ def test_wrong_use_names_the_way_out(ledger_cli: Cli, arguments: tuple[str, ...]
     assert text in ended.err
 
 
-def test_what_is_not_there_exits_with_4(ledger_cli: Cli) -> None:
+def test_unknown_runs_and_empty_selections_exit_with_4(ledger_cli: Cli) -> None:
     assert ledger_cli("reverse", "--feature", "nothing").code == 4
     assert ledger_cli("reverse", "--user", "nobody").code == 4
     for arguments in (("--show", "9"), ("--resume", "9"), ("--cancel", "9", "--reason", "x")):

@@ -88,7 +88,7 @@ def reverse(
 
     \b
     Examples:
-      billing-worker reverse --feature ocr --from 2026-11-26T11:00 --to 2026-11-26T12:30
+      billing-worker reverse --feature ocr --from "2026-11-26 11:00" --to "2026-11-26 12:30"
       billing-worker reverse --metadata job=17 --yes --reason "charged twice"
       billing-worker reverse --user ada --from today --yes --reason "wrong price" --rate 50/s
       billing-worker reverse --resume 3

@@ -71,12 +71,12 @@ def _other_operation(outcome: Outcome) -> ChargeEnd:
 
 def dead_letters_of(connection: Connection, sent: Sequence[SentRefund]) -> dict[ChargeKey, ChargeEnd]:
     """Return the refunds that have become dead letters since they were sent, and wait as such."""
-    letter = dead_letters.c
+    dead_letter = dead_letters.c
     since = min(one.sent_at for one in sent)
-    statement = select(letter.reference_id, letter.number, letter.reason, letter.message).where(
-        among(connection, letter.reference_id, [one.command.reference_id for one in sent]),
-        letter.status == DeadLetterStatus.PARKED.value,
-        letter.last_failed_at >= since,
+    statement = select(dead_letter.reference_id, dead_letter.number, dead_letter.message).where(
+        among(connection, dead_letter.reference_id, [one.command.reference_id for one in sent]),
+        dead_letter.status == DeadLetterStatus.PARKED.value,
+        dead_letter.last_failed_at >= since,
     )
     found = {row.reference_id: row for row in connection.execute(statement)}
     return {

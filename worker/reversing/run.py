@@ -60,7 +60,10 @@ class ReverseControls:
 
 
 class Reversing:
-    """One execution of a run, to its end or until it rests. What it keeps in memory can be read again."""
+    """Execution of a run, to its end or until it rests.
+
+    What it keeps in memory can be read again.
+    """
 
     def __init__(
         self,
