@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -34,7 +35,7 @@ def charged(ledger: FilledLedger) -> None:
 
 
 @contextmanager
-def worker(cli: Cli) -> Iterator[None]:
+def worker(cli: Cli, **more: Any) -> Iterator[None]:
     """A worker on the broker and the ledger of ``cli``."""
     environment = cli.environment
     application = Application(
@@ -42,6 +43,7 @@ def worker(cli: Cli) -> Iterator[None]:
             broker_url=environment["BILLING_BROKER_URL"],
             database_url=environment["BILLING_DATABASE_URL"],
             readers=0,
+            **more,
         )
     )
     with running(application):
@@ -164,6 +166,23 @@ def test_cancelled_run_sends_no_more(cli: Cli) -> None:
     with worker(cli):
         assert cli("reverse", "--resume", "1").code == 1
     assert balance(cli, "bob") == 10_000 - 100
+
+
+def test_refund_that_becomes_a_dead_letter_is_no_reversed_charge(cli: Cli) -> None:
+    with worker(cli, senders={"credit.*": ["gateway"]}):
+        rested = cli("reverse", "--user", "bob", *WHY, "--patience", "0.3")
+        assert (rested.code, rested.lines) == (1, ["reverse run 1 is open: 2 sent; 0 tokens back"])
+        cli("dead-letters", "drain")
+        ended = cli("reverse", "--resume", "1", "--patience", "30")
+    assert (ended.code, ended.lines) == (1, ["reverse run 1 is finished: 2 dead letter; 0 tokens back"])
+    assert "see what was not reversed: billing-worker reverse --show 1" in ended.err
+    (first, _) = cli("reverse", "--show", "1", "--json").json["items"]
+    assert first["detail"].startswith("dead letter ")
+
+
+def test_narrow_pattern_of_ids_refuses_them_all_before_anything_is_sent(ledger_cli: Cli) -> None:
+    ended = ledger_cli("reverse", "--user", "bob", "--json", BILLING_ID_PATTERN="(adjust|due).*|[a-z0-9-]+")
+    assert (ended.code, ended.json["refused"], ended.json["reversible"]) == (1, {"invalid_id": 2}, 0)
 
 
 def test_broker_that_is_away_leaves_no_run(ledger_cli: Cli) -> None:

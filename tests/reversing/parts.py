@@ -1,7 +1,7 @@
 """A ledger with charges, a broker in memory, and a worker that works whenever the run waits."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -11,11 +11,13 @@ from schemas import Command, Limits, Malformed, RefundCredit, commands_of, decod
 from tests.support.apply_commands import applied
 from tests.support.fake_stop import FakeStop
 from tests.support.fakes import FakeLink
-from worker.broker import Delivery
+from tests.support.forms import transacted
 from worker.catalog import Catalog, load_catalog
+from worker.ledger.form import LedgerForm
 from worker.ledger.queries import snapshot
 from worker.ledger.queries.operation_filter import OperationFilter
 from worker.ledger.senders import UNNAMED, Sender
+from worker.ledger.store import Ledger
 from worker.ledger.tables import usage_refunds
 from worker.messages.policy import Policy
 from worker.messages.receiving import message_in
@@ -35,6 +37,7 @@ class ReverseWorld:
     """
 
     engine: Engine
+    form: LedgerForm = LedgerForm.WHOLE
     catalog: Catalog = field(default_factory=load_catalog)
     policy: Policy = field(default_factory=Policy)
     now: datetime = START
@@ -48,7 +51,10 @@ class ReverseWorld:
 
     def apply(self, *commands: Command, sender: Sender = UNNAMED) -> list[str]:
         """Apply commands beside the runs; return the codes of their outcomes."""
-        answers = applied(self.engine, self.catalog, *commands, now=self.now, sender=sender)
+        if self.form is LedgerForm.WHOLE:
+            answers = applied(self.engine, self.catalog, *commands, now=self.now, sender=sender)
+        else:
+            answers = transacted(Ledger(self.engine, self.form), commands, self.now, self.catalog)
         return [str(answer.outcome.code) for answer in answers if hasattr(answer, "outcome")]
 
     def survey(self, **wanted: object) -> Survey:
@@ -106,8 +112,3 @@ class ReverseWorld:
 def states(run: ReverseRun) -> dict[str, int]:
     """Return the charges of a run by state, without those of none."""
     return {state: count for state, count in run.counts.items() if count}
-
-
-def messages(link: FakeLink) -> Sequence[Delivery]:
-    """Return the deliveries that a link has published."""
-    return [Delivery(one.body, "", one.exchange, one.routing_key, 0) for one in link.published]

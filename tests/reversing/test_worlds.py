@@ -31,7 +31,7 @@ def used_net(engine: Engine) -> int:
 
 def assert_everything_is_reversed(engine: Engine, seed: int) -> None:
     catalogs = list(CATALOGS.values())
-    world = ReverseWorld(engine, catalogs[seed % len(catalogs)])
+    world = ReverseWorld(engine, catalog=catalogs[seed % len(catalogs)])
     for now, batch in day_of(seed):
         applied(engine, world.catalog, *batch, now=now)
         world.now = now
