@@ -53,8 +53,8 @@ def test_list_has_a_plain_line_for_each_operation_in_a_pipe(ledger_cli: Cli, bus
     ]  # fmt: skip
     ((_, *payment),) = rows
     assert payment == [
-        "stripe:pi_1", "payment.succeeded", "ada", "unknown_package", "", "19000", "", "bridge", "1999", "USD",
-        "rejected",
+        "stripe:pi_1", "payment.succeeded", "ada", "unknown_package", "", "19000", "", "bridge", "19.99",
+        "USD", "rejected",
     ]  # fmt: skip
 
 

@@ -8,9 +8,10 @@ import click
 from worker.bootstrap import Application
 from worker.cli.application import with_application
 from worker.cli.csv_cells import csv_line
+from worker.cli.operation_csv import HEAD, amount_of, operation_line
 from worker.cli.operation_options import with_operation_filters
 from worker.cli.options import as_json, cursor_option, limit_option, show_next, with_wide
-from worker.cli.output import progress, show_json, show_json_stream, show_table
+from worker.cli.output import is_terminal, progress, show_json, show_json_stream, show_table
 from worker.cli.table_width import Column
 from worker.cli.times import moment, stamp
 from worker.ledger.queries import snapshot
@@ -71,9 +72,9 @@ def operations(
         return
     pages = _Pages(application, wanted, LIMIT_MAX if is_all else limit, cursor, is_all=is_all)
     if as_csv:
-        click.echo(csv_line(_CSV), nl=False)
+        click.echo(HEAD, nl=False)
         for line in pages.lines():
-            click.echo(csv_line(_cells(line)), nl=False)
+            click.echo(operation_line(line), nl=False)
     elif as_json:
         show_json_stream("operations", (line.to_dict() for line in pages.lines()), pages.end)
     else:
@@ -162,53 +163,12 @@ def _show_operations(found: Sequence[OperationLine]) -> None:
                 one.balance_after,
                 one.feature,
                 one.sender,
-                one.amount_minor,
+                amount_of(one, grouped=is_terminal()),
                 one.currency,
                 one.status,
             )
             for one in found
         ],
-    )
-
-
-_CSV = (
-    "recorded_at",
-    "occurred_at",
-    "reference",
-    "type",
-    "user",
-    "status",
-    "code",
-    "tokens",
-    "balance_after",
-    "feature",
-    "quantity",
-    "amount_minor",
-    "currency",
-    "sender",
-    "attempt",
-    "description",
-)
-
-
-def _cells(one: OperationLine) -> Sequence[Any]:
-    return (
-        stamp(one.recorded_at),
-        stamp(one.occurred_at),
-        one.reference_id,
-        one.type,
-        one.user_id,
-        one.status,
-        one.code,
-        one.tokens,
-        one.balance_after,
-        one.feature,
-        one.quantity,
-        one.amount_minor,
-        one.currency,
-        None if one.sender is None else str(one.sender),
-        one.attempt,
-        one.description,
     )
 
 

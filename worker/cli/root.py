@@ -98,7 +98,7 @@ _COMMANDS = {
     ),
     "operations": Lazy(
         "worker.cli.operations:operations",
-        "List operations by filters, rejected ones included; or who spends most.",
+        "List operations, newest first: what was applied, and what was rejected and why.",
     ),
     "payments": Lazy(
         "worker.cli.payments:list_incidents",

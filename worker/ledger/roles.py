@@ -30,6 +30,7 @@ READ_ONLY = frozenset({"alembic_version", "identifiers", "schema_compatibility"}
 APPEND_ONLY = frozenset(
     {
         "audit_log",
+        "catalogs",
         "dead_letter_edits",
         "dead_letter_events",
         "entries",

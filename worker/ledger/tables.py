@@ -262,6 +262,7 @@ def _outcome_texts() -> list[Column[Any]]:
         Column("metadata", JsonObject),
         Column("description", Text),
         Column("notices", JsonObject),
+        Column("catalog_id", SmallInteger),
     ]
 
 
@@ -821,6 +822,17 @@ senders = Table(
     Column("application", Text, nullable=False),
     Column("first_seen_at", UtcDateTime, nullable=False),
     UniqueConstraint("broker_user", "application"),
+)
+
+#: Catalogs that commands were judged with, each kept whole.
+catalogs = Table(
+    "catalogs",
+    metadata,
+    Column("catalog_id", SmallInteger, primary_key=True, autoincrement=False),
+    Column("digest", Text, nullable=False),
+    Column("content", Text, nullable=False),
+    Column("first_seen_at", UtcDateTime, nullable=False),
+    UniqueConstraint("digest"),
 )
 
 # -- how the workers run: nothing of the ledger ------------------------------------------------------------
