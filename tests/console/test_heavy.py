@@ -29,6 +29,7 @@ HEAVY = (
     "/operations?feature=ocr",
     "/operations?top=user",
     "/account/operations?user=ada&format=csv",
+    "/reverse?feature=ocr",
 )
 QUICK = (
     "/",

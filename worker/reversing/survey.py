@@ -19,7 +19,7 @@ from worker.core.replies import conflict_text, message_for
 from worker.core.superseded import owner_of
 from worker.deadletters.body_check import Receive
 from worker.deadletters.replay.dry_run import answers_now
-from worker.errors import NotFoundError
+from worker.errors import NotFoundError, NotPossibleError
 from worker.ledger.queries import snapshot
 from worker.ledger.queries.charges import Charge, ChargeKey, charges_of, matching_operations
 from worker.ledger.queries.operation_filter import OperationFilter
@@ -142,16 +142,23 @@ def survey(
     *,
     on_progress: Callable[[int, int], None] = lambda _judged, _charges: None,
     stop: StopRequest | None = None,
+    most: int | None = None,
 ) -> Survey:
     """Judge the refunds of all charges that match; ``on_progress`` gets how many are judged, and of how many.
 
-    Raises NotFoundError where no operation matches, and QueryError for a sender that has sent nothing.
+    Raises NotFoundError where no operation matches, QueryError for a sender that has sent nothing, and
+    NotPossibleError where there are more than ``most`` charges.
     """
     with snapshot(engine) as connection:
         matching = matching_operations(connection, wanted)
     if not matching.kinds:
         raise NotFoundError("no operation matches: there is nothing to reverse")
     found = Survey(matching.kinds, len(matching.charges))
+    if most is not None and found.charges > most:
+        raise NotPossibleError(
+            f"{found.charges:,} charges match, more than {most:,}: narrow the filter, or use "
+            "`billing-worker reverse`"
+        )
     for start in range(0, found.charges, _CHUNK):
         if stop is not None and stop.requested:
             break

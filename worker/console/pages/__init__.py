@@ -11,6 +11,7 @@ from worker.console.pages import (
     overview,
     payments,
     replays,
+    reverse_runs,
     session,
 )
 
@@ -22,6 +23,7 @@ PAGES = (
     replays.page,
     payments.page,
     operations.page,
+    reverse_runs.page,
     accounts.page,
     explain.page,
     activity_log.page,

@@ -38,7 +38,7 @@ def _reads_much() -> bool:
 @heavy_when(_reads_much)
 def index() -> ResponseReturnValue:
     """Show a page of the operations that a filter finds, or who spends most; or export them."""
-    return _shown("operations.html", _filter(text_in(request.args, "user")))
+    return _shown("operations.html", chosen_operations(text_in(request.args, "user")))
 
 
 @page.get("/account/operations")
@@ -48,7 +48,7 @@ def of_account() -> ResponseReturnValue:
     user = request.args.get("user", "")
     if not user or len(user) > 1_000:
         raise QueryError("name the user, as in /account/operations?user=ada")
-    return _shown("account_operations.html", _filter(user), user=user)
+    return _shown("account_operations.html", chosen_operations(user), user=user)
 
 
 def _shown(template: str, wanted: OperationFilter, **more: Any) -> ResponseReturnValue:
@@ -94,8 +94,8 @@ def _exported(wanted: OperationFilter) -> Iterator[str]:
 # -- filter -----------------------------------------------------------------------------------------------
 
 
-def _filter(user: str | None) -> OperationFilter:
-    """Return the filter of the request. Raises QueryError."""
+def chosen_operations(user: str | None) -> OperationFilter:
+    """Return the filter that the request's address names, of one user or of all. Raises QueryError."""
     values = request.args
     return OperationFilter(
         user_id=user,
