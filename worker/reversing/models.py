@@ -84,7 +84,7 @@ class ReverseRun(View):
 class ReverseItem(View):
     """One charge of a run. ``refund`` is the reference of its refund; None where none was sent.
 
-    ``tokens`` and ``free_quantity`` went back, or were asked for while there is no result.
+    ``tokens`` and ``free_quantity`` went back, or are asked for while there is no result; None before.
     """
 
     reference_id: str
@@ -92,8 +92,8 @@ class ReverseItem(View):
     state: ChargeState
     detail: str | None
     refund: str | None
-    tokens: int
-    free_quantity: int
+    tokens: int | None
+    free_quantity: int | None
     sent_at: datetime | None
     ended_at: datetime | None
 

@@ -71,16 +71,19 @@ def _other_operation(outcome: Outcome) -> ChargeEnd:
 
 def dead_letters_of(connection: Connection, sent: Sequence[SentRefund]) -> dict[ChargeKey, ChargeEnd]:
     """Return the refunds that have become dead letters since they were sent, and wait as such."""
+    if not sent:
+        return {}
     dead_letter = dead_letters.c
-    since = min(one.sent_at for one in sent)
-    statement = select(dead_letter.reference_id, dead_letter.number, dead_letter.message).where(
+    statement = select(
+        dead_letter.reference_id, dead_letter.number, dead_letter.message, dead_letter.last_failed_at
+    ).where(
         among(connection, dead_letter.reference_id, [one.command.reference_id for one in sent]),
         dead_letter.status == DeadLetterStatus.PARKED.value,
-        dead_letter.last_failed_at >= since,
+        dead_letter.last_failed_at.is_not(None),
     )
-    found = {row.reference_id: row for row in connection.execute(statement)}
+    found = {row.reference_id: row for row in connection.execute(statement.order_by(dead_letter.number))}
     return {
         one.key: ChargeEnd(ChargeState.DEAD_LETTER, f"dead letter {row.number}: {row.message}")
         for one in sent
-        if (row := found.get(one.command.reference_id)) is not None
+        if (row := found.get(one.command.reference_id)) is not None and row.last_failed_at >= one.sent_at
     }

@@ -79,7 +79,7 @@ class Reversing:
         self._counts: Counter[str] = Counter()
         self._under_way: dict[ChargeKey, SentRefund] | None = None
         self._unpublished: dict[ChargeKey, SentRefund] = {}
-        self._is_drained = self._is_in_trouble = False
+        self._is_drained = self._is_fresh = self._is_in_trouble = False
 
     def to_its_end(self) -> ReverseRun:
         """Run until each charge has a result, nothing moves any more, or the stop; return the run then.
@@ -122,12 +122,16 @@ class Reversing:
         return store.pause(self._with.engine, self._with.clock(), self._run.number, "it was asked to rest")
 
     def _read_again(self) -> dict[ChargeKey, SentRefund]:
-        """Read the state of the run: what was sent and has no result is published again."""
+        """Read the state of the run: what was sent and has no result is published again.
+
+        One that has become a dead letter isn't: that waits for an operator.
+        """
         engine = self._with.engine
         self._run = store.get(engine, self._run.number)
         self._counts = Counter(self._run.counts)
         self._under_way = {one.key: one for one in store.sent_refunds(engine, self._run)}
         self._unpublished = dict(self._under_way)
+        self._is_fresh = True
         return self._under_way
 
     # -- results ------------------------------------------------------------------------------------------
@@ -140,8 +144,10 @@ class Reversing:
         with snapshot(self._with.engine) as connection:
             found = results_of(connection, self._run.number, sent)
             ends = dict(found.ends)
-            if not ends and not found.changed and self._pace.unmoved_s > _QUIET_S:
-                ends = dead_letters_of(connection, sent)
+            if self._is_fresh or self._pace.unmoved_s > _QUIET_S:
+                rest = [one for one in sent if one.key not in ends and one.key not in found.changed]
+                ends |= dead_letters_of(connection, rest)
+        self._is_fresh = False
         engine, number = self._with.engine, self._run.number
         store.end(engine, self._with.clock(), number, ends)
         store.wait_again(engine, number, found.changed)

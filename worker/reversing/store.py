@@ -208,8 +208,8 @@ def _item(row: Row[Any], charge: Charge) -> ReverseItem:
         state=ChargeState(row.state),
         detail=row.detail,
         refund=None if row.refunds is None else reference_of(reference, row.refunds),
-        tokens=row.tokens or 0,
-        free_quantity=row.free_quantity or 0,
+        tokens=row.tokens,
+        free_quantity=row.free_quantity,
         sent_at=row.sent_at,
         ended_at=row.ended_at,
     )
@@ -388,7 +388,13 @@ def cancel(engine: Engine, now: datetime, number: int, actor: str, reason: str |
         if run.state is ReverseState.FINISHED:
             raise NotPossibleError(f"reverse run {number} is finished already")
         is_waiting = (_ITEM.run_id == number, _ITEM.state == _WAITING)
-        values = {"state": ChargeState.CANCELLED.value, "detail": "before it was sent", "ended_at": now}
+        values = {
+            "state": ChargeState.CANCELLED.value,
+            "detail": "before it was sent",
+            "tokens": 0,
+            "free_quantity": 0,
+            "ended_at": now,
+        }
         cancelled = connection.execute(update(reverse_items).where(*is_waiting).values(values)).rowcount
         activity_log.write(
             connection, now, who, "reverse.cancel", _subject(number), given, {"charges": cancelled}
