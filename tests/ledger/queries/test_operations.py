@@ -20,9 +20,10 @@ from worker.errors import NotFoundError, QueryError
 from worker.ledger import rows
 from worker.ledger.queries import operation_totals as operation_totals_module
 from worker.ledger.queries import operation_walk, snapshot
+from worker.ledger.queries.bounded import bounded_reading
 from worker.ledger.queries.operation_filter import OperationFilter
 from worker.ledger.queries.operation_totals import OperationTotals, SpentBy, operation_totals, top_spenders
-from worker.ledger.queries.operations import OperationLine, bounded_reading, operation_page, tokens_of
+from worker.ledger.queries.operations import OperationLine, operation_page, tokens_of
 from worker.ledger.queries.senders import SenderView, senders_of
 from worker.ledger.senders import UNNAMED, Sender
 from worker.ledger.tables import operations
