@@ -208,7 +208,7 @@ def test_many_operations_are_estimated_from_a_sample(engine: Engine, monkeypatch
     assert refused.value.field == "since"
 
 
-def test_nothing_known_of_a_user_is_no_empty_page(engine: Engine) -> None:
+def test_user_of_whom_nothing_is_known_is_an_error(engine: Engine) -> None:
     with snapshot(engine) as connection, pytest.raises(NotFoundError, match="'nobody'"):
         operation_page(connection, OperationFilter(user_id="nobody"))
 

@@ -1,4 +1,4 @@
-"""Bound of reads that may be long: a statement has a limited time, and says what to do when it ends."""
+"""Bound of long reads: a statement has a limited time, and its error says what to do."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
