@@ -78,7 +78,10 @@ class Spender(View):
 
 @dataclass(frozen=True)
 class Spenders(View):
-    """Names by the tokens that usage took, most first. Where not ``is_counted`` the numbers are estimates from a sample."""
+    """Names by the tokens that usage took, most first.
+
+    Where not ``is_counted`` the numbers are estimates from a sample.
+    """
 
     by: SpentBy
     spenders: tuple[Spender, ...]
