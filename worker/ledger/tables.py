@@ -151,6 +151,10 @@ def _slot() -> Column[int]:
     return Column("slot", SmallInteger, nullable=False)
 
 
+#: Accounts in debt, as those below zero are. Only the debt is in their index: balances change all the time.
+IN_DEBT = "debt > 0"
+
+
 def _is_slot_of_user() -> list[CheckConstraint]:
     """Return the check that ties the slot to the user, for each dialect."""
     return [
@@ -216,6 +220,13 @@ accounts = Table(
         "account_id",
         postgresql_where=text("due_at IS NOT NULL"),
         sqlite_where=text("due_at IS NOT NULL"),
+    ),
+    Index(
+        "ix_accounts_in_debt",
+        "debt",
+        "account_id",
+        postgresql_where=text(IN_DEBT),
+        sqlite_where=text(IN_DEBT),
     ),
     *_is_slot_of_user(),
     CheckConstraint("balance >= held - debt", name="held_is_covered"),

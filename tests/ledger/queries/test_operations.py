@@ -20,9 +20,10 @@ from worker.errors import NotFoundError, QueryError
 from worker.ledger import rows
 from worker.ledger.queries import operation_totals as operation_totals_module
 from worker.ledger.queries import operation_walk, snapshot
+from worker.ledger.queries.bounded import bounded_reading
 from worker.ledger.queries.operation_filter import OperationFilter
 from worker.ledger.queries.operation_totals import OperationTotals, SpentBy, operation_totals, top_spenders
-from worker.ledger.queries.operations import OperationLine, bounded_reading, operation_page, tokens_of
+from worker.ledger.queries.operations import OperationLine, operation_page, tokens_of
 from worker.ledger.queries.senders import SenderView, senders_of
 from worker.ledger.senders import UNNAMED, Sender
 from worker.ledger.tables import operations
@@ -207,7 +208,7 @@ def test_many_operations_are_estimated_from_a_sample(engine: Engine, monkeypatch
     assert refused.value.field == "since"
 
 
-def test_nothing_known_of_a_user_is_no_empty_page(engine: Engine) -> None:
+def test_user_of_whom_nothing_is_known_is_an_error(engine: Engine) -> None:
     with snapshot(engine) as connection, pytest.raises(NotFoundError, match="'nobody'"):
         operation_page(connection, OperationFilter(user_id="nobody"))
 

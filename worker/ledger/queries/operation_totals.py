@@ -23,6 +23,7 @@ from sqlalchemy import (
 
 from schemas import Status
 from worker.errors import QueryError
+from worker.ledger.queries.bounded import bounded_reading
 from worker.ledger.queries.features import used_feature
 from worker.ledger.queries.operation_filter import OperationFilter, conditions, in_time, tokens_moved
 from worker.ledger.queries.operation_walk import (
@@ -34,7 +35,6 @@ from worker.ledger.queries.operation_walk import (
     user_known,
     way_to,
 )
-from worker.ledger.queries.operations import bounded_reading
 from worker.ledger.queries.senders import senders_by_key
 from worker.ledger.queries.snapshots import AccountKey, within
 from worker.ledger.queries.views import View
@@ -78,7 +78,10 @@ class Spender(View):
 
 @dataclass(frozen=True)
 class Spenders(View):
-    """Who spends most, most first. Where not ``is_counted`` the numbers are estimates from a sample."""
+    """Names by the tokens that usage took, most first.
+
+    Where not ``is_counted`` the numbers are estimates from a sample.
+    """
 
     by: SpentBy
     spenders: tuple[Spender, ...]

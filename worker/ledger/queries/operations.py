@@ -5,21 +5,19 @@ there is, see ``operation_walk``. A page looks at ``SCANNED_MAX`` operations at 
 its limit, and go on.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, Row
-from sqlalchemy.exc import DBAPIError
 
 from schemas import NO_USER
 from worker.core.incidents import money_of
 from worker.core.outcomes import Outcome
 from worker.core.superseded import is_usage
-from worker.errors import QueryError
 from worker.ledger import rows
+from worker.ledger.queries.bounded import bounded_reading
 from worker.ledger.queries.features import feature_in
 from worker.ledger.queries.operation_filter import OperationFilter
 from worker.ledger.queries.operation_walk import walk
@@ -28,8 +26,6 @@ from worker.ledger.queries.snapshots import within
 from worker.ledger.queries.views import View
 
 LIMIT_MAX = 1_000
-#: Longest time of one statement.
-TIMEOUT_S = 15
 
 
 @dataclass(frozen=True)
@@ -129,27 +125,3 @@ def tokens_of(outcome: Outcome) -> int | None:
     if not outcome.is_applied or outcome.balance_after is None or outcome.balance_before is None:
         return None
     return outcome.balance_after - outcome.balance_before
-
-
-@contextmanager
-def bounded_reading(connection: Connection) -> Iterator[None]:
-    """Bound the time of each statement of this transaction, and let none read a large table whole.
-
-    Raises QueryError where a statement takes too long.
-    """
-    if connection.dialect.name == "postgresql":
-        connection.exec_driver_sql(f"SET LOCAL statement_timeout = '{TIMEOUT_S}s'")
-        # Statistics lag behind a table that grows: no plan may read all of it, or compile for it.
-        connection.exec_driver_sql("SET LOCAL jit = off")
-        connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
-    try:
-        yield
-    except DBAPIError as error:
-        if getattr(error.orig, "pgcode", None) != _CANCELED:
-            raise
-        raise QueryError(
-            f"the database has not found it within {TIMEOUT_S} s: narrow the time, or name a user", "since"
-        ) from error
-
-
-_CANCELED = "57014"

@@ -1,8 +1,8 @@
 """Operations are found, and say which catalog they were judged with.
 
 Two indexes have what is few beside usage: what is rejected or isn't usage, by time, and what has no entries,
-by user. Usage with entries, which is nearly all, is in neither. Each catalog is kept once; earlier outcomes,
-and those that the version before writes beside this one, name none.
+by user. Usage with entries, which is nearly all, is in neither. A third has the accounts in debt. Each
+catalog is kept once; earlier outcomes, and those that the version before writes beside this one, name none.
 """
 
 import sqlalchemy as sa
@@ -14,8 +14,14 @@ branch_labels = None
 depends_on = None
 
 _INDEXES = (
-    ("ix_operations_notable", ["recorded_at", "operation_id"], "status = 2 OR type >= 20"),
-    ("ix_operations_unposted", ["user_id", "recorded_at", "operation_id"], "first_entry IS NULL"),
+    ("ix_operations_notable", "operations", ["recorded_at", "operation_id"], "status = 2 OR type >= 20"),
+    (
+        "ix_operations_unposted",
+        "operations",
+        ["user_id", "recorded_at", "operation_id"],
+        "first_entry IS NULL",
+    ),
+    ("ix_accounts_in_debt", "accounts", ["debt", "account_id"], "debt > 0"),
 )
 _OUTCOMES = ("operations", "superseded_outcomes")
 
@@ -55,11 +61,11 @@ def _create_catalogs(time: sa.DateTime) -> None:
 
 def _make_indexes(*, concurrently: bool) -> None:
     """Make the indexes; a broken build is dropped first."""
-    for name, columns, where in _INDEXES:
-        op.drop_index(name, "operations", if_exists=True, postgresql_concurrently=concurrently)
+    for name, table, columns, where in _INDEXES:
+        op.drop_index(name, table, if_exists=True, postgresql_concurrently=concurrently)
         op.create_index(
             name,
-            "operations",
+            table,
             columns,
             postgresql_where=sa.text(where),
             sqlite_where=sa.text(where),
