@@ -13,10 +13,10 @@ from worker.core import Outcome
 from worker.core.rules.credit import REFUNDABLE, free_units_of
 from worker.ledger import rows
 from worker.ledger.bulk import among
+from worker.ledger.queries.bounded import bounded_reading
 from worker.ledger.queries.features import feature_in
 from worker.ledger.queries.operation_filter import OperationFilter
 from worker.ledger.queries.operation_walk import walk
-from worker.ledger.queries.operations import bounded_reading
 from worker.ledger.slots import Slots, in_slots, parts_of
 from worker.ledger.tables import operations, usage_refunds
 
