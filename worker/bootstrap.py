@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from worker.broker import Link
     from worker.broker.management import Management
     from worker.consumer import Consumer
+    from worker.deadletters.body_check import Receive
     from worker.deadletters.drainer import Drainer
     from worker.deadletters.link_drainer import LinkDrainer
     from worker.deadletters.replay.runner import ReplayRunner
@@ -56,6 +57,8 @@ if TYPE_CHECKING:
     from worker.queries.reader import QueryReader
     from worker.queries.sources import Database
     from worker.recovery.run import RecoveryResources
+    from worker.reversing.run import ReverseResources
+    from worker.reversing.survey import SurveyRules
     from worker.runtime.stop import Stop
     from worker.scheduler import Scheduler
     from worker.waiting_watch import WaitingWatch
@@ -487,16 +490,22 @@ class Application:
         """The dead letters, judged by this worker's own rules."""
         return self._service(self.engine)
 
-    def _service(self, engine: Engine) -> DeadLetters:
-        from worker.deadletters.service import DeadLetters
+    def _receive(self, engine: Engine) -> Receive:
+        """Return the judgement of deliveries by this worker's own rules."""
         from worker.ledger.known_ids import known_ids
         from worker.messages.known_ids import received
+
+        policy = self.policy_of_commands
+        return lambda delivery, now: received(delivery, policy, now, partial(known_ids, engine))
+
+    def _service(self, engine: Engine) -> DeadLetters:
+        from worker.deadletters.service import DeadLetters
 
         policy = self.policy_of_commands
         return DeadLetters(
             engine,
             catalog=self.catalog,
-            receive=lambda delivery, now: received(delivery, policy, now, partial(known_ids, engine)),
+            receive=self._receive(engine),
             clock=self.clock,
             sent_as=policy.user,
             worker_users=policy.worker_users,
@@ -519,6 +528,26 @@ class Application:
                 sent_as=broker_user(self.settings.broker_url),
                 hold_most_s=self._hold_most_s,
             )
+        )
+
+    @property
+    def survey_rules(self) -> SurveyRules:
+        """Rules by which charges are judged before they are reversed."""
+        from worker.reversing.survey import SurveyRules
+
+        return SurveyRules(self._receive(self.engine), self.catalog, broker_user(self.settings.broker_url))
+
+    def reverse_resources(self) -> ReverseResources:
+        """Resources of runs that reverse charges."""
+        from worker.reversing.run import ReverseResources
+
+        return ReverseResources(
+            engine=self.service_engine,
+            connect=self.link,
+            clock=self.clock,
+            seconds=self._seconds,
+            rng=self.rng(),
+            sent_as=broker_user(self.settings.broker_url),
         )
 
     def recovery_resources(self) -> RecoveryResources:

@@ -4,6 +4,8 @@ The packaged default is ``catalog.toml`` beside this file; an operator's own fil
 Errors name the file and the key.
 """
 
+import hashlib
+import json
 import tomllib
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -254,6 +256,18 @@ class Catalog(_Model):
         """The ids that commands may name: of tiers, packages and quotas."""
         quotas = {FREE_UPLOAD} | {rule.quota or meter for meter, rule in self.pricing.items()}
         return frozenset({*self.tiers, *self._by_id, *quotas})
+
+    @cached_property
+    def content(self) -> str:
+        """The catalog as canonical JSON, with all defaults: equal catalogs have equal texts."""
+        return json.dumps(
+            self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False
+        )
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of ``content``, by which a catalog is named; comments and spaces in a file don't count."""
+        return hashlib.sha256(self.content.encode()).hexdigest()
 
     @cached_property
     def _by_id(self) -> dict[str, Package]:

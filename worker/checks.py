@@ -77,7 +77,8 @@ def _unknown(why: object) -> CheckResult:
 def _catalog(application: Application) -> CheckResult:
     catalog = application.catalog
     return _ok(
-        f"{len(catalog.tiers)} tiers, {len(catalog.packages)} packages, {len(catalog.pricing)} pricing rules"
+        f"{len(catalog.tiers)} tiers, {len(catalog.packages)} packages, {len(catalog.pricing)} pricing rules;"
+        f" digest {catalog.digest[:12]}"
     )
 
 

@@ -181,6 +181,7 @@ class Pipeline:
         with self._ledger.begin(commands, now, auto_open=self._catalog.auto_open) as transaction:
             plan = decide(commands, transaction.known, now, self._catalog)
             plan.name_senders(transaction.sender_ids(_kept_of(senders, plan.erased)))
+            plan.name_catalog(transaction.catalog_id(self._catalog))
             transaction.write(plan)
         return plan.answers
 

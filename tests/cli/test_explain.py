@@ -1,11 +1,23 @@
 """``explain``, for a person, a pipe and a script."""
 
+from pathlib import Path
+
 import pytest
 from sqlalchemy import insert
 
-from schemas import DeductUsage, PaymentRefunded, PaymentSucceeded, RefundCredit, ReserveUsage, SettleUsage
+from schemas import (
+    DeductUsage,
+    PaymentRefunded,
+    PaymentSucceeded,
+    RecordUsage,
+    RefundCredit,
+    ReserveUsage,
+    SettleUsage,
+)
 from tests.cli.console import Cli, FilledLedger
+from tests.support.apply_commands import applied
 from tests.support.query_samples import dead_letter
+from worker.catalog import DEFAULT_CATALOG, load_catalog
 from worker.deadletters.store import tables
 from worker.ledger.senders import Sender
 
@@ -212,3 +224,23 @@ def test_event_that_cannot_count_says_why(ledger_cli: Cli, ledger: FilledLedger)
     ledger.apply(paid_later("pi_1"))
     shown = sections(ledger_cli("explain", "re_1").out)["Came before its payment"]
     assert shown[2] == "can't count\tcurrency mismatch"
+
+
+def test_explanation_has_price_and_catalog_of_each_attempt(
+    ledger_cli: Cli, ledger: FilledLedger, tmp_path: Path
+) -> None:
+    ledger.open("ann")
+    usage = RecordUsage(reference_id="scan", user_id="ann", meter="ocr", quantity=10**6)
+    ledger.apply(usage)
+    old = load_catalog()
+    shown = sections(ledger_cli("explain", "scan").out)
+    assert "price\t1,000,000 ocr; 120 tokens for each 1, rounded up, at least 120" in shown["scan"]
+    assert f"catalog\t{old.digest[:12]} (in use)" in shown["scan"]
+    path = tmp_path / "cheaper.toml"
+    path.write_text(DEFAULT_CATALOG.read_text().replace("\ntokens = 120", "\ntokens = 110"))
+    applied(ledger.engine, load_catalog(path), usage.model_copy(update={"attempt": 2}))
+    again = sections(ledger_cli("explain", "scan").out)
+    assert f"catalog\t{load_catalog(path).digest[:12]} (another is in use)" in again["scan"]
+    rows = [line.split("\t") for line in again["Outcomes, the last one in force"]]
+    place = rows[0].index("catalog")
+    assert [row[place] for row in rows[1:]] == [old.digest[:12], load_catalog(path).digest[:12]]

@@ -26,6 +26,10 @@ HEAVY = (
     "/find?q=ada",
     "/account/usage?user=ada",
     "/account/statement?user=ada&format=csv",
+    "/operations?feature=ocr",
+    "/operations?top=user",
+    "/account/operations?user=ada&format=csv",
+    "/reverse?feature=ocr",
 )
 QUICK = (
     "/",
@@ -36,6 +40,8 @@ QUICK = (
     "/account/history?user=ada",
     "/activity-log",
     "/payments",
+    "/operations?status=rejected",
+    "/account/operations?user=ada",
 )
 
 

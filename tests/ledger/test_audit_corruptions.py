@@ -421,6 +421,10 @@ _OPERATIONS: Corruptions = {
         "UPDATE operations SET sender_id = 7 WHERE reference_id = 'ada-anew'",
         "operation_sender, ada, ada-anew: 0 → 7",
     ),
+    "an operation of an unknown catalog": (
+        "UPDATE operations SET catalog_id = -7 WHERE reference_id = 'ada-anew'",
+        "operation_catalog, ada, ada-anew: 0 → -7",
+    ),
     "a superseded outcome that was applied": (
         f"UPDATE superseded_outcomes SET status = {APPLIED} WHERE reference_id = 'ada-anew'",
         "superseded_moved, ada, ada-anew: 0 → 1",

@@ -78,6 +78,7 @@ def test_a_deduction_is_explained_from_the_command_to_the_reply(
             "balanceAfter": 10,
             "detail": {},
             "sender": {"brokerUser": "ocr", "application": "scan"},
+            "catalog": {"digest": catalog.digest, "isInUse": True},
             "recordedAt": "2026-11-22T10:15:00Z",
         }
     ]

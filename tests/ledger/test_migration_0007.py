@@ -197,7 +197,7 @@ def outcome(row: Row) -> Row:
         "status": IDENTIFIERS["status"][row["status"]],
         "code": IDENTIFIERS["code"][row["code"]],
     }
-    return row | numbers | {"slot": slot_of(row["user_id"]), "sender_id": None}
+    return row | numbers | {"slot": slot_of(row["user_id"]), "sender_id": None, "catalog_id": None}
 
 
 def entry(row: Row, user_id: str) -> Row:

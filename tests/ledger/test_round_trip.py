@@ -91,6 +91,7 @@ def trip(engine: Engine) -> Trip:
         known = transaction.known
         plan = decide(WRITTEN, known, NOW, SMALL_CATALOG)
         plan.name_senders(range(7, 7 + len(WRITTEN)))
+        plan.name_catalog(5)
         transaction.write(plan)
     assert all(isinstance(answer, Decided) for answer in plan.answers)
     with ledger.begin(ASKING, NOW) as transaction:

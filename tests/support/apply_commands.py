@@ -25,5 +25,6 @@ def applied(
         known = transaction.known
         plan = decide(commands, known, moment, catalog)
         plan.name_senders(transaction.sender_ids([sender] * len(commands)))
+        plan.name_catalog(transaction.catalog_id(catalog))
         transaction.write(plan)
     return plan.answers

@@ -32,8 +32,9 @@ _ENTRIES_SHOWN = 20
 def explain(application: Application, *, reference: str, as_json: bool) -> None:
     """Explain one REFERENCE: what was asked, its result, and what followed.
 
-    Shows the command and its attempts, the entries and lots it moved, its hold, its payment and the events
-    of that payment, refunds, notices, dead letters that have been drained, and the reply.
+    Shows the command with its price and the catalog it was judged with, its attempts, the entries and lots it
+    moved, its hold, its payment and the events of that payment, refunds, notices, dead letters that have been
+    drained, and the reply.
 
     \b
     Examples:
@@ -96,7 +97,7 @@ def _asked(view: ReferenceExplanation) -> list[tuple[str, str]]:
     asked, original = view.asked, view.original
     if asked is None:
         return [("known only by", _known_by(view))]
-    sender = view.outcomes[-1].sender
+    sender, catalog = view.outcomes[-1].sender, view.outcomes[-1].catalog
     rows = [
         ("type", asked.type),
         ("user", asked.user_id),
@@ -105,6 +106,8 @@ def _asked(view: ReferenceExplanation) -> list[tuple[str, str]]:
         ("description", asked.description),
         ("metadata", None if asked.metadata is None else _compact(asked.metadata)),
         ("sender", None if sender is None else str(sender)),
+        ("price", None if view.price is None else view.price.text),
+        ("catalog", None if catalog is None else str(catalog)),
     ]
     if original is not None:
         known = "unknown" if original.type is None else f"{original.type}, {original.status}, {original.code}"
@@ -119,9 +122,10 @@ def _known_by(view: ReferenceExplanation) -> str:
 
 
 def _show_outcomes(view: ReferenceExplanation) -> None:
-    # Owner of each row, where the reference has changed hands; sender, where several sent it.
+    # Owner of each row, where the reference has changed hands; sender and catalog, where there are several.
     is_taken = len({(outcome.type, outcome.user_id) for outcome in view.outcomes}) > 1
     by_several = len({outcome.sender for outcome in view.outcomes}) > 1
+    with_several = len({outcome.catalog for outcome in view.outcomes}) > 1
     _show_rows(
         "Outcomes, the last one in force",
         (
@@ -129,6 +133,7 @@ def _show_outcomes(view: ReferenceExplanation) -> None:
             *("attempt", "status", "code", "amount"),
             *(Column("before", 5), Column("after", 1), Column("posted", 2)),
             *((Column("sender", 4, text=True),) if by_several else ()),
+            *((Column("catalog", 6),) if with_several else ()),
             Column("message", 3, text=True),
         ),
         (
@@ -142,6 +147,7 @@ def _show_outcomes(view: ReferenceExplanation) -> None:
                 outcome.balance_after,
                 moment(outcome.recorded_at),
                 *((outcome.sender,) if by_several else ()),
+                *((outcome.catalog and outcome.catalog.short,) if with_several else ()),
                 outcome.message,
             )
             for outcome in view.outcomes

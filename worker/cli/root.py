@@ -101,6 +101,10 @@ _COMMANDS = {
     "migrate": Lazy(
         "worker.cli.migrate:migrate_command", "Bring the ledger's database to the newest schema."
     ),
+    "operations": Lazy(
+        "worker.cli.operations:operations",
+        "List operations, newest first: what was applied, and what was rejected and why.",
+    ),
     "payments": Lazy(
         "worker.cli.payments:list_incidents",
         "List payments that need somebody: money without tokens.",
@@ -122,6 +126,10 @@ _COMMANDS = {
         "Resume a queue that workers have paused, such as billing.usage; without QUEUE all of them.",
     ),
     "retry": Lazy("worker.cli.retry:retry", "Try rejected payments again, once their cause is mended."),
+    "reverse": Lazy(
+        "worker.cli.reverse:reverse",
+        "Give back the charges that a filter finds: tokens to the lots they came from, free units as well.",
+    ),
     "run": Lazy("worker.cli.run:run", "Consume messages, apply them to the ledger, reply; until SIGTERM."),
     "scheduler": Lazy(
         "worker.cli.run:scheduler",

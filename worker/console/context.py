@@ -13,6 +13,7 @@ from worker.console.guard import AccessGuard
 from worker.console.heavy_work import HeavyWork
 from worker.console.queues import QueueProbe, QueueStatus
 from worker.console.replay_threads import ReplayThreads
+from worker.console.reverse_threads import ReverseThreads
 from worker.console.users import User
 from worker.errors import TransientError
 from worker.ledger.queries import Reader, Statement, Stats, snapshot
@@ -43,6 +44,7 @@ class ConsoleContext:
         self.service = application.service()
         self.catalog = application.catalog
         self.replays = ReplayThreads(application)
+        self.reverse_runs = ReverseThreads(application)
         self.heavy = HeavyWork()
         self.probe = QueueProbe(application.link, BILLING)
         self._queues = CachedValue(

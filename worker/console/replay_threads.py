@@ -40,8 +40,10 @@ class ThreadStop:
 class ReplayThreads:
     """Starts replays in threads and keeps their problems."""
 
+    noun = "replay"
+
     def __init__(self, application: Application) -> None:
-        self._application = application
+        self.application = application
         self._lock = threading.Lock()
         self._running: dict[int, tuple[threading.Thread, ThreadStop]] = {}
         self._problems: dict[int, str] = {}
@@ -64,7 +66,7 @@ class ReplayThreads:
                 return
             stop = ThreadStop()
             thread = threading.Thread(
-                target=self._run, args=(number, actor, stop), name=f"replay-{number}", daemon=True
+                target=self._run, args=(number, actor, stop), name=f"{self.noun}-{number}", daemon=True
             )
             self._running[number] = (thread, stop)
             self._problems.pop(number, None)
@@ -80,25 +82,28 @@ class ReplayThreads:
             thread.join(_STOP_S)
 
     def _run(self, number: int, actor: str, stop: ThreadStop) -> None:
-        name = runner_name("console")
         try:
-            self._application.replayer(name=name).run(
-                number,
-                actor,
-                stop=stop,
-                on_progress=lambda _: self._set_problem(number, None),
-                on_trouble=lambda text: self._set_problem(number, text),
-            )
+            self.work(number, actor, stop)
         except BillingError as error:
             self._set_problem(number, str(error))
         except Exception as error:
-            log.exception("replay %d ended by a fault; it can be resumed", number)
+            log.exception("%s %d ended by a fault; it can be resumed", self.noun, number)
             self._set_problem(
                 number, f"ended by a fault ({type(error).__name__}, see the console's log); resume it"
             )
         finally:
             with self._lock:
                 self._running.pop(number, None)
+
+    def work(self, number: int, actor: str, stop: ThreadStop) -> None:
+        """Run a replay to its end, or until the stop."""
+        self.application.replayer(name=runner_name("console")).run(
+            number,
+            actor,
+            stop=stop,
+            on_progress=lambda _: self._set_problem(number, None),
+            on_trouble=lambda text: self._set_problem(number, text),
+        )
 
     def _set_problem(self, number: int, problem: str | None) -> None:
         with self._lock:

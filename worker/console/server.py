@@ -40,6 +40,7 @@ def serve(app: Flask, context: ConsoleContext, address: Address, on_listening: C
         )
     finally:
         context.replays.stop()
+        context.reverse_runs.stop()
         context.probe.close()
 
 

@@ -31,7 +31,8 @@ class Outcome:
     itself: what fell due with it is posted first. ``first_entry`` to ``last_entry`` are the sequences of the
     entries it wrote, absent where there are none; ``notices`` go out with its reply. ``transaction_id`` is
     given by the ledger when the outcome is written: until then it is None. ``sender_id`` is the number of the
-    sender, absent where the message doesn't say.
+    sender, absent where the message doesn't say. ``catalog_id`` is that of the catalog it was judged with,
+    absent for what an earlier version wrote.
     """
 
     reference_id: str
@@ -54,6 +55,7 @@ class Outcome:
     notices: tuple[Detail, ...] = ()
     transaction_id: int | None = None
     sender_id: int | None = None
+    catalog_id: int | None = None
 
     @property
     def is_applied(self) -> bool:

@@ -143,6 +143,15 @@ class Plan:
             for outcome in account.payments:
                 outcome.sender_id = account.outcome.sender_id
 
+    def name_catalog(self, catalog_id: int | None) -> None:
+        """Set the catalog that new outcomes were judged with."""
+        for answer in self.answers:
+            if isinstance(answer, Decided) and not answer.duplicate:
+                answer.outcome.catalog_id = catalog_id
+        for account in self.imported:
+            for outcome in account.payments:
+                outcome.catalog_id = catalog_id
+
     @property
     def moves_nothing(self) -> bool:
         """True where only outcomes are to be written."""

@@ -32,6 +32,7 @@ READ_ONLY = frozenset({"alembic_version", "erased_ids", "identifiers", "schema_c
 APPEND_ONLY = frozenset(
     {
         "audit_log",
+        "catalogs",
         "dead_letter_edits",
         "dead_letter_events",
         "entries",

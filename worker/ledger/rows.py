@@ -136,6 +136,7 @@ def outcome(row: Row[Any]) -> Outcome:
         notices=tuple(row.notices or ()),
         transaction_id=row.operation_id,
         sender_id=row.sender_id,
+        catalog_id=row.catalog_id,
     )
 
 
@@ -313,6 +314,7 @@ _FIELDS_OF_OUTCOME = (
     "first_entry",
     "recorded_at",
     "sender_id",
+    "catalog_id",
 )
 
 

@@ -16,6 +16,7 @@ from random import randbytes, randrange
 from sqlalchemy import Connection, Engine, text
 
 from schemas import Command, slot_of
+from worker.catalog import Catalog
 from worker.core.known import Known, PaymentName
 from worker.core.needs import references_of
 from worker.core.outcomes import Outcome
@@ -23,6 +24,7 @@ from worker.core.plan import Plan
 from worker.core.superseded import ABOUT_PAYMENTS, Owner, owner_of
 from worker.errors import ContentionError
 from worker.ledger.bulk import RowWrite, write_all_and_commit
+from worker.ledger.catalogs import catalog_id
 from worker.ledger.compatibility import require_usable
 from worker.ledger.engine import translated_errors
 from worker.ledger.form import LedgerForm
@@ -212,6 +214,10 @@ class LedgerTransaction:
     def sender_ids(self, senders: Sequence[Sender]) -> list[int | None]:
         """Return the key of each sender, None for one without names; add new ones."""
         return sender_ids(self._connection, senders, self._now)
+
+    def catalog_id(self, catalog: Catalog) -> int | None:
+        """Return the key of a catalog; add a new one."""
+        return catalog_id(self._connection, catalog, self._now)
 
     def write(self, plan: Plan) -> None:
         """Write ``plan``, which was decided on ``known``; its outcomes have their transaction ids afterwards.

@@ -21,6 +21,8 @@ from sqlalchemy import (
     Date,
     DateTime,
     Dialect,
+    Float,
+    ForeignKey,
     ForeignKeyConstraint,
     Identity,
     Index,
@@ -149,6 +151,10 @@ def _slot() -> Column[int]:
     return Column("slot", SmallInteger, nullable=False)
 
 
+#: Accounts in debt, as those below zero are. Only the debt is in their index: balances change all the time.
+IN_DEBT = "debt > 0"
+
+
 def _is_slot_of_user() -> list[CheckConstraint]:
     """Return the check that ties the slot to the user, for each dialect."""
     return [
@@ -215,6 +221,13 @@ accounts = Table(
         postgresql_where=text("due_at IS NOT NULL"),
         sqlite_where=text("due_at IS NOT NULL"),
     ),
+    Index(
+        "ix_accounts_in_debt",
+        "debt",
+        "account_id",
+        postgresql_where=text(IN_DEBT),
+        sqlite_where=text(IN_DEBT),
+    ),
     *_is_slot_of_user(),
     CheckConstraint("balance >= held - debt", name="held_is_covered"),
     CheckConstraint(
@@ -260,6 +273,7 @@ def _outcome_texts() -> list[Column[Any]]:
         Column("metadata", JsonObject),
         Column("description", Text),
         Column("notices", JsonObject),
+        Column("catalog_id", SmallInteger),
     ]
 
 
@@ -302,6 +316,13 @@ IS_INCIDENT = "(status = {} AND type IN ({})) OR code IN ({})".format(
     ),
     ", ".join(str(number_of("code", name)) for name in ("purchase_flagged", "refund_style_mixed")),
 )
+
+
+#: Operations that are few beside usage, and that operators look for: rejected ones, and all other types.
+IS_NOTABLE = f"status = {_REJECTED} OR type >= 20"
+
+#: Operations without entries: rejected ones, holds, and usage that moved no tokens.
+IS_UNPOSTED = "first_entry IS NULL"
 
 
 def _taken_moved_nothing() -> list[CheckConstraint]:
@@ -379,6 +400,23 @@ operations = Table(
         "operation_id",
         postgresql_where=text(IS_INCIDENT),
         sqlite_where=text(IS_INCIDENT),
+    ),
+    # Rejected operations, and all that isn't usage, in the order of time: few, and looked for by operators.
+    Index(
+        "ix_operations_notable",
+        "recorded_at",
+        "operation_id",
+        postgresql_where=text(IS_NOTABLE),
+        sqlite_where=text(IS_NOTABLE),
+    ),
+    # Operations without entries, which the entries of their user's account don't lead to.
+    Index(
+        "ix_operations_unposted",
+        "user_id",
+        "recorded_at",
+        "operation_id",
+        postgresql_where=text(IS_UNPOSTED),
+        sqlite_where=text(IS_UNPOSTED),
     ),
     # What was recorded in a time lies together in the table: a few numbers for many rows find it. SQLite has
     # no such index.
@@ -800,6 +838,17 @@ senders = Table(
 #: Digests of ids that were erased, see ``erased_ids``: of users, and of references that held their ids.
 erased_ids = Table("erased_ids", metadata, Column("digest", Text, primary_key=True))
 
+#: Catalogs that commands were judged with, each kept whole.
+catalogs = Table(
+    "catalogs",
+    metadata,
+    Column("catalog_id", SmallInteger, primary_key=True, autoincrement=False),
+    Column("digest", Text, nullable=False),
+    Column("content", Text, nullable=False),
+    Column("first_seen_at", UtcDateTime, nullable=False),
+    UniqueConstraint("digest"),
+)
+
 # -- how the workers run: nothing of the ledger ------------------------------------------------------------
 
 #: Rows that a probe writes: more than a page, so that a full disk refuses it too.
@@ -872,6 +921,52 @@ recoveries = Table(
     CheckConstraint(
         "first_offset <= next_offset AND next_offset <= last_offset + 1", name="offsets_in_order"
     ),
+)
+
+#: A run that reverses a frozen set of charges. ``source`` says which were meant.
+reverse_runs = Table(
+    "reverse_runs",
+    metadata,
+    Column("run_id", RowId, Identity(always=True), primary_key=True),
+    Column("at", UtcDateTime, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("rate", Float),
+    Column("state", Text, nullable=False),
+    Column("state_reason", Text),
+    Column("total", BigInteger, nullable=False),
+    Column("ended_at", UtcDateTime),
+    CheckConstraint("state IN ('open', 'finished')", name="state_known"),
+    CheckConstraint("rate > 0", name="rate_positive"),
+)
+
+#: The charges of a run, by the keys of their operations: user and reference stand there alone. The refund of
+#: one that was sent is made of its columns: after ``refunds`` earlier ones, so many tokens and free units. No
+#: foreign key leads into the ledger, whose tables may lie on other machines.
+reverse_items = Table(
+    "reverse_items",
+    metadata,
+    Column("run_id", BigInteger, ForeignKey(reverse_runs.c.run_id), nullable=False),
+    Column("operation_id", BigInteger, nullable=False),
+    Column("tokens", BigInteger),
+    Column("free_quantity", BigInteger),
+    Column("sent_at", UtcDateTime),
+    Column("ended_at", UtcDateTime),
+    Column("refunds", BigInteger),
+    Column("attempt", BigInteger),
+    _slot(),
+    Column("state", Text, nullable=False),
+    Column("detail", Text),
+    PrimaryKeyConstraint("run_id", "operation_id", "slot"),
+    Index("ix_reverse_items_state", "run_id", "state", "operation_id"),
+    CheckConstraint(
+        "state IN ('waiting', 'sent', 'reversed', 'rest_reversed', 'given_back_before', 'refused',"
+        " 'dead_letter', 'cancelled')",
+        name="state_known",
+    ),
+    CheckConstraint("tokens >= 0 AND free_quantity >= 0", name="amounts_not_negative"),
+    CheckConstraint("attempt >= 1 AND refunds >= 0", name="numbers_possible"),
 )
 
 #: What the schema says of the code, in one row: the oldest revisions that a version which writes, or only

@@ -56,7 +56,7 @@ _NO_COMMAND = frozenset(
 #: Header of a message that a dead-letter exchange has published.
 _FIRST_DEATH = "x-first-death-queue"
 _DEALT_WITH = (DeadLetterStatus.RESOLVED, DeadLetterStatus.DISCARDED)
-_BY_HAND = {f"billing-worker {name}": name for name in ("adjust", "retry", "console")}
+_BY_HAND = {f"billing-worker {name}": name for name in ("adjust", "retry", "reverse", "console")}
 
 
 class Handling(StrEnum):

@@ -15,18 +15,32 @@ from tests.support.query_samples import NOW
 from worker.catalog import Catalog
 from worker.ledger.engine import ledger_engine
 from worker.ledger.queries import snapshot
+from worker.ledger.queries.operation_filter import OperationFilter
+from worker.ledger.queries.operation_totals import operation_totals, top_spenders
+from worker.ledger.queries.operations import operation_page
 from worker.ledger.queries.pace import pace
 from worker.ledger.queries.search import accounts_by_prefix
 from worker.queries import QueryService
 from worker.queries.sources import Database, Sources
 
 HEAVY = YEAR_OLD.user(1)
+REJECTED = OperationFilter(status="rejected")
+BY_REFERENCE = OperationFilter(reference_prefix="use-77")
+LATEST = OperationFilter(since=NOW - timedelta(hours=1))
 
 QUESTIONS: dict[str, Callable[[Connection], Any]] = {
     "the rate of an hour": lambda connection: pace(connection, NOW, timedelta(minutes=1), 60),
     "the rate of a year": lambda connection: pace(connection, NOW, timedelta(days=6), 60),
     "a prefix": lambda connection: accounts_by_prefix(connection, "user-00012"),
     "a page of all": lambda connection: accounts_by_prefix(connection, "", after="user-003000"),
+    "operations": lambda connection: operation_page(connection, OperationFilter()),
+    "operations of a feature": lambda connection: operation_page(connection, OperationFilter(feature="x")),
+    "operations of a user": lambda connection: operation_page(connection, OperationFilter(user_id=HEAVY)),
+    "rejected operations": lambda connection: operation_page(connection, REJECTED, 500),
+    "operations by reference": lambda connection: operation_page(connection, BY_REFERENCE),
+    "totals of operations": lambda connection: operation_totals(connection, LATEST),
+    "totals of a user": lambda connection: operation_totals(connection, OperationFilter(user_id=HEAVY)),
+    "spenders": lambda connection: top_spenders(connection, LATEST, "feature"),
 }
 
 

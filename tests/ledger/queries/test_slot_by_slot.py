@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from schemas import Query, QueryBalance, QueryHistory, QueryOperation, QueryStats, QueryUsage
 from tests.support.query_plans import recorded_statements
@@ -16,6 +16,9 @@ from worker.demo.stored_notices import stored_notices
 from worker.ledger.due import DueAccount, due_accounts
 from worker.ledger.form import claim_all
 from worker.ledger.queries import Expiring, Reader, expiring, snapshot
+from worker.ledger.queries.operation_filter import OperationFilter
+from worker.ledger.queries.operation_totals import operation_totals, top_spenders
+from worker.ledger.queries.operations import OperationLine, operation_page
 from worker.ledger.queries.search import accounts_by_prefix
 from worker.ledger.slots import slot_by_slot
 from worker.ledger.tables import LEDGER, claims
@@ -73,6 +76,34 @@ def searched(engine: Engine) -> list[Any]:
         ]
 
 
+FILTERS = (
+    OperationFilter(),
+    OperationFilter(status="rejected"),
+    OperationFilter(types=frozenset({"usage.deduct"}), since=THEN),
+    OperationFilter(reference_prefix="cyd-"),
+    OperationFilter(user_id="ada"),
+    OperationFilter(user_id="cyd", min_tokens=1),
+)
+
+
+def operations_by_page(engine: Engine) -> list[Any]:
+    with snapshot(engine) as connection:
+        return [
+            *(operation_totals(connection, wanted) for wanted in FILTERS),
+            *(top_spenders(connection, wanted, "user") for wanted in FILTERS),
+            *(list(_operations(connection, wanted)) for wanted in FILTERS),
+        ]
+
+
+def _operations(connection: Connection, wanted: OperationFilter) -> Iterator[OperationLine]:
+    cursor: str | None = None
+    while True:
+        page = operation_page(connection, wanted, 7, cursor)
+        yield from page.operations
+        if (cursor := page.next_cursor) is None:
+            return
+
+
 def stated(reader: Reader, user: str) -> tuple[Any, ...]:
     with reader.statement(user, OPENED + timedelta(days=1), NOW) as period:
         return period.summary, *period.transactions
@@ -108,6 +139,7 @@ READS: dict[str, Read] = {
     "expiring by page": listed_by_page,
     "due accounts": due_by_page,
     "search": searched,
+    "operations": operations_by_page,
     "totals": lambda engine: Reader(engine).stats(),
     "explanation": explained,
     "notices": lambda engine: sorted(stored_notices(engine, REFERENCES)),

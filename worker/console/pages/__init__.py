@@ -7,9 +7,11 @@ from worker.console.pages import (
     dead_letters,
     explain,
     old_paths,
+    operations,
     overview,
     payments,
     replays,
+    reverse_runs,
     session,
 )
 
@@ -20,6 +22,8 @@ PAGES = (
     dead_letter_actions.page,
     replays.page,
     payments.page,
+    operations.page,
+    reverse_runs.page,
     accounts.page,
     explain.page,
     activity_log.page,

@@ -4,36 +4,88 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
-from tempfile import SpooledTemporaryFile
-from typing import Any
+from typing import Any, cast
 
-from flask import Blueprint, Response, g, render_template, request
+from flask import Blueprint, g, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
-from werkzeug.wsgi import wrap_file
 
 from worker.console.charts import SERIES_MAX, Bar, Chart, stacked_bars
 from worker.console.context import context
-from worker.console.heavy import heavy
-from worker.console.parameters import number_in, text_in
+from worker.console.downloads import csv_download
+from worker.console.heavy import heavy, heavy_when
+from worker.console.parameters import number_in, text_in, whole
 from worker.errors import QueryError
 from worker.ledger.queries import day_start, snapshot, zone_of
+from worker.ledger.queries.account_list import SORTS, AccountFilter, AccountSort, listed_accounts
 from worker.ledger.queries.search import accounts_by_prefix
 
 page = Blueprint("accounts", __name__)
 
 _LINES, _ENTRIES, _LOTS, _HOLDS = 50, 50, 100, 50
-_IN_MEMORY = 4 * 1024 * 1024
 USAGE_DAYS = (7, 30, 90, 366)
 
 
+def _is_in_order() -> bool:
+    return bool(request.args.get("sort") or request.args.get("only"))
+
+
 @page.get("/accounts")
+@heavy_when(_is_in_order)
 def index() -> ResponseReturnValue:
-    """Show a page of the accounts whose user begins with a prefix."""
-    prefix = request.args.get("prefix", "").strip()[:200]
-    after = request.args.get("after") or None
+    """Show a page of accounts: by the beginning of the user, in debt, or in the order of an amount."""
+    values = request.args
+    if (elsewhere := _found_by_operations()) is not None:
+        return redirect(elsewhere, 303)
+    prefix = values.get("prefix", "").strip()[:200]
+    after = values.get("after") or None
+    sort, only = _one_of("sort", SORTS), _one_of("only", _ONLY)
     with snapshot(context().application.engine) as connection:
-        found = accounts_by_prefix(connection, prefix, after, _LINES)
-    return render_template("accounts.html", page=found, prefix=prefix, after=after)
+        if _is_in_order():
+            wanted = AccountFilter(prefix, in_debt=only == "in_debt", negative=only == "negative")
+            order = sort or ("most_debt" if only else "most_balance")
+            listed = listed_accounts(connection, wanted, cast("AccountSort", order), _LINES, after)
+            found, following = listed.accounts, listed.next_cursor
+        else:
+            page_ = accounts_by_prefix(connection, prefix, after, _LINES)
+            found, following = page_.accounts, page_.next_after
+    given = {"prefix": prefix, "sort": sort, "only": only}
+    return render_template(
+        "accounts.html",
+        accounts=found,
+        next_after=following,
+        after=after,
+        sorts=SORTS,
+        given={name: value for name, value in given.items() if value},
+        by=_BY,
+    )
+
+
+_ONLY = ("in_debt", "negative")
+#: What accounts are found by beside their user, and the parameter of the operations page that does it.
+_BY = {"reference": "prefix", "metadata": "metadata", "tokens": "tokens"}
+
+
+def _found_by_operations() -> str | None:
+    """Return the page of the operations that a search is for; None where it is for users."""
+    by, text = text_in(request.args, "by"), text_in(request.args, "q")
+    if by is None or text is None:
+        return None
+    if by == "user":
+        return url_for("accounts.index", prefix=text)
+    if by not in _BY:
+        raise QueryError(f"no such search: {by[:40]!r}; there are user, {', '.join(_BY)}", "by")
+    if by == "tokens":
+        tokens = whole("tokens", text)
+        return url_for("operations.index", least=tokens, most=tokens)
+    named: dict[str, Any] = {_BY[by]: text}
+    return url_for("operations.index", **named)
+
+
+def _one_of(name: str, known: Sequence[str]) -> str | None:
+    text = text_in(request.args, name)
+    if text is not None and text not in known:
+        raise QueryError(f"no such {name}: {text[:40]!r}; there are {', '.join(known)}", name)
+    return text
 
 
 @page.get("/account")
@@ -132,34 +184,18 @@ def _bar_text(day: date, total: int, series: Sequence[str], values: Sequence[int
 @page.get("/account/statement")
 @heavy
 def statement() -> ResponseReturnValue:
-    """Show the sums of a statement; with ``format=csv`` download all of it.
-
-    The statement is written to a file before its first byte is sent: an error leaves no half of it, and a
-    slow client holds no transaction.
-    """
+    """Show the sums of a statement; with ``format=csv`` download all of it."""
     console, user = context(), _user()
     zone = zone_of(text_in(request.args, "timezone") or "UTC")
     first, next_first = _month(g.now.astimezone(zone).date())
     start, end = _day("from") or first, _day("to") or next_first
     with console.reader.statement(user, day_start(start, zone), day_start(end, zone)) as found:
         if request.args.get("format") == "csv":
-            return _download(console.as_csv(found), f"statement_{start}_{end}.csv")
+            return csv_download(console.as_csv(found), f"statement_{start}_{end}.csv")
         summary = found.summary
     return render_template(
         "account_statement.html", user=user, summary=summary, start=start, end=end, timezone=zone.key
     )
-
-
-def _download(lines: Any, name: str) -> Response:
-    kept = SpooledTemporaryFile(_IN_MEMORY, "w+b")  # noqa: SIM115 - closed with the answer
-    for line in lines:
-        kept.write(line.encode())
-    size = kept.tell()
-    kept.seek(0)
-    response = Response(wrap_file(request.environ, kept), mimetype="text/csv", direct_passthrough=True)
-    response.content_length = size
-    response.headers["Content-Disposition"] = f'attachment; filename="{name}"'
-    return response
 
 
 def _user() -> str:

@@ -42,6 +42,7 @@ CHECKS: Mapping[str, str] = {
     # operations
     "operation_slot": "the operation's slot is not that of its user; slots",
     "operation_sender": "the operation's sender is not among the senders; the sender's id",
+    "operation_catalog": "the operation's catalog is not among the catalogs; the catalog's id",
     "operation_account": "an applied operation of a user without an account; rows",
     "operation_without_entries": "an applied operation that moved nothing; the sums of its entries",
     "operation_amount": "the operation's entries don't add up to its amount",

@@ -75,14 +75,17 @@ def owners(scope: Scope) -> Checks:
     """Compare the slot of each operation with its user, find its sender, and check it if it was taken."""
     operation = operations.c
     statement = rows(slot=operation.slot, operation_id=operation.operation_id).where(scope.of(operations))
-    # A list: the table of senders is not distributed, and has few rows.
-    is_known = operation.sender_id.in_(bindparam("senders", expanding=True))
-    is_unknown = and_(operation.sender_id.is_not(None), ~is_known)
+    # Lists: the tables of senders and catalogs are not distributed, and have few rows.
+    is_unknown_sender, is_unknown_catalog = (
+        and_(column.is_not(None), ~column.in_(bindparam(known, expanding=True)))
+        for column, known in ((operation.sender_id, "senders"), (operation.catalog_id, "catalogs"))
+    )
     return differences(
         statement,
         {
             "operation_slot": (slot_of_user(operation.user_id), operation.slot),
-            "operation_sender": untrue(is_unknown, operation.sender_id),
+            "operation_sender": untrue(is_unknown_sender, operation.sender_id),
+            "operation_catalog": untrue(is_unknown_catalog, operation.catalog_id),
             "taken_moved": untrue(and_(operation.is_taken, ~_moved_nothing()), ONE),
         },
     )

@@ -25,7 +25,7 @@ from worker.ledger.audit.report import Discrepancies
 from worker.ledger.audit.scope import Scope, scope_of
 from worker.ledger.audit.sums import Sums
 from worker.ledger.slots import Slots
-from worker.ledger.tables import senders
+from worker.ledger.tables import catalogs, senders
 
 _Check = Callable[[Scope], Checks]
 
@@ -72,6 +72,7 @@ def check_share(
         **slots._asdict(),
         "findings_max": demand.findings_max,
         "senders": connection.execute(select(senders.c.sender_id)).scalars().all(),
+        "catalogs": connection.execute(select(catalogs.c.catalog_id)).scalars().all(),
     }
 
     def check(checks: _Check) -> None:

@@ -37,6 +37,7 @@ from worker.ledger.queries.payment_views import (
     named_payment,
 )
 from worker.ledger.queries.posted import posted_state
+from worker.ledger.queries.prices import CatalogView, PriceView, catalogs_by_key, price_of
 from worker.ledger.queries.senders import SenderView, senders_of
 from worker.ledger.queries.snapshots import IN_FORCE, in_utc, key_of, on_operation, owner_of
 from worker.ledger.queries.views import View
@@ -68,7 +69,7 @@ class Asked(View):
 class Attempt(View):
     """Outcome of an attempt. ``detail`` is what the reply says beside the amounts.
 
-    ``sender`` sent the message that was judged; None where it is unknown.
+    ``sender`` sent the message that was judged, and ``catalog`` it was judged with; None where unknown.
 
     ``type`` and ``user_id`` differ from the command's where it took the reference from a usage that moved
     nothing.
@@ -85,6 +86,7 @@ class Attempt(View):
     balance_after: int | None
     detail: Mapping[str, Any]
     sender: SenderView | None
+    catalog: CatalogView | None
     recorded_at: datetime
 
 
@@ -111,17 +113,18 @@ class Original(View):
 class Explanation(View):
     """One reference. ``outcomes`` are its attempts; the last of them is in force.
 
-    ``entries`` are all it posted, what was due among them (``due_at``). ``lots`` are those it opened,
-    as they are now, and ``hold`` the one it opened or ended. ``payment`` and its events belong to a payment's
-    reference, to its other names, and to that of anything that happened to it. ``awaited`` is given for an
-    event that came before its payment. ``refunds`` name this reference, as this one names its ``original``.
-    ``reply`` is what the caller got, and gets again. Without an operation of that name ``asked`` and
-    ``reply`` are None.
+    ``price`` is that of the last one. ``entries`` are all it posted, what was due among them (``due_at``).
+    ``lots`` are those it opened, as they are now, and ``hold`` the one it opened or ended. ``payment`` and
+    its events belong to a payment's reference, to its other names, and to that of anything that happened to
+    it. ``awaited`` is given for an event that came before its payment. ``refunds`` name this reference, as
+    this one names its ``original``. ``reply`` is what the caller got, and gets again. Without an operation of
+    that name ``asked`` and ``reply`` are None.
     """
 
     reference_id: str
     asked: Asked | None
     outcomes: tuple[Attempt, ...]
+    price: PriceView | None
     entries: tuple[PostedEntry, ...]
     lots: tuple[LotView, ...]
     hold: HoldView | None
@@ -162,7 +165,8 @@ def explain(connection: Connection, reference_id: str, now: datetime, catalog: C
             description=outcome.description,
             metadata=outcome.metadata,
         ),
-        outcomes=_attempts(connection, list(_outcomes(connection, row))),
+        outcomes=_attempts(connection, list(_outcomes(connection, row)), catalog),
+        price=price_of(connection, outcome),
         entries=()
         if account is None
         else tuple(transactions_of(connection, key_of(account.state), outcome, row.operation_id)),
@@ -209,6 +213,7 @@ def unknown(reference_id: str) -> Explanation:
         reference_id=reference_id,
         asked=None,
         outcomes=(),
+        price=None,
         entries=(),
         lots=(),
         hold=None,
@@ -263,12 +268,16 @@ def _superseded(connection: Connection, operation: Row[Any]) -> Iterator[Outcome
     return map(rows.outcome, connection.execute(statement))
 
 
-def _attempts(connection: Connection, outcomes: Sequence[Outcome]) -> tuple[Attempt, ...]:
+def _attempts(connection: Connection, outcomes: Sequence[Outcome], in_use: Catalog) -> tuple[Attempt, ...]:
     senders = senders_of(connection, outcomes)
-    return tuple(_attempt(outcome, senders.get(outcome.sender_id)) for outcome in outcomes)
+    catalogs = catalogs_by_key(connection, outcomes, in_use)
+    return tuple(
+        _attempt(outcome, senders.get(outcome.sender_id), catalogs.get(outcome.catalog_id))
+        for outcome in outcomes
+    )
 
 
-def _attempt(outcome: Outcome, sender: SenderView | None) -> Attempt:
+def _attempt(outcome: Outcome, sender: SenderView | None, catalog: CatalogView | None) -> Attempt:
     return Attempt(
         type=outcome.type,
         user_id=outcome.user_id,
@@ -281,6 +290,7 @@ def _attempt(outcome: Outcome, sender: SenderView | None) -> Attempt:
         balance_after=None if outcome.is_of_no_account else outcome.balance_after,
         detail={to_camel(name): value for name, value in outcome.detail.items()},
         sender=sender,
+        catalog=catalog,
         recorded_at=outcome.recorded_at,
     )
 

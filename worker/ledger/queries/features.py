@@ -93,12 +93,17 @@ def feature_in(content: str | None) -> str | None:
 
 def is_of_feature(feature: str) -> ColumnElement[bool]:
     """Return the condition that an entry is usage of ``feature``."""
-    return and_(_is_usage(), _names_one(), or_(names_feature(feature), _begins("meter", feature)))
+    return and_(_is_usage(), names_feature_or_meter(feature))
 
 
 def names_feature(feature: str) -> ColumnElement[bool]:
     """Return the condition that an operation names ``feature``."""
     return _begins("feature", feature)
+
+
+def names_feature_or_meter(feature: str) -> ColumnElement[bool]:
+    """Return the condition that an operation is usage of ``feature``, or of a meter of that name."""
+    return and_(_names_one(), or_(names_feature(feature), _begins("meter", feature)))
 
 
 def _begins(name: str, value: str) -> ColumnElement[bool]:

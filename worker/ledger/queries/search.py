@@ -1,6 +1,6 @@
 """Accounts by the beginning of their users' names, page by page in the order of the names."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from heapq import merge
 from itertools import islice
@@ -22,14 +22,22 @@ _LAST_CHARACTER = 0x10FFFF
 
 @dataclass(frozen=True)
 class AccountLine(View):
-    """Account as it is posted, in tokens; what is due since is not in it."""
+    """Account as it is posted, in tokens; what is due since is not in it.
+
+    ``used`` is what usage has ever taken.
+    """
 
     user_id: str
     tier: str
     balance: int
     held: int
     debt: int
+    used: int
     updated_at: datetime
+
+
+#: The columns of an ``AccountLine``, in their order.
+LINE = tuple(field.name for field in fields(AccountLine))
 
 
 @dataclass(frozen=True)
@@ -54,13 +62,11 @@ def accounts_by_prefix(
     within("limit", limit, 1, SEARCH_LIMIT_MAX)
     user = _by_code_points(connection)
     statement = (
-        select(*(accounts.c[name] for name in ("user_id", "tier", "balance", "held", "debt", "updated_at")))
-        .where(user >= prefix)
+        select(*(accounts.c[name] for name in LINE))
+        .where(*beginning_with(connection, prefix))
         .order_by(user)
         .limit(limit + 1)
     )
-    if (end := _first_behind(prefix)) is not None:
-        statement = statement.where(user < end)
     if after is not None:
         statement = statement.where(user > after)
     parts = (
@@ -72,13 +78,19 @@ def accounts_by_prefix(
     return AccountPage(prefix, page, page[-1].user_id if len(found) > limit else None)
 
 
+def beginning_with(connection: Connection, prefix: str) -> list[ColumnElement[bool]]:
+    """Return the conditions that an account's user begins with ``prefix``: one range of an index."""
+    user, end = _by_code_points(connection), first_behind(prefix)
+    return [user >= prefix] if end is None else [user >= prefix, user < end]
+
+
 def _by_code_points(connection: Connection) -> ColumnElement[Any]:
     """Return the user, compared by code points: SQLite compares UTF-8 bytes, PostgreSQL needs a collation."""
     user = accounts.c.user_id
     return collate(user, "C") if connection.dialect.name == "postgresql" else user
 
 
-def _first_behind(prefix: str) -> str | None:
+def first_behind(prefix: str) -> str | None:
     """Return the least text greater than all that begin with ``prefix``; None where there is none."""
     kept = prefix.rstrip(chr(_LAST_CHARACTER))
     if not kept:

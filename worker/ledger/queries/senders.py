@@ -1,6 +1,6 @@
 """Senders of commands, as answers show them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, select
@@ -26,9 +26,15 @@ class SenderView(View):
 
 def senders_of(connection: Connection, outcomes: Iterable[Outcome]) -> Mapping[int | None, SenderView]:
     """Return the senders of the commands of ``outcomes``, by their key."""
-    keys = sorted({outcome.sender_id for outcome in outcomes if outcome.sender_id is not None})
+    keys = {outcome.sender_id for outcome in outcomes if outcome.sender_id is not None}
+    return senders_by_key(connection, keys)
+
+
+def senders_by_key(connection: Connection, keys: Collection[int]) -> Mapping[int | None, SenderView]:
+    """Return the senders that have these keys."""
     c = senders.c
-    statement = select(c.sender_id, c.broker_user, c.application).where(among(connection, c.sender_id, keys))
+    wanted = among(connection, c.sender_id, sorted(keys))
+    statement = select(c.sender_id, c.broker_user, c.application).where(wanted)
     return {
         key: SenderView(user or None, application or None)
         for key, user, application in (connection.execute(statement) if keys else ())
