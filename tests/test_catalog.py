@@ -1,5 +1,6 @@
 """The catalog: the packaged default, and the errors about a bad file."""
 
+import hashlib
 import re
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -439,3 +440,21 @@ def test_auto_open_names_a_tier_of_the_catalog(tmp_path: Path) -> None:
     path.write_text(f'auto_open = "gold"\n{packaged}', encoding="utf-8")
     with pytest.raises(ConfigurationError, match="there is no tier 'gold'; name one, or leave it out"):
         load_catalog(path)
+
+
+def test_changed_copy_of_a_catalog_has_its_own_digest_and_ids() -> None:
+    catalog = load_catalog()
+    before = catalog.digest, catalog.ids
+    copied = catalog.model_copy(update={"packages": ()})
+    assert copied.digest != before[0]
+    assert copied.package("standard", None) is None
+    assert "standard" not in copied.ids
+    assert (catalog.digest, catalog.ids) == before
+    assert catalog.model_copy().digest == before[0]
+
+
+def test_digest_is_that_of_the_content_and_not_of_the_file(tmp_path: Path) -> None:
+    other = tmp_path / "catalog.toml"
+    other.write_text("# a comment\n" + DEFAULT_CATALOG.read_text())
+    assert load_catalog(other).digest == load_catalog().digest
+    assert hashlib.sha256(load_catalog().content.encode()).hexdigest() == load_catalog().digest

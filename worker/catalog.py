@@ -251,6 +251,13 @@ class Catalog(_Model):
             raise ValueError(f"auto_open: there is no tier {self.auto_open!r}; name one, or leave it out")
         return self
 
+    def __copy__(self) -> Self:
+        """Return a copy without what was computed of this one: ``model_copy`` changes it then."""
+        copied = super().__copy__()
+        for name in copied.__dict__.keys() - type(self).model_fields.keys():
+            del copied.__dict__[name]
+        return copied
+
     @cached_property
     def ids(self) -> frozenset[str]:
         """The ids that commands may name: of tiers, packages and quotas."""

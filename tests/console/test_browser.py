@@ -241,7 +241,8 @@ PAGES = (
     "/dead-letters/3/edit", "/dead-letters/dry-run?n=1&n=3", "/dead-letters/replay?n=1",
     "/dead-letters/discard?n=1", "/replays", "/payments", "/accounts",
     "/accounts?sort=most_used", "/operations", "/operations?code=unknown_package", "/operations?top=feature",
-    f"/account/operations?user={'x' * 200}", f"/account?user={'x' * 200}", f"/account/history?user={'x' * 200}", f"/account/usage?user={'x' * 200}",
+    f"/account/operations?user={'x' * 200}", f"/account?user={'x' * 200}",
+    f"/account/history?user={'x' * 200}", f"/account/usage?user={'x' * 200}",
     f"/account/statement?user={'x' * 200}", f"/explain?reference={'r' * 180}3", "/activity-log", "/nowhere",
 )  # fmt: skip
 

@@ -321,8 +321,9 @@ IS_INCIDENT = "(status = {} AND type IN ({})) OR code IN ({})".format(
 #: Operations that are few beside usage, and that operators look for: rejected ones, and all other types.
 IS_NOTABLE = f"status = {_REJECTED} OR type >= 20"
 
-#: Operations without entries: rejected ones, holds, and usage that moved no tokens.
-IS_UNPOSTED = "first_entry IS NULL"
+#: Rejected operations, and applied ones without entries: holds, and usage that moved no tokens.
+IS_REJECTED = f"status = {_REJECTED}"
+IS_UNPOSTED = f"status = {_APPLIED} AND first_entry IS NULL"
 
 
 def _taken_moved_nothing() -> list[CheckConstraint]:
@@ -409,7 +410,7 @@ operations = Table(
         postgresql_where=text(IS_NOTABLE),
         sqlite_where=text(IS_NOTABLE),
     ),
-    # Operations without entries, which the entries of their user's account don't lead to.
+    # Applied operations to which no entry of their user's account leads.
     Index(
         "ix_operations_unposted",
         "user_id",

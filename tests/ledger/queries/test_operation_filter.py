@@ -32,9 +32,3 @@ def test_times_are_kept_in_utc() -> None:
     there = NOON.astimezone(timezone(timedelta(hours=5)))
     assert OperationFilter(since=there).since == NOON
     assert str(OperationFilter(since=there).since) == str(NOON)
-
-
-def test_filter_of_nothing_is_not_selective() -> None:
-    assert not OperationFilter(user_id="ada", status="rejected", since=NOON).is_selective
-    assert OperationFilter(min_tokens=0).is_selective
-    assert OperationFilter(metadata=(("job", "17"),)).is_selective

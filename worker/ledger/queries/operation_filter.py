@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -63,12 +63,6 @@ class OperationFilter:
                 raise QueryError(f"{name} must not be negative: tokens moved count either way", name)
         _require_order("since", self.since, "after", "until", self.until)
         _require_order("min_tokens", self.min_tokens, "above", "max_tokens", self.max_tokens)
-
-    @property
-    def is_selective(self) -> bool:
-        """True where operations of the user, the status and the time may be unwanted."""
-        others = {each.name for each in fields(self)} - {"user_id", "status", "since", "until"}
-        return any(getattr(self, name) not in (None, (), frozenset()) for name in others)
 
 
 def _require_known(field: str, noun: str, given: Iterable[str], known: Iterable[str]) -> None:

@@ -27,9 +27,9 @@ from worker.ledger.queries.bounded import bounded_reading
 from worker.ledger.queries.features import used_feature
 from worker.ledger.queries.operation_filter import OperationFilter, conditions, in_time, tokens_moved
 from worker.ledger.queries.operation_walk import (
-    UNPOSTED,
     USAGE,
     Condition,
+    indexes_without_entries,
     posted_operations,
     posted_range,
     user_known,
@@ -194,9 +194,12 @@ def _of_user(
 ) -> _Reading:
     own = conditions(connection, wanted)
     slot, account = user_known(connection, user_id)
-    without = select(*columns).where(operations.c.slot == slot, UNPOSTED, *own)
+    without = [
+        select(*columns).where(operations.c.slot == slot, index, *own)
+        for index in indexes_without_entries(wanted)
+    ]
     if account is None:
-        return _Reading([without], 1)
+        return _Reading(without, 1)
     key = AccountKey(slot, account.account_id)
     top, least = posted_range(connection, key, account.sequence, wanted)
     if top - least > COUNTED_MAX:
@@ -208,7 +211,7 @@ def _of_user(
     posted = posted_operations(key, *columns).where(
         entries.c.sequence > least, entries.c.sequence <= top, *own
     )
-    return _Reading([union_all(posted, without)], 1)
+    return _Reading([union_all(posted, *without)], 1)
 
 
 def _way_and_rate(connection: Connection, wanted: OperationFilter) -> tuple[Sequence[Condition], int]:

@@ -1,9 +1,9 @@
 """Walk through operations, newest first, by the indexes that there are.
 
-Of one user: the account's entries, which name their operations, and an index of the operations without
-entries. Of all: an index of what is notable (rejected, or not usage); by the beginning of a reference, where
-few have it and the database sorts by code points; else by time. There are few to each index on time, so rows
-are read in windows, and a sample of one in 31 says where a window ends.
+Of one user: the account's entries, which name their operations, and two indexes of the operations without
+entries: rejected, and applied. Of all: an index of what is notable (rejected, or not usage); by the beginning
+of a reference, where few have it and the database sorts by code points; else by time. No index on time has
+them all, so rows are read in windows, and a sample of one in 31 says where a window ends.
 """
 
 from collections.abc import Iterator, Sequence
@@ -29,7 +29,7 @@ from worker.ledger.queries.snapshots import (
     values_of,
 )
 from worker.ledger.slots import Slots, in_slots, parts_of
-from worker.ledger.tables import IS_NOTABLE, IS_UNPOSTED, SAMPLES, entries, operations, sampled
+from worker.ledger.tables import IS_NOTABLE, IS_REJECTED, IS_UNPOSTED, SAMPLES, entries, operations, sampled
 
 #: Most operations that one walk looks at.
 SCANNED_MAX = 100_000
@@ -43,7 +43,7 @@ _MICROSECOND = timedelta(microseconds=1)
 Condition = ColumnElement[bool] | TextClause
 
 #: As the indexes have them, so that they are used.
-UNPOSTED, NOTABLE = text(f"({IS_UNPOSTED})"), text(f"({IS_NOTABLE})")
+REJECTED, UNPOSTED, NOTABLE = (text(f"({index})") for index in (IS_REJECTED, IS_UNPOSTED, IS_NOTABLE))
 _SAMPLED, _RATE = text(sampled(min(SAMPLES))), min(SAMPLES)
 
 
@@ -319,6 +319,12 @@ class _Posted:
             yield _Step(Place(posted_at(self._connection, self._key, floor + 1), 0), None, floor)
 
 
+def indexes_without_entries(wanted: OperationFilter) -> Sequence[TextClause]:
+    """Return the conditions of the indexes by user that have wanted operations without entries."""
+    indexes = {Status.REJECTED.value: REJECTED, Status.APPLIED.value: UNPOSTED}
+    return list(indexes.values()) if wanted.status is None else [indexes[wanted.status]]
+
+
 def user_known(connection: Connection, user_id: str) -> tuple[int, Row[Any] | None]:
     """Return the slot and the account of a user; no account where only commands were rejected.
 
@@ -328,8 +334,8 @@ def user_known(connection: Connection, user_id: str) -> tuple[int, Row[Any] | No
     try:
         return slot, account_row(connection, user_id)
     except NotFoundError:
-        own = select(operation.slot).where(operation.slot == slot, operation.user_id == user_id, UNPOSTED)
-        if connection.execute(own.limit(1)).first() is None:
+        own = select(operation.slot).where(operation.slot == slot, operation.user_id == user_id).limit(1)
+        if all(connection.execute(own.where(index)).first() is None for index in (REJECTED, UNPOSTED)):
             raise
         return slot, None
 
@@ -356,7 +362,7 @@ def posted_range(
 
 
 class _ListOfUser:
-    """Operations of one user: those with entries, and those without."""
+    """Operations of one user: those with entries, and those without, which share a place in time."""
 
     def __init__(
         self, connection: Connection, wanted: OperationFilter, limit: int, user_id: str, cursor: str | None
@@ -368,13 +374,19 @@ class _ListOfUser:
         if cursor is not None:
             sequence, *place = _numbers_in(cursor, self._key.account_id, 3)
             self._sequence, self._place = min(sequence, self._sequence), _place_of(*place)
-        self.windows = _Windows(2)
-        is_own: tuple[Condition, ...] = (operations.c.user_id == user_id, UNPOSTED)
-        unposted = _ByTime(connection, Slots(slot, slot), Way(is_own, is_own), wanted, limit)
-        self.streams: Sequence[Iterator[_Step]] = [unposted.steps(self._place, self.windows)]
+        self.windows = _Windows(3)
+        self.streams = list(self._streams(connection, wanted, limit, user_id))
+
+    def _streams(
+        self, connection: Connection, wanted: OperationFilter, limit: int, user_id: str
+    ) -> Iterator[Iterator[_Step]]:
+        slots = Slots(self._key.slot, self._key.slot)
+        for index in indexes_without_entries(wanted):
+            own: tuple[Condition, ...] = (operations.c.user_id == user_id, index)
+            without = _ByTime(connection, slots, Way(own, own), wanted, limit)
+            yield without.steps(self._place, self.windows)
         if wanted.status != Status.REJECTED.value:
-            posted = _Posted(connection, self._key, wanted, limit)
-            self.streams = [*self.streams, posted.steps(self._sequence, self.windows)]
+            yield _Posted(connection, self._key, wanted, limit).steps(self._sequence, self.windows)
 
     def take(self, step: _Step) -> None:
         """Move behind ``step``."""

@@ -1,8 +1,9 @@
 """Operations are found, and say which catalog they were judged with.
 
-Two indexes have what is few beside usage: what is rejected or isn't usage, by time, and what has no entries,
-by user. Usage with entries, which is nearly all, is in neither. A third has the accounts in debt. Each
-catalog is kept once; earlier outcomes, and those that the version before writes beside this one, name none.
+Two indexes have what is few beside usage: what is rejected or isn't usage, by time, and what is applied
+without entries, by user. Usage with entries, which is nearly all, is in neither. A third has the accounts in
+debt. Each catalog is kept once; earlier outcomes, and those that the version before writes beside this one,
+name none.
 """
 
 import sqlalchemy as sa
@@ -19,7 +20,7 @@ _INDEXES = (
         "ix_operations_unposted",
         "operations",
         ["user_id", "recorded_at", "operation_id"],
-        "first_entry IS NULL",
+        "status = 1 AND first_entry IS NULL",
     ),
     ("ix_accounts_in_debt", "accounts", ["debt", "account_id"], "debt > 0"),
 )
