@@ -3,6 +3,7 @@
 from collections import Counter as Tally
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
+from itertools import pairwise
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -111,7 +112,7 @@ def assert_liability_adds_up(
         moved = sum(row[name] for name in _GIVING) - sum(row[name] for name in _TAKING)
         assert row["opening"] + moved == row["closing"]
     assert reader.totals("liability", start, end, "month", "tier") == [total]
-    for before, after in zip(cuts, cuts[1:], strict=False):
+    for before, after in pairwise(cuts):
         closing = {row["source"]: row["closing"] for row in reader.rows("liability", start, after)}
         assert {name: tokens for name, tokens in closing.items() if tokens} == _outstanding(rows, after)
         (part,) = reader.totals("liability", before, after)
@@ -138,7 +139,7 @@ def assert_taking_adds_up(reader: ReportReader, cuts: list[datetime], rows: Mapp
     brought = {row["operation_id"] for row in rows["operations"] if row["type"] in _IMPORTS}
     for name, groups in groupings.items():
         taken = "used" if name == "usage" else "expired"
-        for start, end in ((cuts[0], cuts[-1]), *zip(cuts, cuts[1:], strict=False)):
+        for start, end in ((cuts[0], cuts[-1]), *pairwise(cuts)):
             own = [
                 entry
                 for entry in rows["entries"]
@@ -219,12 +220,12 @@ _FLOWS = ("payments", "gross", "net", "imported", "recognised", "breakage", "sol
 
 
 def _numbers(row: Row) -> dict[str, int]:
-    return {name: row[name] for name in _FLOWS if name in row and row[name]}
+    return {name: row[name] for name in _FLOWS if row.get(name)}
 
 
 def _in_parts(reader: ReportReader, name: str, cuts: list[datetime]) -> dict[str, dict[str, int]]:
     found: dict[str, Tally[str]] = {}
-    for start, end in zip(cuts, cuts[1:], strict=False):
+    for start, end in pairwise(cuts):
         for row in reader.totals(name, start, end):
             tally = found.setdefault(row["currency"], Tally())
             for column, amount in _numbers(row).items():
@@ -249,7 +250,7 @@ def assert_revenue_adds_up(reader: ReportReader, cuts: list[datetime], rows: Map
     for by in (("month",), ("package", "tier"), ("gateway",)):
         assert reader.totals("revenue", start, end, *by) == list(whole.values())
     assert _in_parts(reader, "revenue", cuts) == {name: _numbers(row) for name, row in whole.items()}
-    for before, after in zip(cuts[1:], cuts[2:], strict=False):
+    for before, after in pairwise(cuts[1:]):
         openings = {row["currency"]: row["opening"] for row in reader.totals("revenue", before, after)}
         closings = {row["currency"]: row["closing"] for row in reader.totals("revenue", start, before)}
         assert {name: money for name, money in openings.items() if money} == {
@@ -260,8 +261,9 @@ def assert_revenue_adds_up(reader: ReportReader, cuts: list[datetime], rows: Map
 def _left_of_sold(rows: Mapping[str, list[Row]]) -> dict[str, int]:
     """Return what is left of the lots of payments, as the rows of the lots say."""
     found: Tally[str] = Tally()
+    in_order = sorted(rows["lots"], key=lambda lot: (lot["account_id"], lot["number"]))
     for payment in rows["payments"]:
-        made = [lot for lot in rows["lots"] if lot["operation_id"] == payment["operation_id"]]
+        made = [lot for lot in in_order if lot["operation_id"] == payment["operation_id"]]
         own: list[Row] = []
         if payment["tier"] is None:
             for source in ("purchase", "purchase_bonus"):

@@ -22,6 +22,7 @@ from worker.ledger.queries.incidents import (
     incidents,
     overdue_before,
 )
+from worker.runtime.shown_money import decimal_text, shown_money
 
 
 @click.command("payments")
@@ -98,8 +99,7 @@ _COLUMNS = (
     Column("type", 3),
     Column("user", 4),
     Column("gateway", 5),
-    Column("amount", 1),
-    Column("currency", 2),
+    Column("money", 1),
     Column("code"),
     Column("what to do", 6, text=True),
 )
@@ -120,14 +120,19 @@ def show_incidents(page: IncidentPage, now: datetime) -> None:
                 incident.type,
                 incident.user_id,
                 incident.gateway,
-                incident.amount_minor,
-                incident.currency,
+                _money(incident),
                 _code(incident),
                 incident.what_to_do,
             )
             for incident in page.incidents
         ],
     )
+
+
+def _money(incident: Incident) -> str | None:
+    if incident.amount_minor is None:
+        return None
+    return shown_money(incident.amount_minor, incident.currency, grouped=is_terminal())
 
 
 def _code(incident: Incident) -> str:
@@ -150,7 +155,7 @@ _CSV = (
     "type",
     "user",
     "gateway",
-    "amount_minor",
+    "amount",
     "currency",
     "code",
     "overdue",
@@ -164,6 +169,13 @@ def _csv(page: IncidentPage) -> str:
     return "".join(map(csv_line, (_CSV, *map(_row, page.incidents))))
 
 
+def _decimal(incident: Incident) -> str | None:
+    """Return the money as a decimal; of an unknown currency nobody knows the decimals."""
+    if incident.amount_minor is None or incident.currency is None:
+        return None
+    return decimal_text(incident.amount_minor, incident.currency)
+
+
 def _row(incident: Incident) -> Sequence[Any]:
     return (
         incident.kind.value,
@@ -172,7 +184,7 @@ def _row(incident: Incident) -> Sequence[Any]:
         incident.type,
         incident.user_id,
         incident.gateway,
-        incident.amount_minor,
+        _decimal(incident),
         incident.currency,
         incident.code,
         "yes" if incident.is_overdue else "no",

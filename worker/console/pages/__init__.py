@@ -10,6 +10,7 @@ from worker.console.pages import (
     overview,
     payments,
     replays,
+    reports,
     session,
 )
 
@@ -20,6 +21,7 @@ PAGES = (
     dead_letter_actions.page,
     replays.page,
     payments.page,
+    reports.page,
     accounts.page,
     explain.page,
     activity_log.page,

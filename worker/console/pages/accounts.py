@@ -4,17 +4,15 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
-from tempfile import SpooledTemporaryFile
-from typing import Any
 
-from flask import Blueprint, Response, g, render_template, request
+from flask import Blueprint, g, render_template, request
 from flask.typing import ResponseReturnValue
-from werkzeug.wsgi import wrap_file
 
 from worker.console.charts import SERIES_MAX, Bar, Chart, stacked_bars
 from worker.console.context import context
+from worker.console.downloads import csv_download
 from worker.console.heavy import heavy
-from worker.console.parameters import number_in, text_in
+from worker.console.parameters import day_in, number_in, text_in
 from worker.errors import QueryError
 from worker.ledger.queries import day_start, snapshot, zone_of
 from worker.ledger.queries.search import accounts_by_prefix
@@ -22,7 +20,6 @@ from worker.ledger.queries.search import accounts_by_prefix
 page = Blueprint("accounts", __name__)
 
 _LINES, _ENTRIES, _LOTS, _HOLDS = 50, 50, 100, 50
-_IN_MEMORY = 4 * 1024 * 1024
 USAGE_DAYS = (7, 30, 90, 366)
 
 
@@ -140,26 +137,14 @@ def statement() -> ResponseReturnValue:
     console, user = context(), _user()
     zone = zone_of(text_in(request.args, "timezone") or "UTC")
     first, next_first = _month(g.now.astimezone(zone).date())
-    start, end = _day("from") or first, _day("to") or next_first
+    start, end = day_in(request.args, "from") or first, day_in(request.args, "to") or next_first
     with console.reader.statement(user, day_start(start, zone), day_start(end, zone)) as found:
         if request.args.get("format") == "csv":
-            return _download(console.as_csv(found), f"statement_{start}_{end}.csv")
+            return csv_download(console.as_csv(found), f"statement_{start}_{end}.csv")
         summary = found.summary
     return render_template(
         "account_statement.html", user=user, summary=summary, start=start, end=end, timezone=zone.key
     )
-
-
-def _download(lines: Any, name: str) -> Response:
-    kept = SpooledTemporaryFile(_IN_MEMORY, "w+b")  # noqa: SIM115 - closed with the answer
-    for line in lines:
-        kept.write(line.encode())
-    size = kept.tell()
-    kept.seek(0)
-    response = Response(wrap_file(request.environ, kept), mimetype="text/csv", direct_passthrough=True)
-    response.content_length = size
-    response.headers["Content-Disposition"] = f'attachment; filename="{name}"'
-    return response
 
 
 def _user() -> str:
@@ -167,14 +152,6 @@ def _user() -> str:
     if not user or len(user) > 1_000:
         raise QueryError("name the user, as in /account?user=ada")
     return user
-
-
-def _day(name: str) -> date | None:
-    text = text_in(request.args, name)
-    try:
-        return None if text is None else date.fromisoformat(text)
-    except ValueError as error:
-        raise QueryError(f"{name} must be a day such as 2026-11-01, not {text!r}") from error
 
 
 def _month(day: date) -> tuple[date, date]:

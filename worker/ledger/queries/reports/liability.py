@@ -56,12 +56,17 @@ _MEANINGS = {
     "reversed": "taken back with money that went back; given back where negative",
 }
 
+_RANKS = {"used": 1, "expired": 1, "allocated": 2, "purchased": 2, "bonus": 2}
+
 COLUMNS = (
     ReportColumn("opening", Unit.TOKENS, "outstanding when the range begins", Summed.FIRST),
-    ReportColumn(_IMPORTED, Unit.TOKENS, "came with accounts of another system"),
-    *(ReportColumn(name, Unit.TOKENS, _MEANINGS[name]) for name in _OF_COUNTER.values()),
+    ReportColumn(_IMPORTED, Unit.TOKENS, "came with accounts of another system", rank=3),
+    *(
+        ReportColumn(name, Unit.TOKENS, _MEANINGS[name], rank=_RANKS.get(name, 3))
+        for name in _OF_COUNTER.values()
+    ),
     ReportColumn("closing", Unit.TOKENS, "outstanding when it ends", Summed.LAST),
-    ReportColumn("held", Unit.TOKENS, "of closing, kept by open holds", Summed.LAST),
+    ReportColumn("held", Unit.TOKENS, "of closing, kept by open holds", Summed.LAST, 2),
 )
 _SIGNS = {_IMPORTED: 1, **{name: -1 if name in _TAKING else 1 for name in _OF_COUNTER.values()}}
 _STOCKS = (Stock("closing", _SIGNS, "opening"), Stock("held", {_KEPT: 1}))

@@ -23,13 +23,15 @@ from worker.ledger.slots import Slots, in_slots
 from worker.ledger.tables import operations, payments
 
 COLUMNS = (
-    ReportColumn("payments", Unit.COUNT, "payments taken"),
+    ReportColumn("payments", Unit.COUNT, "payments taken", rank=2),
     ReportColumn("gross", Unit.MONEY, "money taken"),
     ReportColumn("refunded", Unit.MONEY, "refunds, without those that failed"),
     ReportColumn("disputed", Unit.MONEY, "disputes that were lost, or that the catalog's policy counts"),
-    ReportColumn("failed", Unit.MONEY, "payments that failed after all"),
+    ReportColumn("failed", Unit.MONEY, "payments that failed after all", rank=2),
     ReportColumn("net", Unit.MONEY, "gross less refunded, disputed and failed"),
-    ReportColumn("imported", Unit.MONEY, "taken elsewhere, before the account came here: not in gross"),
+    ReportColumn(
+        "imported", Unit.MONEY, "taken elsewhere, before the account came here: not in gross", rank=3
+    ),
 )
 _MEASURES = ("payments", "gross", "refunded", "disputed", "failed", "net", "imported")
 

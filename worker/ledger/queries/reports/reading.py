@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
+from math import inf
+from time import monotonic
 from typing import Any
 
 from sqlalchemy import (
@@ -33,10 +35,22 @@ IMPORTS = (type_of(ImportAccount), PAYMENT_IMPORT)
 _PAGE = 2_000
 
 
+class ReportTimeoutError(Exception):
+    """A report took longer than its reader may wait."""
+
+
 def streamed(connection: Connection, select_in: Callable[[Slots], Select[Any]]) -> Iterator[Row[Any]]:
-    """Yield the rows of a statement over all slots, as few at a time as a page has."""
+    """Yield the rows of a statement over all slots, as few at a time as a page has.
+
+    Raises ReportTimeoutError after the connection's ``report_deadline``, by the monotonic clock.
+    """
+    deadline: float = connection.get_execution_options().get("report_deadline", inf)
     for slots in parts_of(connection):
-        yield from connection.execute(select_in(slots), execution_options={"yield_per": _PAGE})
+        found = connection.execute(select_in(slots), execution_options={"yield_per": _PAGE})
+        for page in found.partitions():
+            if monotonic() > deadline:
+                raise ReportTimeoutError
+            yield from page
 
 
 def period_of(

@@ -1,12 +1,15 @@
 """Each report by its name: how it is read, its columns, and the help that people see."""
 
 from collections.abc import Mapping, Sequence
+from time import monotonic
 from typing import assert_never
 
 from sqlalchemy import Connection, Engine, text
 
 from worker.catalog import PaymentPolicy
+from worker.errors import LedgerUnavailableError, QueryError
 from worker.ledger.queries.reports import breakage, liability, payments, revenue, usage
+from worker.ledger.queries.reports.reading import ReportTimeoutError
 from worker.ledger.queries.reports.request import ReportName, ReportRequest
 from worker.ledger.queries.reports.table import Report, ReportColumn
 from worker.ledger.queries.snapshots import snapshot
@@ -47,14 +50,37 @@ HELP: Mapping[ReportName, str] = {
 def report(
     engine: Engine, request: ReportRequest, policy: PaymentPolicy, *, timeout_s: float | None = None
 ) -> Report:
-    """Return a report, read in one snapshot; no statement of it takes longer than ``timeout_s``.
+    """Return a report, read in one snapshot that is given up after ``timeout_s``.
 
-    Raises QueryError where it has too many rows, and LedgerUnavailableError.
+    Raises QueryError where it has too many rows or takes too long, and LedgerUnavailableError.
     """
-    with snapshot(engine) as connection:
-        if timeout_s is not None and connection.dialect.name == "postgresql":
-            connection.execute(text(f"SET LOCAL statement_timeout = {timeout_s * 1000:.0f}"))
-        return read(connection, request, policy)
+    try:
+        with snapshot(engine) as connection:
+            if timeout_s is not None:
+                _limit(connection, timeout_s)
+            return read(connection, request, policy)
+    except (ReportTimeoutError, LedgerUnavailableError) as error:
+        if timeout_s is None or not (isinstance(error, ReportTimeoutError) or _was_canceled(error)):
+            raise
+        raise QueryError(
+            f"this report takes longer than {timeout_s:.0f} s here: ask for a shorter range, or run "
+            f"`billing-worker report {request.name}`, which takes the time it needs",
+            "from",
+        ) from error
+
+
+def _limit(connection: Connection, timeout_s: float) -> None:
+    connection.execution_options(report_deadline=monotonic() + timeout_s)
+    if connection.dialect.name == "postgresql":
+        connection.execute(text(f"SET LOCAL statement_timeout = {timeout_s * 1000:.0f}"))
+
+
+def _was_canceled(error: LedgerUnavailableError) -> bool:
+    """Return True where the server gave a statement up for its time."""
+    return getattr(getattr(error.__cause__, "orig", None), "pgcode", None) == _QUERY_CANCELED
+
+
+_QUERY_CANCELED = "57014"
 
 
 def read(connection: Connection, request: ReportRequest, policy: PaymentPolicy) -> Report:

@@ -64,11 +64,13 @@ _ALWAYS: Mapping[ReportName, Sequence[Grouping]] = {
 class Periods:
     """Consecutive parts of a range, numbered from 1; 0 is all that came before, the number behind is later.
 
-    ``labels`` are days or months; a report that has neither has one part without a label.
+    ``labels`` are days or months; a report that has neither has one part without a label. The first ``begun``
+    parts have begun; a later one is of interest only where a clock ahead has posted something.
     """
 
-    def __init__(self, bounds: Sequence[datetime], labels: Sequence[str | None]) -> None:
+    def __init__(self, bounds: Sequence[datetime], labels: Sequence[str | None], now: datetime) -> None:
         self.bounds, self.labels = bounds, labels
+        self.begun = min(max(bisect_right(bounds, now), 1), len(labels))
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -106,7 +108,7 @@ class ReportRequest:
 def report_request(
     name: str, start: datetime, end: datetime, zone: ZoneInfo, by: Iterable[str], now: datetime
 ) -> ReportRequest:
-    """Return the checked request; days and months that begin after ``now`` are left out.
+    """Return the checked request; nothing is said of days and months to come.
 
     Raises QueryError, which names the field and what is allowed.
     """
@@ -150,13 +152,12 @@ def _groupings(report: ReportName, by: Iterable[str]) -> tuple[Grouping, ...]:
 
 def _periods(time: Grouping | None, start: datetime, end: datetime, zone: ZoneInfo, now: datetime) -> Periods:
     if time is None:
-        return Periods((start, end), (None,))
-    # A day of the future has nothing to tell, and a request to the year 9999 has millions of them.
-    last = min(end, max(now, start) + timedelta(microseconds=1)) - timedelta(microseconds=1)
+        return Periods((start, end), (None,), now)
+    last = end - timedelta(microseconds=1)
     firsts = _first_days(time, start.astimezone(zone).date(), last.astimezone(zone).date())
     borders = [day_start(day, zone) for day in firsts[1:]]
     labels = [f"{day:%Y-%m}" if time is Grouping.MONTH else day.isoformat() for day in firsts]
-    return Periods((start, *borders, end), labels)
+    return Periods((start, *borders, end), labels, now)
 
 
 def _first_days(time: Grouping, first: date, last: date) -> list[date]:

@@ -2,11 +2,11 @@
 
 Money for tokens is *deferred revenue* until the tokens are used or expire. What was used is *recognised*;
 what expired unused is *breakage*, which is recognised as well. At any time the money of a payment, without
-what went back of it, is shared by its tokens, without those taken back: each share is in whole minor units, and
-they add up to the money (the largest remainder gets what is left). A bonus that came with a purchase was paid
-with it, and has its share. Free credit has no money: it is in the reports on tokens alone. Money that bought
-no tokens, or whose tokens are all taken back, is recognised at once. Tokens that repaid a debt, that were
-corrected by hand, or that went for another payment count as used.
+what went back of it, is shared by its tokens, without those taken back: each share is in whole minor units,
+and they add up to the money (the largest remainder gets what is left). A bonus that came with a purchase was
+paid with it, and has its share. Free credit has no money: it is in the reports on tokens alone. Money that
+bought no tokens, or whose tokens are all taken back, is recognised at once. Tokens that repaid a debt, that
+were corrected by hand, or that went for another payment count as used.
 """
 
 from dataclasses import dataclass
@@ -28,16 +28,16 @@ from worker.ledger.queries.reports.table import (
 )
 
 COLUMNS = (
-    ReportColumn("payments", Unit.COUNT, "payments taken"),
+    ReportColumn("payments", Unit.COUNT, "payments taken", rank=3),
     ReportColumn("sold", Unit.TOKENS, "tokens that they bought, bonuses included"),
-    ReportColumn("used", Unit.TOKENS, "sold tokens that were used since"),
-    ReportColumn("expired", Unit.TOKENS, "sold tokens that expired unused"),
-    ReportColumn("taken_back", Unit.TOKENS, "sold tokens that went back with their money"),
-    ReportColumn("outstanding", Unit.TOKENS, "sold tokens that are left when the range ends", Summed.LAST),
-    ReportColumn("gross", Unit.MONEY, "money taken"),
+    ReportColumn("used", Unit.TOKENS, "sold tokens that were used since", rank=2),
+    ReportColumn("expired", Unit.TOKENS, "sold tokens that expired unused", rank=2),
+    ReportColumn("taken_back", Unit.TOKENS, "sold tokens that went back with their money", rank=3),
+    ReportColumn("outstanding", Unit.TOKENS, "sold tokens that are left when the range ends", Summed.LAST, 2),
+    ReportColumn("gross", Unit.MONEY, "money taken", rank=2),
     ReportColumn("net", Unit.MONEY, "gross less what went back"),
     ReportColumn("opening", Unit.MONEY, "deferred revenue when the range begins", Summed.FIRST),
-    ReportColumn("imported", Unit.MONEY, "deferred revenue of payments that came from another system"),
+    ReportColumn("imported", Unit.MONEY, "deferred revenue that came from another system", rank=3),
     ReportColumn("recognised", Unit.MONEY, "revenue of tokens that were used"),
     ReportColumn("breakage", Unit.MONEY, "revenue of tokens that expired unused"),
     ReportColumn("closing", Unit.MONEY, "deferred revenue: opening + imported + net − recognised − breakage",

@@ -39,12 +39,13 @@ class Summed(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ReportColumn:
-    """Column of a report; ``meaning`` is its help."""
+    """Column of a report; ``meaning`` is its help. A narrow screen drops a higher ``rank`` first."""
 
     name: str
     unit: Unit
     meaning: str = ""
     summed: Summed = Summed.ALL
+    rank: int = 1
 
     @property
     def title(self) -> str:
@@ -147,10 +148,8 @@ class Movements:
         parts = self._cells[group]
         empty = [0] * len(self._places)
         before = self._changes(parts.get(0, empty), stocks)
-        numbers = range(1, len(self._request.periods) + 1) if stocks else sorted(parts)
-        for number in numbers:
-            if number == 0:
-                continue
+        numbers = {*parts, *range(1, self._request.periods.begun + 1)} if stocks else parts
+        for number in sorted(set(numbers) - {0}):
             sums = parts.get(number, empty)
             after = [old + change for old, change in zip(before, self._changes(sums, stocks), strict=True)]
             values = {name: sums[place] for name, place in self._places.items()}
@@ -210,16 +209,15 @@ def _totals(
     """Yield the sum of all rows, of money one for each currency."""
     names = [column.name for column in columns]
     by_currency = names.index(Grouping.CURRENCY) if Grouping.CURRENCY in request.by else None
-    by_time = None if request.time is None else names.index(request.time)
-    labels = request.periods.labels
+    firsts, lasts = _ends(request, names, rows)
     sums: dict[Cell, list[int]] = {} if by_currency is not None else {None: [0] * len(columns)}
-    for row in rows:
+    for number, row in enumerate(rows):
         currency = None if by_currency is None else row[by_currency]
         total = sums.setdefault(currency, [0] * len(columns))
-        label = None if by_time is None else row[by_time]
         for place, column in enumerate(columns):
             cell = row[place]
-            if isinstance(cell, int) and _is_summed(column, label, labels):
+            of_end = {Summed.FIRST: firsts, Summed.LAST: lasts}.get(column.summed)
+            if isinstance(cell, int) and (of_end is None or number in of_end):
                 total[place] += cell
     for currency, total in sorted(sums.items(), key=lambda item: str(item[0])):
         yield tuple(
@@ -228,10 +226,15 @@ def _totals(
         )
 
 
-def _is_summed(column: ReportColumn, label: Cell, labels: Sequence[str | None]) -> bool:
-    match column.summed:
-        case Summed.FIRST:
-            return label == labels[0]
-        case Summed.LAST:
-            return label == labels[-1]
-    return True
+def _ends(
+    request: ReportRequest, names: Sequence[str], rows: Sequence[Sequence[Cell]]
+) -> tuple[set[int], set[int]]:
+    """Return the numbers of the first row of each group, and of the last: nothing is before and behind."""
+    places = [names.index(grouping) for grouping in request.groups]
+    firsts: dict[tuple[Cell, ...], int] = {}
+    lasts: dict[tuple[Cell, ...], int] = {}
+    for number, row in enumerate(rows):
+        group = tuple(row[place] for place in places)
+        firsts.setdefault(group, number)
+        lasts[group] = number
+    return set(firsts.values()), set(lasts.values())
