@@ -22,7 +22,7 @@ from worker.ledger.queries.incidents import (
     incidents,
     overdue_before,
 )
-from worker.runtime.shown_money import decimal_text, shown_money
+from worker.runtime.shown_money import decimal_text
 
 
 @click.command("payments")
@@ -99,7 +99,8 @@ _COLUMNS = (
     Column("type", 3),
     Column("user", 4),
     Column("gateway", 5),
-    Column("money", 1),
+    Column("amount", 1),
+    Column("currency", 2),
     Column("code"),
     Column("what to do", 6, text=True),
 )
@@ -120,19 +121,14 @@ def show_incidents(page: IncidentPage, now: datetime) -> None:
                 incident.type,
                 incident.user_id,
                 incident.gateway,
-                _money(incident),
+                _decimal(incident, grouped=is_terminal()),
+                incident.currency,
                 _code(incident),
                 incident.what_to_do,
             )
             for incident in page.incidents
         ],
     )
-
-
-def _money(incident: Incident) -> str | None:
-    if incident.amount_minor is None:
-        return None
-    return shown_money(incident.amount_minor, incident.currency, grouped=is_terminal())
 
 
 def _code(incident: Incident) -> str:
@@ -169,11 +165,11 @@ def _csv(page: IncidentPage) -> str:
     return "".join(map(csv_line, (_CSV, *map(_row, page.incidents))))
 
 
-def _decimal(incident: Incident) -> str | None:
+def _decimal(incident: Incident, *, grouped: bool = False) -> str | None:
     """Return the money as a decimal; of an unknown currency nobody knows the decimals."""
     if incident.amount_minor is None or incident.currency is None:
         return None
-    return decimal_text(incident.amount_minor, incident.currency)
+    return decimal_text(incident.amount_minor, incident.currency, grouped=grouped)
 
 
 def _row(incident: Incident) -> Sequence[Any]:
