@@ -26,6 +26,7 @@ HEAVY = (
     "/find?q=ada",
     "/account/usage?user=ada",
     "/account/statement?user=ada&format=csv",
+    "/reports?report=usage",
 )
 QUICK = (
     "/",

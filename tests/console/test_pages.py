@@ -48,6 +48,8 @@ def test_every_page_is_served(on_each_database: Application) -> None:
         "/dead-letters/dry-run", "/dead-letters/dry-run?n=1&n=11", "/dead-letters/replay",
         "/dead-letters/replay?n=1", "/dead-letters/discard?n=1",
         "/replays", "/payments", "/payments?kind=all",
+        "/reports", "/reports?report=revenue&by=month&by=package", "/reports?report=liability&by=day",
+        "/reports?report=usage&by=day&by=feature", "/reports?report=breakage&format=csv",
         "/accounts", "/accounts?prefix=ad", "/account?user=ada", "/account/history?user=ada",
         "/account/usage?user=ada", "/account/usage?user=ada&by=feature&days=366",
         "/account/statement?user=ada", "/account/statement?user=ada&format=csv", "/explain",
