@@ -20,6 +20,7 @@ from sqlalchemy import (
     func,
     literal,
     select,
+    text,
 )
 from sqlalchemy.sql import ColumnElement
 
@@ -51,6 +52,15 @@ def streamed(connection: Connection, select_in: Callable[[Slots], Select[Any]]) 
             if monotonic() > deadline:
                 raise ReportTimeoutError
             yield from page
+
+
+def read_tables_whole(connection: Connection) -> None:
+    """Join by hashes in this transaction: by loops, each purchase would read all entries of its account.
+
+    PostgreSQL can't know how many lots of how many payments there are, and takes them for a few.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SET LOCAL enable_nestloop = off"))
 
 
 def period_of(

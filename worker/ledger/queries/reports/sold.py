@@ -25,7 +25,14 @@ from worker.ledger.queries.reports.paid import (
     returned_payments,
     was_imported,
 )
-from worker.ledger.queries.reports.reading import by_import, imports_in, period_of, streamed, was_brought
+from worker.ledger.queries.reports.reading import (
+    by_import,
+    imports_in,
+    period_of,
+    read_tables_whole,
+    streamed,
+    was_brought,
+)
 from worker.ledger.queries.reports.request import ReportRequest
 from worker.ledger.queries.reports.table import Group
 from worker.ledger.slots import Slots, in_slots
@@ -84,6 +91,7 @@ def sold_tokens(
     connection: Connection, request: ReportRequest, policy: PaymentPolicy
 ) -> Iterator[SoldTokens]:
     """Yield the payments that were posted before the end of the range, one at a time."""
+    read_tables_whole(connection)
     # Each stream has one order, and all of it about one payment is together.
     streams = (
         _tagged(0, _payments(connection, request)),
