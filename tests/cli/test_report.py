@@ -83,7 +83,7 @@ def test_report_of_a_time_in_which_nothing_happened_is_empty(ledger_cli: Cli) ->
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "text"),
     [
         (["usage", "--by", "package"], "usage can't be grouped by package, only by day, month, feature"),
         (["usage", "--by", "wheather"], "no report is grouped by 'wheather'; usage is by day, month"),
@@ -96,10 +96,10 @@ def test_report_of_a_time_in_which_nothing_happened_is_empty(ledger_cli: Cli) ->
         (["usage", "--csv", "--json"], "give --csv or --json, not both"),
     ],
 )
-def test_bad_request_is_refused_with_the_way_out(ledger_cli: Cli, arguments: list[str], told: str) -> None:
+def test_bad_request_is_refused_with_the_way_out(ledger_cli: Cli, arguments: list[str], text: str) -> None:
     ended = ledger_cli("report", *arguments)
     assert (ended.code, ended.out) == (2, "")
-    assert told in ended.err
+    assert text in ended.err
 
 
 def test_help_teaches_each_report(bare_cli: Cli) -> None:

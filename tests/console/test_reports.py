@@ -84,7 +84,7 @@ def test_long_report_shows_its_first_rows(visitor: Visitor, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize(
-    ("query", "told"),
+    ("query", "text"),
     [
         ("report=sales", "there is no report"),
         ("report=usage&by=package", "usage can't be grouped by package, only by day, month, feature"),
@@ -94,9 +94,9 @@ def test_long_report_shows_its_first_rows(visitor: Visitor, monkeypatch: pytest.
         ("report=usage&by=day&from=0001-01-02&to=9999-01-01", "days, and a report has at most 3,660"),
     ],
 )
-def test_bad_request_is_refused_with_the_way_out(application_: Application, query: str, told: str) -> None:
+def test_bad_request_is_refused_with_the_way_out(application_: Application, query: str, text: str) -> None:
     page = words(Visitor(app_on(application_).test_client()).get(f"/reports?{query}", status=400))
-    assert told in page
+    assert text in page
 
 
 def test_report_that_takes_too_long_names_the_command(

@@ -30,7 +30,7 @@ def test_shares_add_up_and_are_off_by_less_than_one(whole: int, weights: list[in
         (7, [0, 5], [0, 7]),
     ],
 )
-def test_what_is_left_goes_to_the_largest_remainder(
+def test_largest_remainder_gets_the_unit_that_is_left(
     whole: int, weights: list[int], shares: list[int]
 ) -> None:
     assert apportion(whole, weights) == shares

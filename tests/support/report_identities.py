@@ -164,7 +164,7 @@ def assert_payments_add_up(
     rows: Mapping[str, list[Row]],
     operation_times: Mapping[int, datetime],
 ) -> None:
-    """Gross is what was paid, net what is left of it; parts of the range add up to all of it."""
+    """Gross is all that was paid, and parts of the range add up to the whole."""
     whole = {row["currency"]: row for row in reader.totals("payments", cuts[0], cuts[-1])}
     stats = Reader(reader.engine).stats()
     assert {name: row["gross"] + row["imported"] for name, row in whole.items()} == {

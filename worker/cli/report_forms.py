@@ -3,10 +3,8 @@
 from collections.abc import Iterator, Sequence
 
 from worker.cli.csv_cells import csv_line
-from worker.ledger.queries.reports import Report, Unit
+from worker.ledger.queries.reports import Cell, Report, Unit
 from worker.runtime.shown_money import decimal_text, shown_money
-
-Cell = str | int | None
 
 
 def shown_cells(report: Report, row: Sequence[Cell]) -> list[Cell]:

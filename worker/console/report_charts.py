@@ -1,12 +1,12 @@
-"""Charts of reports: one measure, by day or month with a series for each group, or a bar for each group."""
+"""Charts of reports: one measure by day or month, with a series for each group, or a bar for each."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from worker.console.charts import SERIES_MAX, Bar, Chart, stacked_bars
-from worker.console.formats import compact
-from worker.ledger.queries.reports import Grouping, Report, ReportName, Unit
+from worker.console.formats import compact, words
+from worker.ledger.queries.reports import Cell, Grouping, Report, ReportName, Unit
 from worker.runtime.shown_money import shown_money
 
 #: Measure that the chart of a report shows.
@@ -28,11 +28,14 @@ _Values = Mapping[str, Counter[str]]
 
 
 def report_charts(report: Report) -> list[Chart]:
-    """Return the charts of a report: one, or of money one for each currency; none where bars are too many."""
+    """Return the charts of a report: one, or of money one for each currency.
+
+    None where nothing is to be drawn, or too many bars.
+    """
     found = []
     for currency in _currencies(report)[:_CHARTS_MAX]:
         values = _values(report, currency)
-        if 0 < len(values) <= _BARS_MAX:
+        if any(values.values()) and len(values) <= _BARS_MAX:
             found.append(_chart(report, currency, values))
     return found
 
@@ -58,12 +61,19 @@ def _values(report: Report, currency: str | None) -> _Values:
     for row in report.rows:
         if report.currency_of(row) != currency:
             continue
-        group = ", ".join(str(row[place] or "unknown") for place in groups) or names[measure]
+        group = ", ".join(_name(names[place], row[place]) for place in groups) or names[measure]
         bar, series = (group, names[measure]) if time is None else (str(row[time]), group)
         amount = row[measure]
         if isinstance(amount, int) and amount > 0:  # a debt is in the table, and no bar
             values.setdefault(bar, Counter())[series] += amount
     return values
+
+
+def _name(column: str, cell: Cell) -> str:
+    """Return the name of a group: a source in words, names that others gave as they are."""
+    if cell is None:
+        return "unknown"
+    return words(cell) if column == Grouping.SOURCE else str(cell)
 
 
 def _chart(report: Report, currency: str | None, values: _Values) -> Chart:

@@ -20,7 +20,7 @@ def asked(
 
 
 @pytest.mark.parametrize(
-    ("name", "by", "told"),
+    ("name", "by", "text"),
     [
         ("sales", (), "no report 'sales'; there are payments, revenue, liability, breakage, usage"),
         ("usage", ("user",), "no report is grouped by 'user'; usage is by day, month, feature, type, tier"),
@@ -31,11 +31,11 @@ def asked(
     ],
 )
 def test_meaningless_grouping_is_refused_with_those_that_are_meant(
-    name: str, by: tuple[str, ...], told: str
+    name: str, by: tuple[str, ...], text: str
 ) -> None:
     with pytest.raises(QueryError) as refused:
         asked(name, *by)
-    assert told in str(refused.value)
+    assert text in str(refused.value)
     assert refused.value.field in ("by", "report")
 
 

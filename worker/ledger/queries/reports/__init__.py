@@ -14,12 +14,13 @@ from worker.ledger.queries.reports.request import (
     ReportRequest,
     report_request,
 )
-from worker.ledger.queries.reports.table import Report, ReportColumn, Unit
+from worker.ledger.queries.reports.table import Cell, Report, ReportColumn, Unit
 
 __all__ = [
     "COLUMNS_OF",
     "GROUPINGS",
     "HELP",
+    "Cell",
     "Grouping",
     "Periods",
     "Report",

@@ -80,7 +80,7 @@ class SoldTokens:
 
 @dataclass(slots=True)
 class _Lot:
-    """Lot of a payment, and how many of its tokens were credited to it, and in which part of the range."""
+    """Lot of a payment, with the tokens credited to it and the part of the range in which that was."""
 
     row: Row[Any]
     credited: int = 0

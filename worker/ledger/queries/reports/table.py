@@ -30,7 +30,7 @@ class Unit(Enum):
 
 
 class Summed(Enum):
-    """Parts of the range over which a column is summed for the total: all, or what it began or ended with."""
+    """Rows that a total adds up: all of them, or the first or last of each group."""
 
     ALL = "all"
     FIRST = "first"
@@ -95,7 +95,7 @@ class Report(View):
 
 @dataclass(frozen=True, slots=True)
 class Stock:
-    """What is there at a time: it grows and shrinks by the measures, each with its sign.
+    """Sum that lasts from one part of the range to the next: it changes by measures, each with its sign.
 
     ``opening`` is left out where it has no name.
     """
