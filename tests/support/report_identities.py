@@ -139,7 +139,7 @@ def assert_taking_adds_up(reader: ReportReader, cuts: list[datetime], rows: Mapp
     brought = {row["operation_id"] for row in rows["operations"] if row["type"] in _IMPORTS}
     for name, groups in groupings.items():
         taken = "used" if name == "usage" else "expired"
-        for start, end in ((cuts[0], cuts[-1]), *pairwise(cuts)):
+        for start, end in ((cuts[0], cuts[-1]), (cuts[1], cuts[-2])):
             own = [
                 entry
                 for entry in rows["entries"]

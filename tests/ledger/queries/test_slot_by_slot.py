@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from sqlalchemy import Engine
@@ -16,6 +17,7 @@ from worker.demo.stored_notices import stored_notices
 from worker.ledger.due import DueAccount, due_accounts
 from worker.ledger.form import claim_all
 from worker.ledger.queries import Expiring, Reader, expiring, snapshot
+from worker.ledger.queries.reports import ReportName, report, report_request
 from worker.ledger.queries.search import accounts_by_prefix
 from worker.ledger.slots import slot_by_slot
 from worker.ledger.tables import LEDGER, claims
@@ -89,6 +91,15 @@ def asked(*queries: Query) -> Read:
     return read
 
 
+def reported(name: str) -> Read:
+    def read(engine: Engine) -> Any:
+        by = ("month", "tier")
+        request = report_request(name, OPENED - timedelta(days=1), NOW, ZoneInfo("UTC"), by, NOW)
+        return report(engine, request, CATALOG.payments).rows
+
+    return read
+
+
 READS: dict[str, Read] = {
     "balances together": asked(*(QueryBalance(user_id=user) for user in USERS)),
     "outcomes together": asked(*(QueryOperation(reference_id=reference) for reference in REFERENCES)),
@@ -108,6 +119,7 @@ READS: dict[str, Read] = {
     "expiring by page": listed_by_page,
     "due accounts": due_by_page,
     "search": searched,
+    **{f"report on {name}": reported(name) for name in ReportName},
     "totals": lambda engine: Reader(engine).stats(),
     "explanation": explained,
     "notices": lambda engine: sorted(stored_notices(engine, REFERENCES)),

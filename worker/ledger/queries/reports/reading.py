@@ -74,16 +74,17 @@ def period_of(
 
 
 _TIMES = ARRAY(DateTime(timezone=True))
+_MOMENT, _NUMBER = UtcDateTime(), Integer()
 
 
 def _searched(moment: ColumnElement[datetime], bounds: Sequence[datetime], first: int) -> ColumnElement[int]:
     """Search the bounds by halves: SQLite has no function for it."""
     if not bounds:
-        return literal(first, Integer())
+        return literal(first, _NUMBER)
     middle = len(bounds) // 2
     return case(
         (
-            moment < literal(bounds[middle], UtcDateTime()),
+            moment < literal(bounds[middle], _MOMENT),
             _searched(moment, bounds[:middle], first),
         ),
         else_=_searched(moment, bounds[middle + 1 :], first + middle + 1),
