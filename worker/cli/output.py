@@ -155,7 +155,7 @@ def show_fields(title: str, fields: Sequence[tuple[str, Any]]) -> None:
     table.add_column(style="dim")
     table.add_column(overflow="fold")
     for name, value in fields:
-        is_owed = name.endswith("balance") and isinstance(value, int) and value < 0
+        is_owed = "balance" in name and isinstance(value, int) and value < 0
         style = "red" if is_owed or isinstance(value, Alarm) else ""
         table.add_row(name, Text(_cell(value, name), style=style))
     console().print(table)
