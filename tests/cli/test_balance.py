@@ -1,9 +1,11 @@
 """``balance`` and ``can-afford``: output for a terminal, a pipe and a script."""
 
+import re
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from schemas import AdjustCredit
 from tests.cli.console import Cli, FilledLedger
 from tests.support.commands import freezing
 
@@ -102,3 +104,25 @@ def test_frozen_account_is_shown_and_affords_nothing(ledger_cli: Cli, ledger: Fi
     assert ledger_cli("balance", "ann", "--json").json["frozenAt"]
     ended = ledger_cli("can-afford", "ann", "5")
     assert (ended.code, ended.out) == (1, "no, account frozen: 5 required, 283500 available\n")
+
+
+def test_account_in_debt_has_nothing_to_spend_and_says_what_it_owes(
+    ledger_cli: Cli, ledger: FilledLedger
+) -> None:
+    ledger.apply(
+        AdjustCredit(
+            reference_id="slip",
+            user_id="ann",
+            tokens=-332_500,
+            reason="slip",
+            actor="ann",
+            allow_negative=True,
+        )
+    )
+    shown = ledger_cli("balance", "ann")
+    assert shown.rows[0] == ["in debt", "0 to spend, 49,000 owed"]
+    assert dict(shown.rows)["balance"] == "-49000"
+    on_terminal = ledger_cli("balance", "ann", terminal=True).out
+    red = [text.strip() for text in re.findall(r"\x1b\[31m([^\x1b]*)", on_terminal)]
+    assert red == ["0 to spend, 49,000 owed", "-49,000"]
+    assert "\x1b[31m49,000 owed" in ledger_cli("stats", terminal=True).out

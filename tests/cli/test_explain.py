@@ -109,7 +109,7 @@ def test_outcomes_of_a_squatted_reference_are_shown_with_their_types_and_users(
 def test_payment_is_shown_with_its_events(ledger_cli: Cli) -> None:
     for reference in ("pay", "gone"):
         shown = sections(ledger_cli("explain", reference).out)
-        assert "paid\t1999 USD (minor units)" in shown["Payment pay"]
+        assert "paid\t19.99 USD" in shown["Payment pay"]
         assert shown["Events of the payment"][1].split("\t")[:2] == ["gone", "refunded"]
     lots = sections(ledger_cli("explain", "pay").out)["Lots it opened, as they are now"]
     assert [line.split("\t")[1] for line in lots[1:]] == ["purchase", "purchase_bonus of 2"]

@@ -93,7 +93,7 @@ def test_list_has_a_plain_line_for_each_incident_in_a_pipe(ledger_cli: Cli, trou
         "payment.succeeded",
         "ada",
         "stripe",
-        "1999",
+        "19.99",
         "USD",
         "unknown_package",
         "add the package to the catalog, then retry",
@@ -105,7 +105,7 @@ def test_list_has_a_plain_line_for_each_incident_in_a_pipe(ledger_cli: Cli, trou
 def test_list_is_a_table_on_a_terminal(ledger_cli: Cli, troubled: FilledLedger) -> None:
     shown = ledger_cli("payments", terminal=True).out
     assert "Payments that need somebody: 2" in shown
-    assert "1,999" in shown
+    assert "19.99" in shown
 
 
 def test_list_of_nothing_says_so_on_a_terminal(ledger_cli: Cli) -> None:
@@ -145,7 +145,7 @@ def test_csv_is_for_spreadsheets_and_no_cell_is_a_formula(ledger_cli: Cli, troub
     troubled.apply(paid("=cmd()"))
     rows = list(csv.DictReader(io.StringIO(ledger_cli("payments", "--csv").out)))
     assert [row["reference"] for row in rows] == ["'=cmd()", "stripe:pi_1", "stripe:re_1"]
-    assert (rows[1]["amount_minor"], rows[1]["gateway"], rows[2]["overdue"]) == ("1999", "stripe", "yes")
+    assert (rows[1]["amount"], rows[1]["gateway"], rows[2]["overdue"]) == ("19.99", "stripe", "yes")
     assert rows[2]["payment"] == "stripe:pi_0"
 
 

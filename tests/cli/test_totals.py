@@ -15,7 +15,7 @@ def test_stats_are_shown_in_two_parts_in_a_pipe(ledger_cli: Cli) -> None:
     shown = ledger_cli("stats").rows
     assert ["users", "1"] in shown
     assert ["users on free", "1"] in shown
-    assert ["revenue USD (minor units)", "1999"] in shown
+    assert ["revenue", "19.99 USD"] in shown
     assert ["usage.deduct", "rejected", "insufficient_balance", "1"] in shown
 
 

@@ -243,6 +243,7 @@ PAGES = (
     "/accounts?sort=most_used", "/operations", "/operations?code=unknown_package", "/operations?top=feature",
     f"/account/operations?user={'x' * 200}", f"/account?user={'x' * 200}",
     f"/account/history?user={'x' * 200}", f"/account/usage?user={'x' * 200}",
+    "/reports?report=revenue&by=month", "/reports?report=liability&by=day",
     f"/account/statement?user={'x' * 200}", f"/explain?reference={'r' * 180}3", "/activity-log", "/nowhere",
 )  # fmt: skip
 

@@ -30,6 +30,7 @@ HEAVY = (
     "/operations?top=user",
     "/account/operations?user=ada&format=csv",
     "/reverse?feature=ocr",
+    "/reports?report=usage",
 )
 QUICK = (
     "/",

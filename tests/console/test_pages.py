@@ -49,6 +49,8 @@ def test_every_page_is_served(on_each_database: Application) -> None:
         "/dead-letters/replay?n=1", "/dead-letters/discard?n=1",
         "/replays", "/payments", "/payments?kind=all", "/operations", "/operations?status=rejected&feature=x",
         "/operations?top=user", "/operations?format=csv", "/account/operations?user=ada",
+        "/reports", "/reports?report=revenue&by=month&by=package", "/reports?report=liability&by=day",
+        "/reports?report=usage&by=day&by=feature", "/reports?report=breakage&format=csv",
         "/accounts", "/accounts?prefix=ad", "/account?user=ada", "/account/history?user=ada",
         "/account/usage?user=ada", "/account/usage?user=ada&by=feature&days=366",
         "/account/statement?user=ada", "/account/statement?user=ada&format=csv", "/explain",

@@ -231,7 +231,7 @@ def test_mismatch_is_credited_and_flagged_where_the_catalog_says_so() -> None:
         "2099 USD",
         "1000 USD",
     )
-    assert reply["message"] == "Credited 275 tokens for 1000 USD, whose price is 2099 USD. Balance: 275"
+    assert reply["message"] == "Credited 275 tokens for 10.00 USD, whose price is 20.99 USD. Balance: 275"
     assert shown(reply_to(flagging, went_back(500, "USD")), "amount", "balanceAfter") == (137, 138)
 
 

@@ -129,7 +129,7 @@ def ledger_with(balance: int = 10_000) -> FakeLedger:
         (
             0,
             PaymentSucceeded(package_index=0, **{**PAYMENT, "amount_minor": 1}),
-            "The payment of 1 USD is not the price of package standard: 1999 USD",
+            "The payment of 0.01 USD is not the price of package standard: 19.99 USD",
         ),
         (0, PaymentSucceeded(package_id="{user}%s", **PAYMENT), "Unknown token package {user}%s"),
     ],
@@ -201,7 +201,7 @@ WORDS: list[tuple[Code, list[Command], Command, str]] = [
         Code.CURRENCY_MISMATCH,
         [PAID],
         went_back(5, "USD"),
-        "5 USD does not fit the payment p of 999 EUR",
+        "0.05 USD does not fit the payment p of 9.99 EUR",
     ),
     (Code.HOLD_NOT_FOUND, [], release(), "User u has no hold hold"),
     (
@@ -373,17 +373,17 @@ def test_text_about_bytes_says_the_unit(before: list[Command], command: Command,
         (
             [went_back(500, reference_id="e")],
             went_back(999),
-            "Took back 50 tokens of a refunded payment. Balance: 100. 499 of 999 minor units counted",
+            "Took back 50 tokens of a refunded payment. Balance: 100. 4.99 EUR of 9.99 EUR counted",
         ),
         (
             [went_back(999, reference_id="e")],
             went_back(500),
-            "Took back 0 tokens of a refunded payment. Balance: 100. 0 of 500 minor units counted",
+            "Took back 0 tokens of a refunded payment. Balance: 100. 0.00 EUR of 5.00 EUR counted",
         ),
         (
             [went_back(500, reference_id="e")],
             closed("lost"),
-            "Dispute lost, 50 tokens taken back. Balance: 100. 499 of 999 minor units counted",
+            "Dispute lost, 50 tokens taken back. Balance: 100. 4.99 EUR of 9.99 EUR counted",
         ),
     ],
 )

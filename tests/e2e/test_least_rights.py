@@ -161,6 +161,8 @@ def test_rights_suffice_for_an_operator(
             ("dead-letters", "groups", "--verify"),
             ("replies", "--take", "--limit", "1"),
             ("audit",),
+            ("report", "revenue", "--by", "month,gateway"),
+            ("report", "liability", "--by", "tier"),
             ("explain", "open"),
             ("check",),
         ):

@@ -8,10 +8,11 @@ import click
 from worker.bootstrap import Application, utc_now
 from worker.cli.application import reader_of, with_application
 from worker.cli.options import as_json, time_option
-from worker.cli.output import show_fields, show_json
+from worker.cli.output import Alarm, show_fields, show_json
 from worker.cli.text import shown_id
 from worker.cli.times import TimeText, moment
 from worker.ledger.queries import Balance
+from worker.runtime.shown_balance import owed_text
 
 
 @click.command()
@@ -48,6 +49,7 @@ def show_balance(view: Balance) -> None:
     show_fields(
         f"Balance of {shown_id(view.user_id)} at {moment(view.at)}",
         [
+            *_debt_fields(view),
             ("balance", view.balance),
             ("held", view.held),
             ("available", view.available),
@@ -74,6 +76,12 @@ def show_balance(view: Balance) -> None:
             ("updated", moment(view.updated_at)),
         ],
     )
+
+
+def _debt_fields(view: Balance) -> Iterator[tuple[str, Alarm]]:
+    owed = owed_text(view.available, view.debt)
+    if owed is not None:
+        yield "in debt", Alarm(owed, owed)
 
 
 def _quota_fields(view: Balance) -> Iterator[tuple[str, int | None]]:

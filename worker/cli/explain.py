@@ -20,6 +20,7 @@ from worker.cli.times import moment
 from worker.deadletters.explain import ReferenceExplanation
 from worker.ledger.queries import PostedEntry
 from worker.ledger.queries.payment_views import AwaitedView
+from worker.runtime.shown_money import shown_money
 
 _ENTRIES_SHOWN = 20
 
@@ -198,7 +199,7 @@ def _show_payment(view: ReferenceExplanation) -> None:
             f"Payment {shown_id(payment.reference_id)}",
             [
                 ("package", payment.package_id) if payment.package_id else ("tier", payment.tier or ""),
-                ("paid", f"{payment.amount_minor} {payment.currency} (minor units)"),
+                ("paid", shown_money(payment.amount_minor, payment.currency)),
                 ("bought", f"{payment.base_tokens} + {payment.bonus_tokens} bonus"),
                 ("taken back", f"{payment.collected}, written off {payment.uncollected}"),
                 ("provider", payment.provider or "not named"),
@@ -212,8 +213,7 @@ def _show_payment(view: ReferenceExplanation) -> None:
             "event",
             Column("state", 2),
             Column("dispute", 5),
-            Column("minor units", 3),
-            Column("currency", 4),
+            Column("money", 3),
             Column("taken back", 1),
             Column("written off", 6),
             Column("posted by", 7),
@@ -225,8 +225,7 @@ def _show_payment(view: ReferenceExplanation) -> None:
                 event.happened,
                 event.state,
                 event.dispute_id,
-                event.amount_minor,
-                event.currency,
+                None if event.amount_minor is None else shown_money(event.amount_minor, event.currency),
                 event.collected,
                 event.uncollected,
                 event.posted_by,

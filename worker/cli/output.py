@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal
 
@@ -23,8 +24,18 @@ from worker.cli.text import printable, shown_id
 _AT_ONCE = 500
 #: Columns and fields that hold ids, by the names that people see.
 _IDS = frozenset({"user", "reference", "payment", "package", "tier", "names", "closed by"})
+#: Columns that hold balances.
+_BALANCES = frozenset({"balance", "before", "after", "opening", "closing"})
 #: Key in a context's ``meta`` that says that tables show all columns.
 SHOWS_ALL = "worker.cli.shows_all"
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """Value that somebody should see: red on a terminal, its plain form in a pipe."""
+
+    text: str
+    plain: str
 
 
 def is_terminal() -> bool:
@@ -94,7 +105,7 @@ def _show_fitted(title: str, columns: Sequence[Column], rows: Sequence[Sequence[
         justify: Literal["right", "left"] = "right" if numeric else "left"
         table.add_column(columns[index].name, justify=justify, width=width, no_wrap=True, overflow="ellipsis")
     for row in rows:
-        table.add_row(*(Text(row[index]) for index in fit.widths))
+        table.add_row(*(_shown(row[index], columns[index].name) for index in fit.widths))
     screen = console(max(console().width, fit.width))
     if title:
         screen.print(Text(title, style="bold"))
@@ -103,6 +114,11 @@ def _show_fitted(title: str, columns: Sequence[Column], rows: Sequence[Sequence[
         names = ", ".join(columns[index].name for index in fit.dropped)
         console().print(Text(f"not shown: {names} (--wide shows all)", style="dim"))
     click.echo()
+
+
+def _shown(cell: str, name: str) -> Text:
+    """Return a cell as it is shown: a balance below zero is a debt, and red."""
+    return Text(cell, style="red" if name in _BALANCES and cell.startswith("-") else "")
 
 
 def _shows_all() -> bool:
@@ -139,8 +155,27 @@ def show_fields(title: str, fields: Sequence[tuple[str, Any]]) -> None:
     table.add_column(style="dim")
     table.add_column(overflow="fold")
     for name, value in fields:
-        table.add_row(name, Text(_cell(value, name)))
+        is_owed = "balance" in name and isinstance(value, int) and value < 0
+        style = "red" if is_owed or isinstance(value, Alarm) else ""
+        table.add_row(name, Text(_cell(value, name), style=style))
     console().print(table)
+
+
+def show_text(text: str) -> None:
+    """Show a paragraph beside a result, on a terminal alone."""
+    if is_terminal():
+        console().print(Text(text, style="dim"))
+
+
+@contextmanager
+def waiting_for(description: str) -> Iterator[None]:
+    """Show on standard error what is waited for, where it is a terminal, until it is there."""
+    screen = Console(stderr=True)
+    if not screen.is_terminal:
+        yield
+        return
+    with screen.status(description):
+        yield
 
 
 @contextmanager
@@ -168,11 +203,16 @@ def _cell(value: Any, name: str) -> str:
             return "–" if is_terminal() else ""
         case bool():
             return "yes" if value else "no"
+        case Alarm():
+            return value.text if is_terminal() else value.plain
         case int():
             return f"{value:,}" if is_terminal() else str(value)
         case _:
             return printable(str(value))
 
 
+_NUMBER = re.compile(r"–|-?[\d,]+(\.\d+)?( [A-Z]{3})?", re.ASCII)
+
+
 def _is_number(cell: str) -> bool:
-    return cell == "–" or cell.replace(",", "").lstrip("-").isdigit()
+    return _NUMBER.fullmatch(cell) is not None

@@ -22,6 +22,7 @@ from worker.ledger.queries.incidents import (
     incidents,
     overdue_before,
 )
+from worker.runtime.shown_money import decimal_text
 
 
 @click.command("payments")
@@ -120,7 +121,7 @@ def show_incidents(page: IncidentPage, now: datetime) -> None:
                 incident.type,
                 incident.user_id,
                 incident.gateway,
-                incident.amount_minor,
+                _decimal(incident, grouped=is_terminal()),
                 incident.currency,
                 _code(incident),
                 incident.what_to_do,
@@ -150,7 +151,7 @@ _CSV = (
     "type",
     "user",
     "gateway",
-    "amount_minor",
+    "amount",
     "currency",
     "code",
     "overdue",
@@ -164,6 +165,13 @@ def _csv(page: IncidentPage) -> str:
     return "".join(map(csv_line, (_CSV, *map(_row, page.incidents))))
 
 
+def _decimal(incident: Incident, *, grouped: bool = False) -> str | None:
+    """Return the money as a decimal; of an unknown currency nobody knows the decimals."""
+    if incident.amount_minor is None or incident.currency is None:
+        return None
+    return decimal_text(incident.amount_minor, incident.currency, grouped=grouped)
+
+
 def _row(incident: Incident) -> Sequence[Any]:
     return (
         incident.kind.value,
@@ -172,7 +180,7 @@ def _row(incident: Incident) -> Sequence[Any]:
         incident.type,
         incident.user_id,
         incident.gateway,
-        incident.amount_minor,
+        _decimal(incident),
         incident.currency,
         incident.code,
         "yes" if incident.is_overdue else "no",

@@ -121,6 +121,10 @@ _COMMANDS = {
     "replies": Lazy(
         "worker.cli.replies:replies", "Show the replies that wait in a queue, one JSON object a line."
     ),
+    "report": Lazy(
+        "worker.cli.report:report",
+        "Report on the whole ledger over a range of time.",
+    ),
     "resume": Lazy(
         "worker.cli.resume:resume",
         "Resume a queue that workers have paused, such as billing.usage; without QUEUE all of them.",

@@ -10,11 +10,12 @@ import click
 from worker.bootstrap import Application
 from worker.cli.application import reader_of, with_application
 from worker.cli.options import as_json, with_wide
-from worker.cli.output import progress, show_fields, show_json, show_table
+from worker.cli.output import Alarm, is_terminal, progress, show_fields, show_json, show_table
 from worker.cli.table_width import Column
 from worker.cli.text import printable
 from worker.ledger.audit import JOBS_MAX, AuditProgress, AuditReport, audit
 from worker.ledger.form import LedgerForm
+from worker.runtime.shown_money import shown_money
 
 #: Age up to which a claim may still wait for its operation, and an event for a payment that is there.
 NEW_CLAIM = timedelta(hours=1)
@@ -42,7 +43,7 @@ def stats(application: Application, *, as_json: bool) -> None:
             *((f"users on {tier}", count) for tier, count in view.accounts_by_tier.items()),
             ("balance", view.total_balance),
             ("held", view.total_held),
-            ("debt", view.total_debt),
+            ("debt", Alarm(f"{view.total_debt:,} owed", str(view.total_debt)) if view.total_debt else 0),
             ("average balance", view.average_balance),
             ("allocated", view.total_allocated),
             ("purchased", view.total_purchased),
@@ -54,7 +55,10 @@ def stats(application: Application, *, as_json: bool) -> None:
             ("reversed", view.total_reversed),
             ("written off", view.total_uncollected),
             ("payments", view.payments),
-            *((f"revenue {sum_.currency} (minor units)", sum_.amount_minor) for sum_ in view.revenue),
+            *(
+                ("revenue", shown_money(sum_.amount_minor, sum_.currency, grouped=is_terminal()))
+                for sum_ in view.revenue
+            ),
         ],
     )
     show_table(

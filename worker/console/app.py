@@ -92,6 +92,8 @@ def _add_template_helpers(app: Flask) -> None:
     app.jinja_env.filters.update(
         number=formats.number,
         signed=formats.signed,
+        balance=formats.balance,
+        money=formats.money,
         moment=formats.moment,
         ago=lambda value: formats.ago(value, g.now),
         lasting=formats.lasting,

@@ -5,7 +5,7 @@ beside them in HTML, so that it stays readable on a narrow screen. No style is i
 policy demands: colours are classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -49,12 +49,18 @@ class Chart:
 
 
 def stacked_bars(
-    bars: Sequence[Bar], series: Sequence[str], *, title: str, description: str, colours: Sequence[str] = ()
+    bars: Sequence[Bar],
+    series: Sequence[str],
+    *,
+    title: str,
+    description: str,
+    colours: Sequence[str] = (),
+    tick: Callable[[int], str] = compact,
 ) -> Chart:
     """Return a chart of ``bars``, each with a value for every one of ``series``.
 
     ``colours`` are names of classes; by default those of a palette in order. The largest sum fills the height
-    up to a round number.
+    up to a round number; ``tick`` is how the axis shows a number.
     """
     classes = list(colours) or [f"series-{number % SERIES_MAX}" for number in range(len(series))]
     highest = max((sum(bar.values) for bar in bars), default=0)
@@ -67,7 +73,7 @@ def stacked_bars(
     ).format(_WIDTH, _HEIGHT, f"{title}. {description}", title, description, Markup("").join(parts))
     return Chart(
         svg=svg,
-        ticks=(compact(top), compact(top // 2) if top > 1 else "", "0"),
+        ticks=(tick(top), tick(top // 2) if top > 1 else "", "0"),
         labels=_spread([bar.label for bar in bars]),
         series=tuple(zip(series, classes, strict=True)),
         title=title,

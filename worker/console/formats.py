@@ -7,7 +7,9 @@ from markupsafe import Markup
 
 from worker.messages.dead_letters import EPOCH
 from worker.runtime.cached_value import Unknown
+from worker.runtime.shown_balance import owed_after, owed_text
 from worker.runtime.shown_ids import with_escapes
+from worker.runtime.shown_money import shown_money
 
 _STEPS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 
@@ -36,6 +38,23 @@ def number(value: int | Unknown | None) -> Markup:
     if isinstance(value, Unknown):
         return unknown(value.why)
     return unknown() if value is None else Markup(f"{value:,}")  # noqa: S704 - digits
+
+
+def balance(value: int | None, available: int | None = None, debt: int | None = None) -> Markup:
+    """Return a balance; of an account in debt what it may spend and owes, else one below zero in red."""
+    if value is None:
+        return unknown()
+    if debt and (owed := owed_text(value if available is None else available, debt)) is not None:
+        return Markup('<span class="owed">{}</span>').format(owed)
+    if value < 0:
+        shown = signed(value)
+        return Markup('<span class="owed" title="{:,} owed">{}</span>').format(owed_after(value), shown)
+    return number(value)
+
+
+def money(minor: int | None, currency: str | None) -> Markup:
+    """Return money with its currency, from minor units; unknown without an amount."""
+    return unknown() if minor is None else Markup("{}").format(shown_money(minor, currency))
 
 
 def signed(value: int | None) -> Markup:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 from urllib.parse import urlencode
 
@@ -51,6 +51,15 @@ def moment_in(values: Values, name: str) -> datetime | None:
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     except (ValueError, OverflowError) as error:
         raise QueryError(f"{name} must be a time such as 2026-11-22T10:15, not {text[:40]!r}") from error
+
+
+def day_in(values: Values, name: str) -> date | None:
+    """Return a day; None where there is none."""
+    text = text_in(values, name)
+    try:
+        return None if text is None else date.fromisoformat(text)
+    except ValueError as error:
+        raise QueryError(f"{name} must be a day such as 2026-11-01, not {text!r}") from error
 
 
 def undo_entries(values: Values) -> tuple[int, ...]:

@@ -1,10 +1,13 @@
 """Replies to commands, made from what was decided."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
 from schemas import NO_USER, Code, Command, FreeUpload, Reply, Status, type_of
+from worker.core.incidents import money_of
 from worker.core.outcomes import BYTE, Answer, Conflict, Outcome
+from worker.runtime.shown_money import shown_money
 
 
 def reply_for(command: Command, answer: Answer) -> Reply:
@@ -182,7 +185,7 @@ _LONGER: Sequence[tuple[str, Code, str]] = (
         (
             "counted_minor",
             code,
-            f"{_MESSAGES[code]}. {{counted_minor}} of {{amount_minor}} minor units counted",
+            f"{_MESSAGES[code]}. {{counted_minor}} of {{amount_minor}} counted",
         )
         for code in (Code.PAYMENT_REFUNDED, Code.REFUND_STYLE_MIXED, Code.DISPUTE_LOST)
     ),
@@ -192,8 +195,11 @@ _LONGER: Sequence[tuple[str, Code, str]] = (
 _QUANTITIES = frozenset({"quantity", "free_quantity", "charged_quantity", "used", "limit"})
 #: Words that are bytes in the outcome of a free upload, refused or counted.
 _UPLOADED = frozenset({"amount", "required", "available", "used", "limit"})
-#: Words that are exact: figures of money are compared with a gateway's.
-_EXACT = frozenset({"counted_minor", "amount_minor"})
+#: Words that are money of the currency that the command names, in minor units.
+_MONEY = frozenset({"counted_minor", "amount_minor"})
+#: Words that are texts with money in minor units: 999 EUR or 1099 USD.
+_PRICES = frozenset({"expected", "received"})
+_PRICE = re.compile(r"(\d+) ([A-Z]{3})\b", re.ASCII)
 
 
 class _Words(dict[str, str]):
@@ -213,9 +219,13 @@ class _Words(dict[str, str]):
             case "user":
                 return outcome.user_id
         value = outcome.detail[name]
+        if name in _PRICES:
+            return _PRICE.sub(lambda price: shown_money(int(price[1]), price[2], grouped=False), str(value))
         if isinstance(value, str):
             return f"{datetime.fromisoformat(value):%Y-%m-%d %H:%M}Z" if name in _TIMES else value
-        return str(value) if name in _EXACT else self._figure(name, value)
+        if name in _MONEY:
+            return shown_money(value, money_of(outcome)[1], grouped=False)
+        return self._figure(name, value)
 
     def _figure(self, name: str, value: int) -> str:
         format_ = human_bytes if self._is_bytes(name) else human_amount

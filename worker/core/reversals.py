@@ -30,6 +30,19 @@ class Back(NamedTuple):
         return tokens * self.minor // self.of
 
 
+class MoneyBack(NamedTuple):
+    """Minor units of a payment that have gone back, by their reason; together never more than was paid."""
+
+    refunded: int
+    disputed: int
+    failed: int
+
+    @property
+    def minor(self) -> int:
+        """Money that has gone back, for any reason."""
+        return self.refunded + self.disputed + self.failed
+
+
 def money_back(payment: Payment, events: Collection[PaymentEvent], policy: PaymentPolicy) -> Back:
     """Return what has gone back of a payment.
 
@@ -39,8 +52,19 @@ def money_back(payment: Payment, events: Collection[PaymentEvent], policy: Payme
     of = max(payment.amount_minor, 1)
     if any(_failed(payment, event) for event in events):
         return Back(of, of)
-    disputed = sum(_disputed(payment, dispute, policy) for dispute in _disputes(events).values())
-    return Back(min(_refunded(payment, events) + disputed, payment.amount_minor), of)
+    return Back(money_back_by_reason(payment, events, policy).minor, of)
+
+
+def money_back_by_reason(
+    payment: Payment, events: Collection[PaymentEvent], policy: PaymentPolicy
+) -> MoneyBack:
+    """Return the money of ``money_back`` by reason: refunds first, then disputes, and a failure the rest."""
+    paid = payment.amount_minor
+    refunded = min(_refunded(payment, events), paid)
+    disputes = _disputes(events).values()
+    disputed = min(sum(_disputed(payment, dispute, policy) for dispute in disputes), paid - refunded)
+    has_failed = any(_failed(payment, event) for event in events)
+    return MoneyBack(refunded, disputed, paid - refunded - disputed if has_failed else 0)
 
 
 def is_refund_style_mixed(payment: Payment, events: Iterable[PaymentEvent]) -> bool:

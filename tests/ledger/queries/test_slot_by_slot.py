@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from sqlalchemy import Connection, Engine
@@ -19,6 +20,7 @@ from worker.ledger.queries import Expiring, Reader, expiring, snapshot
 from worker.ledger.queries.operation_filter import OperationFilter
 from worker.ledger.queries.operation_totals import operation_totals, top_spenders
 from worker.ledger.queries.operations import OperationLine, operation_page
+from worker.ledger.queries.reports import ReportName, report, report_request
 from worker.ledger.queries.search import accounts_by_prefix
 from worker.ledger.slots import slot_by_slot
 from worker.ledger.tables import LEDGER, claims
@@ -120,6 +122,15 @@ def asked(*queries: Query) -> Read:
     return read
 
 
+def reported(name: str) -> Read:
+    def read(engine: Engine) -> Any:
+        by = ("month", "tier")
+        request = report_request(name, OPENED - timedelta(days=1), NOW, ZoneInfo("UTC"), by, NOW)
+        return report(engine, request, CATALOG.payments).rows
+
+    return read
+
+
 READS: dict[str, Read] = {
     "balances together": asked(*(QueryBalance(user_id=user) for user in USERS)),
     "outcomes together": asked(*(QueryOperation(reference_id=reference) for reference in REFERENCES)),
@@ -140,6 +151,7 @@ READS: dict[str, Read] = {
     "due accounts": due_by_page,
     "search": searched,
     "operations": operations_by_page,
+    **{f"report on {name}": reported(name) for name in ReportName},
     "totals": lambda engine: Reader(engine).stats(),
     "explanation": explained,
     "notices": lambda engine: sorted(stored_notices(engine, REFERENCES)),

@@ -11,6 +11,7 @@ from worker.console.pages import (
     overview,
     payments,
     replays,
+    reports,
     reverse_runs,
     session,
 )
@@ -24,6 +25,7 @@ PAGES = (
     payments.page,
     operations.page,
     reverse_runs.page,
+    reports.page,
     accounts.page,
     explain.page,
     activity_log.page,

@@ -13,7 +13,7 @@ from worker.console.charts import SERIES_MAX, Bar, Chart, stacked_bars
 from worker.console.context import context
 from worker.console.downloads import csv_download
 from worker.console.heavy import heavy, heavy_when
-from worker.console.parameters import number_in, text_in, whole
+from worker.console.parameters import day_in, number_in, text_in, whole
 from worker.errors import QueryError
 from worker.ledger.queries import day_start, snapshot, zone_of
 from worker.ledger.queries.account_list import SORTS, AccountFilter, AccountSort, listed_accounts
@@ -188,7 +188,7 @@ def statement() -> ResponseReturnValue:
     console, user = context(), _user()
     zone = zone_of(text_in(request.args, "timezone") or "UTC")
     first, next_first = _month(g.now.astimezone(zone).date())
-    start, end = _day("from") or first, _day("to") or next_first
+    start, end = day_in(request.args, "from") or first, day_in(request.args, "to") or next_first
     with console.reader.statement(user, day_start(start, zone), day_start(end, zone)) as found:
         if request.args.get("format") == "csv":
             return csv_download(console.as_csv(found), f"statement_{start}_{end}.csv")
@@ -203,14 +203,6 @@ def _user() -> str:
     if not user or len(user) > 1_000:
         raise QueryError("name the user, as in /account?user=ada")
     return user
-
-
-def _day(name: str) -> date | None:
-    text = text_in(request.args, name)
-    try:
-        return None if text is None else date.fromisoformat(text)
-    except ValueError as error:
-        raise QueryError(f"{name} must be a day such as 2026-11-01, not {text!r}") from error
 
 
 def _month(day: date) -> tuple[date, date]:

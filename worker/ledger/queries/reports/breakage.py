@@ -1,0 +1,28 @@
+"""Report on breakage: tokens that expired unused, or were given up with their period, by source.
+
+A lot's tokens expire once; what a hold kept of them, or a refund brings back later, expires then.
+"""
+
+from sqlalchemy import Connection
+
+from worker.core import Counter
+from worker.ledger.queries.reports.entry_sums import entry_sums
+from worker.ledger.queries.reports.request import ReportRequest
+from worker.ledger.queries.reports.table import Movements, Report, ReportColumn, Unit, folded
+
+COLUMNS = (
+    ReportColumn("expired", Unit.TOKENS, "expired unused, or given up when the subscription ended"),
+    ReportColumn("entries", Unit.COUNT, "entries that took them"),
+    ReportColumn("imported", Unit.TOKENS, "expired elsewhere, before the account came here"),
+)
+
+
+def breakage_report(connection: Connection, request: ReportRequest) -> Report:
+    """Return the report on breakage."""
+    movements = Movements(request, [column.name for column in COLUMNS])
+    for found in entry_sums(connection, request, counter=Counter.EXPIRY):
+        if found.is_brought:
+            movements.add(found.group, found.period, imported=-found.amount)
+        else:
+            movements.add(found.group, found.period, expired=-found.amount, entries=found.entries)
+    return folded(request, movements, COLUMNS)
