@@ -32,6 +32,7 @@ APPEND_ONLY = frozenset(
         "audit_log",
         "dead_letter_edits",
         "dead_letter_events",
+        "dead_letter_set_edits",
         "entries",
         "hold_parts",
         "payment_events",
