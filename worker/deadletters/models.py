@@ -245,6 +245,59 @@ class Edit:
 
 
 @dataclass(frozen=True)
+class UneditedCause(View):
+    """Cause for which an edit of a set leaves dead letters as they are: their number, and one of them."""
+
+    text: str
+    dead_letters: int
+    sample: int
+
+
+@dataclass(frozen=True)
+class SetEdit(View):
+    """Result of an edit of a set, or of taking one back; ``number`` is None where nothing was changed.
+
+    ``unchanged`` dead letters have no such field or that value already; ``skipped`` ones are not parked any
+    more, or were edited meanwhile. ``unedited`` are the causes of the others, the commonest first.
+    """
+
+    number: int | None
+    changed: int
+    unchanged: int
+    skipped: int
+    unedited: tuple[UneditedCause, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EditSample:
+    """Body of one dead letter before and after an edit of a set, with its forecast."""
+
+    forecast: "DeadLetterForecast"
+    before: bytes
+    after: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SetEditPreview:
+    """Preview of an edit of a set: the effect of every changed body on today's ledger, and samples.
+
+    ``samples`` have one of each expected result, and some more. ``judged`` has the changed bodies only.
+    """
+
+    total: int
+    unchanged: int
+    unedited: tuple[UneditedCause, ...]
+    judged: "DryRun"
+    samples: tuple[EditSample, ...]
+
+    @property
+    def decodes(self) -> int:
+        """Number of changed bodies that a worker would take."""
+        refused = sum(one.dead_letters for one in self.judged.forecasts if one.would == "malformed")
+        return self.judged.total - refused
+
+
+@dataclass(frozen=True)
 class LedgerLine(View):
     """Row of the ledger under a reference of the dead letter; ``status`` is None without one.
 

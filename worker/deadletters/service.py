@@ -13,8 +13,9 @@ from sqlalchemy import Engine
 
 from worker.broker import Consumes, Delivery
 from worker.catalog import Catalog
-from worker.deadletters import actions
+from worker.deadletters import actions, set_edits
 from worker.deadletters.body_check import Receive, problem_with
+from worker.deadletters.body_fields import BodyChanges
 from worker.deadletters.explain import ReferenceExplanation, explain
 from worker.deadletters.link_drainer import LinkDrainer
 from worker.deadletters.models import (
@@ -32,6 +33,8 @@ from worker.deadletters.models import (
     Replay,
     ReplayItemPage,
     ReplayPage,
+    SetEdit,
+    SetEditPreview,
     StoredDeadLetter,
 )
 from worker.deadletters.replay import abandoned, items
@@ -42,6 +45,7 @@ from worker.deadletters.store import activity_log, edits, export, groups, histor
 from worker.deadletters.store.edits import BodyChange
 from worker.deadletters.store.filters import DeadLetterFilter, DeadLetterSelection
 from worker.deadletters.store.ingest import drained_from, ingest
+from worker.deadletters.store.set_edits import undo_set_edit
 from worker.deadletters.store.transaction import DeadLetterTransaction, in_transaction
 from worker.errors import NotPossibleError, RefusedBodyError
 from worker.ledger.queries import snapshot
@@ -273,6 +277,64 @@ class DeadLetters:
         edits.edit(self._engine, self._clock(), number, change, self._catalog)
         return self.dead_letter(number)
 
+    def preview_set_edit(
+        self,
+        dead_letters: DeadLetterSelection,
+        changes: BodyChanges,
+        *,
+        on_progress: Callable[[int, int | None], None] | None = None,
+        stop: StopRequest | None = None,
+    ) -> SetEditPreview:
+        """Judge every changed body on today's ledger, with samples; nothing is sent or written.
+
+        Of a filter the parked ones. Raises NotFoundError; NotPossibleError as ``dry_run`` does.
+        """
+        rules = self._dry_run_rules()
+        return set_edits.preview(self._engine, self._clock(), dead_letters, changes, rules, on_progress, stop)
+
+    def edit_set(
+        self,
+        dead_letters: DeadLetterSelection,
+        changes: BodyChanges,
+        reason: str,
+        actor: str,
+        *,
+        unchecked: bool = False,
+        on_progress: Callable[[int, int | None], None] | None = None,
+    ) -> SetEdit:
+        """Edit parked dead letters alike; the originals stay. Returns the number that undoes it.
+
+        A dead letter whose changed body a worker would refuse is left as it is, unless ``unchecked``. Raises
+        NotFoundError before any is edited; NotPossibleError without a reason.
+        """
+        now = self._clock()
+        return set_edits.apply(
+            self._engine,
+            now,
+            dead_letters,
+            changes,
+            reason,
+            actor,
+            set_edits.BodyJudge(self._receive, now, self._sent_as),
+            self._catalog,
+            unchecked=unchecked,
+            on_progress=on_progress,
+        )
+
+    def undo_set_edit(
+        self,
+        number: int,
+        reason: str,
+        actor: str,
+        *,
+        on_progress: Callable[[int, int | None], None] | None = None,
+    ) -> SetEdit:
+        """Give the dead letters of an edit of a set their bodies back; those edited since are skipped.
+
+        Raises NotFoundError.
+        """
+        return undo_set_edit(self._engine, self._clock(), number, reason, actor, self._catalog, on_progress)
+
     def problem_with(self, number: int, body: bytes) -> RefusedBodyError | None:
         """Return the error with which a worker would refuse this body; None where it would accept it.
 
@@ -308,13 +370,16 @@ class DeadLetters:
     ) -> DryRun:
         """Judge dead letters against today's ledger; nothing is sent or written.
 
-        ``on_progress`` gets the number judged, and the total where it is known. Raises NotFoundError;
+        ``on_progress`` gets the number judged, and the total. Raises NotFoundError;
         NotPossibleError without a catalog or the worker's rules.
         """
+        rules = self._dry_run_rules()
+        return dry_run(self._engine, self._clock(), dead_letters, rules, on_progress, stop)
+
+    def _dry_run_rules(self) -> DryRunRules:
         if self._receive is None:
             raise NotPossibleError("a dry run needs the worker's rules for deliveries")
-        rules = DryRunRules(self._receive, self._known_catalog(), self._sent_as)
-        return dry_run(self._engine, self._clock(), dead_letters, rules, on_progress, stop)
+        return DryRunRules(self._receive, self._known_catalog(), self._sent_as)
 
     def _known_catalog(self) -> Catalog:
         if self._catalog is None:

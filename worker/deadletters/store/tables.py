@@ -198,8 +198,8 @@ dead_letter_groups = Table(
 )
 
 #: A replay: a set of dead letters that is sent again, frozen when it was asked for. ``counts`` are its items
-#: by their states; the process that runs it holds the lease until ``leased_until``. ``stop_on`` are its limits
-#: by state; it runs since ``running_since``, and ran for ``ran_ms`` before.
+#: by their states; the process that runs it holds the lease until ``leased_until``. ``stop_on`` are its
+#: limits by state; it runs since ``running_since``, and ran for ``ran_ms`` before.
 replays = Table(
     "replays",
     metadata,
