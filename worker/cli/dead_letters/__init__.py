@@ -10,7 +10,7 @@ _COMMANDS = {
         f"{_HERE}.actions:discard", "Discard dead letters; they are kept, and `restore` brings them back."
     ),
     "drain": Lazy(f"{_HERE}.drain:drain", "Drain the dead-letter queue into the database, by hand."),
-    "edit": Lazy(f"{_HERE}.edit:edit", "Edit the body that a replay sends, in $EDITOR or from a file."),
+    "edit": Lazy(f"{_HERE}.edit:edit", "Edit the body that a replay sends: one by hand, or many alike."),
     "export": Lazy(f"{_HERE}.transfer:export", "Write dead letters as JSON lines, whole."),
     "groups": Lazy(f"{_HERE}.groups:groups", "List groups of dead letters that failed in the same way."),
     "import": Lazy(
@@ -38,6 +38,7 @@ def dead_letters() -> None:
       billing-worker dead-letters groups              what failed, and how often
       billing-worker dead-letters show 7              a dead letter, its history, the ledger's rows
       billing-worker dead-letters edit 7 --reason "a typo"
+      billing-worker dead-letters edit --group 3f2a --rename featureName=feature
       billing-worker dead-letters replay --group 3f2a --dry-run
       billing-worker dead-letters replay --group 3f2a --canary 1,5,25 --reason "fixed"
     """

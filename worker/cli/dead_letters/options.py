@@ -101,6 +101,17 @@ def _asked(*, start: TimeText | None, end: TimeText | None, **values: str | None
     )
 
 
+def selected(numbers: tuple[int, ...], asked: DeadLetterFilter | None) -> DeadLetterSelection:
+    """Return the dead letters by their numbers, or by the filter. Raises UsageError without either."""
+    if numbers and asked is not None:
+        raise click.UsageError("give either numbers or filters")
+    if asked is not None:
+        return asked
+    if not numbers:
+        raise click.UsageError("give the numbers of dead letters, or a filter such as --group; see --help")
+    return list(dict.fromkeys(numbers))
+
+
 def chosen(
     numbers: tuple[int, ...],
     asked: DeadLetterFilter | None,
@@ -113,20 +124,17 @@ def chosen(
 
     ``statuses`` are those of the dead letters on which the action really acts.
     """
-    if numbers and asked is not None:
-        raise click.UsageError("give either numbers or filters")
-    if numbers:
-        return list(dict.fromkeys(numbers))
-    if asked is None:
-        raise click.UsageError("give the numbers of dead letters, or a filter such as --group; see --help")
+    selection = selected(numbers, asked)
+    if not isinstance(selection, DeadLetterFilter):
+        return selection
     if not yes:
         if not sys.stdin.isatty():
             raise click.UsageError(
                 f"{doing} all dead letters of a filter: add --yes where nobody can be asked"
             )
-        question = f"{doing} all dead letters with {replace(asked, status=statuses)}?"
+        question = f"{doing} all dead letters with {replace(selection, status=statuses)}?"
         click.confirm(printable(question), abort=True, err=True)
-    return asked
+    return selection
 
 
 with_yes = click.option(

@@ -165,13 +165,14 @@ def _source(connection: Connection, number: int) -> str:
 
 
 def numbers_of(engine: Engine, dead_letters: DeadLetterSelection) -> list[int]:
-    """Return the numbers of the parked dead letters of a filter, or those given; the newest come first.
+    """Return the numbers of the parked dead letters of a filter, the oldest first, or those given.
 
     Raises NotFoundError for a number or a group that doesn't exist.
     """
     with snapshot(engine) as connection:
         if isinstance(dead_letters, DeadLetterFilter):
-            return queries.every_number(connection, replace(dead_letters, status=(DeadLetterStatus.PARKED,)))
+            parked = replace(dead_letters, status=(DeadLetterStatus.PARKED,))
+            return queries.every_number(connection, parked)[::-1]
         wanted = list(dict.fromkeys(dead_letters))
         for chunk in chunks(wanted, CHUNK):
             known = select(_DEAD_LETTER.number).where(among(connection, _DEAD_LETTER.number, chunk))
