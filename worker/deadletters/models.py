@@ -24,6 +24,8 @@ class DeadLetterStatus(StrEnum):
 #: Orders of groups: by the latest failure, by the number that waits, by the tokens that wait.
 GroupOrder = Literal["last", "count", "tokens"]
 
+#: State of a resolved dead letter whose operation the ledger was found to have: see ``applied``.
+APPLIED = "applied"
 WAITING = (DeadLetterStatus.PARKED, DeadLetterStatus.REPLAYING)
 #: Discarded, or under way; of the latter those whose replay nobody runs are restored.
 RESTORABLE = (DeadLetterStatus.DISCARDED, DeadLetterStatus.REPLAYING)
@@ -61,6 +63,10 @@ class ReplayState(StrEnum):
     CANCELLED = "cancelled"
 
 
+def _state(status: str, applied_at: datetime | None) -> str:
+    return APPLIED if status == DeadLetterStatus.RESOLVED and applied_at is not None else status
+
+
 @dataclass(frozen=True, slots=True)
 class StoredDeadLetter:
     """One dead letter as it is kept: reason, origin, times, tries, and the message itself.
@@ -95,6 +101,7 @@ class StoredDeadLetter:
     tokens_at_stake: int | None
     replay_id: int | None
     edited_body: bytes | None
+    applied_at: datetime | None
     sender: str | None
 
     @classmethod
@@ -113,6 +120,11 @@ class StoredDeadLetter:
     def is_origin_known(self) -> bool:
         """True where a worker user published the dead letter, and so its headers were believed."""
         return self.queue is not None
+
+    @property
+    def state(self) -> str:
+        """Status for people: one that was found applied says so until an operator has confirmed it."""
+        return _state(self.status, self.applied_at)
 
     @property
     def current_body(self) -> bytes:
@@ -139,8 +151,14 @@ class DeadLetterLine(View):
     tokens_at_stake: int | None
     replay_id: int | None
     note: str | None
+    applied_at: datetime | None
     is_edited: bool
     size: int
+
+    @property
+    def state(self) -> str:
+        """Status for people: one that was found applied says so until an operator has confirmed it."""
+        return _state(self.status, self.applied_at)
 
 
 @dataclass(frozen=True)
@@ -165,7 +183,8 @@ class DeadLetterGroup(View):
 
     ``tokens_at_stake`` is the sum of the tokens that the waiting dead letters ask to move, as far as it is
     known; ``tokens_unknown`` counts the waiting dead letters of which it isn't. ``users`` are the distinct
-    users that wait, counted to 1,000: ``users_is_least`` says that there are more.
+    users that wait, counted to 1,000: ``users_is_least`` says that there are more. ``applied`` are those of
+    the resolved ones that were found applied, and that nobody has confirmed.
     """
 
     fingerprint: str
@@ -183,6 +202,7 @@ class DeadLetterGroup(View):
     tokens_unknown: int
     users: int
     users_is_least: bool
+    applied: int
     first_failed_at: datetime | None
     last_failed_at: datetime | None
 
@@ -208,7 +228,11 @@ class GroupDrift(View):
 
 @dataclass(frozen=True)
 class Counts(View):
-    """Counts of all dead letters. ``groups`` counts those with dead letters that wait."""
+    """Counts of all dead letters. ``groups`` counts those with dead letters that wait.
+
+    ``applied`` are those of the resolved ones that were found applied, and that nobody has confirmed, counted
+    to 10,000.
+    """
 
     parked: int
     replaying: int
@@ -217,6 +241,7 @@ class Counts(View):
     groups: int
     tokens_at_stake: int
     tokens_unknown: int
+    applied: int
     last_failed_at: datetime | None
 
 
@@ -322,6 +347,7 @@ class DeadLetterDetails:
 
     ``problem`` is why a worker of today would refuse the body as it is; None where it would accept it.
     ``past_deadline`` is the time until which its usage was valid, where that has passed: a replay drops it.
+    ``is_applied`` says that it is parked though the ledger has its operation, with the same content.
     """
 
     dead_letter: StoredDeadLetter
@@ -330,6 +356,7 @@ class DeadLetterDetails:
     ledger: tuple[LedgerLine, ...]
     problem: RefusedBodyError | None
     past_deadline: datetime | None = None
+    is_applied: bool = False
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from sqlalchemy import Engine
 
 from worker.broker import Consumes, Delivery
 from worker.catalog import Catalog
-from worker.deadletters import actions, set_edits
+from worker.deadletters import actions, applied, set_edits
+from worker.deadletters.applied import AppliedLook
 from worker.deadletters.body_check import Receive, problem_with
 from worker.deadletters.body_fields import BodyChanges
 from worker.deadletters.explain import ReferenceExplanation, explain
@@ -24,6 +25,7 @@ from worker.deadletters.models import (
     DeadLetterDetails,
     DeadLetterGroup,
     DeadLetterPage,
+    DeadLetterStatus,
     Done,
     DryRun,
     GroupDrift,
@@ -114,6 +116,10 @@ class DeadLetters:
         """End the items of replays that nobody runs, where the ledger shows an outcome; returns how many."""
         return abandoned.end_shown(self._engine, self._clock())
 
+    def mark_applied(self, after: int = 0) -> AppliedLook:
+        """Look at some parked dead letters behind a number; resolve, with a mark, those applied meanwhile."""
+        return applied.mark_some(self._engine, self._clock(), after)
+
     def _ingest(self, deliveries: Sequence[Delivery]) -> None:
         drained = [drained_from(delivery, self._catalog, self._worker_users) for delivery in deliveries]
         ingest(self._engine, self._clock(), drained)
@@ -188,6 +194,8 @@ class DeadLetters:
                 ledger=ledger_lines(connection, dead_letter, now, _REFERENCES_SHOWN),
                 problem=self._problem(dead_letter, dead_letter.current_body),
                 past_deadline=past_deadline_in(dead_letter, now),
+                is_applied=dead_letter.status == DeadLetterStatus.PARKED
+                and applied.is_applied(connection, dead_letter, now),
             )
 
     def explain(self, reference_id: str, now: datetime | None = None) -> ReferenceExplanation:
@@ -248,6 +256,21 @@ class DeadLetters:
         any is restored.
         """
         return actions.restore(self._engine, self._clock(), dead_letters, reason, actor)
+
+    def resolve_applied(
+        self,
+        dead_letters: DeadLetterSelection,
+        reason: str,
+        actor: str,
+        *,
+        on_progress: Callable[[int, int | None], None] | None = None,
+    ) -> Done:
+        """Resolve those that the ledger has applied with the same content; skip others.
+
+        Of a filter the parked ones are looked at, and those found before. Raises NotFoundError;
+        NotPossibleError without a reason.
+        """
+        return applied.resolve(self._engine, self._clock(), dead_letters, reason, actor, on_progress)
 
     def undo_discard(self, entries: Sequence[int], actor: str) -> Done:
         """Restore the dead letters that these entries of the activity log discarded (``Done.entries``).

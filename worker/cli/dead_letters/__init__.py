@@ -20,6 +20,9 @@ _COMMANDS = {
     "note": Lazy(f"{_HERE}.actions:note", "Write a note on a dead letter, for the next operator."),
     "park": Lazy(f"{_HERE}.drain:drain", "The name that `drain` had before.", hidden=True),
     "replay": Lazy(f"{_HERE}.replay:replay", "Send dead letters again, and watch for their outcomes."),
+    "resolve": Lazy(
+        f"{_HERE}.actions:resolve", "Resolve dead letters whose operation the ledger has by now."
+    ),
     "restore": Lazy(f"{_HERE}.actions:restore", "Restore discarded dead letters: they wait again."),
     "show": Lazy(f"{_HERE}.details:show", "Show one dead letter whole."),
 }

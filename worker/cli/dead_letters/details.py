@@ -14,7 +14,7 @@ from worker.cli.dead_letters.options import Number, service_of
 from worker.cli.options import as_json, with_wide
 from worker.cli.output import is_terminal, show_fields, show_json, show_table
 from worker.cli.table_width import Column
-from worker.deadletters.models import DeadLetterDetails, StoredDeadLetter
+from worker.deadletters.models import APPLIED, DeadLetterDetails, StoredDeadLetter
 
 
 @click.command()
@@ -39,6 +39,8 @@ def show(application: Application, *, number: int, as_json: bool) -> None:
     _show_details(details)
 
 
+_APPLIED = "the ledger has its operation, with the same content"
+_CONFIRM = "billing-worker dead-letters resolve --applied"
 _ORIGIN = ("queue", "exchange", "routing_key", "attempts", "worker_version", "schema_version", "sender")
 _LONG = ("body", "edited_body", "properties", "traceback")
 
@@ -99,6 +101,10 @@ def _fields(details: DeadLetterDetails) -> list[tuple[str, Any]]:
             fields.append((_label(name), moment(value) if isinstance(value, datetime) else value))
     if not dead_letter.is_origin_known:
         fields.append(("origin", "unknown: no worker published it, and its headers count for nothing"))
+    if details.is_applied:
+        fields.append(("applied", f"{_APPLIED}; {_CONFIRM}"))
+    elif dead_letter.state == APPLIED:
+        fields.append(("confirm it", _CONFIRM))
     if details.past_deadline is not None:
         fields.append(("valid until", f"{moment(details.past_deadline)}, which has passed; {DROPPED}"))
     if details.problem is not None:
@@ -113,6 +119,7 @@ _LABELS = {
     "tokens_at_stake": "tokens affected",
     "replay_id": "replay",
     "sender": "sent by",
+    "applied_at": "found applied",
 }
 
 

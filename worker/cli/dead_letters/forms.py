@@ -38,6 +38,7 @@ def details_as_dict(details: DeadLetterDetails) -> dict[str, Any]:
         "problem": None
         if problem is None
         else {"code": problem.code, "field": problem.field, "message": problem.way_out},
+        "isApplied": details.is_applied,
         "pastDeadline": None if details.past_deadline is None else details.past_deadline.isoformat(),
     }
 

@@ -18,7 +18,7 @@ from worker.cli.dead_letters.options import (
 from worker.cli.options import as_json, cursor_option, limit_option, show_next, with_wide
 from worker.cli.output import show_json, show_table
 from worker.cli.table_width import Column
-from worker.deadletters.models import DeadLetterPage
+from worker.deadletters.models import APPLIED, DeadLetterPage
 from worker.deadletters.store.filters import DeadLetterFilter
 
 
@@ -54,6 +54,8 @@ def list_dead_letters(
       billing-worker dead-letters list --json | jq '.deadLetters[].number'
     """
     filter_ = replace(asked or DeadLetterFilter(), status=STATUSES[status])
+    if status == APPLIED:
+        filter_ = replace(filter_, applied=True)
     if code_before is not None:
         filter_ = replace(filter_, code=code_before)
     page = service_of(application).page(filter_, limit=limit, before=cursor)
@@ -91,7 +93,7 @@ def show_dead_letters(page: DeadLetterPage) -> None:
         [
             (
                 dead_letter.number,
-                dead_letter.status,
+                dead_letter.state,
                 dead_letter.reason,
                 dead_letter.message,
                 dead_letter.reference_id,

@@ -11,7 +11,7 @@ from worker.bootstrap import Application, utc_now
 from worker.cli.options import Command, Decorator, time_option
 from worker.cli.text import printable
 from worker.cli.times import TimeText, time_range
-from worker.deadletters.models import WAITING, DeadLetterStatus
+from worker.deadletters.models import APPLIED, WAITING, DeadLetterStatus
 from worker.deadletters.service import DeadLetters
 from worker.deadletters.store.filters import DeadLetterFilter, DeadLetterSelection
 
@@ -21,6 +21,7 @@ STATUSES = {
     "waiting": WAITING,
     "all": tuple(DeadLetterStatus),
     **{status.value: (status,) for status in DeadLetterStatus},
+    APPLIED: (DeadLetterStatus.RESOLVED,),
 }
 
 with_status = click.option(
@@ -28,7 +29,7 @@ with_status = click.option(
     type=click.Choice([*STATUSES]),
     default="waiting",
     show_default=True,
-    help="Waiting ones are parked, or under way in a replay.",
+    help="Waiting ones are parked, or under way in a replay; applied ones are resolved, not yet confirmed.",
 )
 
 

@@ -1,5 +1,6 @@
 """Read queries of groups: lists, one group, the counts of all, and the proof that counts are true."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -19,12 +20,18 @@ from worker.deadletters.store import tables
 from worker.deadletters.store.bounded_sum import bounded_sum
 from worker.deadletters.store.filters import PAGE_MAX, DeadLetterFilter, newest, searchable, whole_fingerprint
 from worker.errors import QueryError
+from worker.ledger.bulk import among
 from worker.ledger.queries.snapshots import in_utc, within
 
 _USERS_MAX = 1_000
 
 _DEAD_LETTER = tables.dead_letters.c
 _GROUP = tables.dead_letter_groups.c
+_IS_APPLIED = (
+    _DEAD_LETTER.applied_at.is_not(None),
+    _DEAD_LETTER.status == DeadLetterStatus.RESOLVED.value,
+)
+_APPLIED_MAX = 10_000
 _ORDERS = {"last": _GROUP.last_failed_at, "count": _GROUP.waiting, "tokens": _GROUP.tokens_at_stake}
 
 # A loop from user to user along the index, as many steps as users are counted. The condition is written as in
@@ -61,7 +68,7 @@ def page(
     except OverflowError as error:  # SQLite's largest number is smaller than what may be asked for
         raise _no_cursor(order, str(after)) from error
     return GroupPage(
-        groups=tuple(_view(connection, row) for row in rows[:limit]),
+        groups=tuple(_views(connection, rows[:limit])),
         next=_cursor(order, rows[limit - 1]) if len(rows) > limit else None,
         total=total,
     )
@@ -71,10 +78,24 @@ def group(connection: Connection, fingerprint: str) -> DeadLetterGroup:
     """Return one group, by the beginning of its fingerprint. Raises NotFoundError, QueryError."""
     whole = whole_fingerprint(connection, fingerprint)
     statement = select(tables.dead_letter_groups).where(_GROUP.fingerprint == whole)
-    return _view(connection, connection.execute(statement).one())
+    return _views(connection, connection.execute(statement).all())[0]
 
 
-def _view(connection: Connection, row: Row[Any]) -> DeadLetterGroup:
+def _views(connection: Connection, rows: Sequence[Row[Any]]) -> list[DeadLetterGroup]:
+    applied = _applied(connection, [row.fingerprint for row in rows])
+    return [_view(connection, row, applied.get(row.fingerprint, 0)) for row in rows]
+
+
+def _applied(connection: Connection, fingerprints: Sequence[str]) -> dict[str, int]:
+    """Return how many of each group were found applied and are not confirmed."""
+    counted = select(_DEAD_LETTER.fingerprint, func.count()).where(
+        *_IS_APPLIED, among(connection, _DEAD_LETTER.fingerprint, fingerprints)
+    )
+    rows = connection.execute(counted.group_by(_DEAD_LETTER.fingerprint))
+    return {row[0]: row[1] for row in rows}
+
+
+def _view(connection: Connection, row: Row[Any], applied: int) -> DeadLetterGroup:
     users = _users(connection, row.fingerprint) if row.waiting else 0
     sample, field, message = _headline(connection, row)
     return DeadLetterGroup(
@@ -93,6 +114,7 @@ def _view(connection: Connection, row: Row[Any]) -> DeadLetterGroup:
         tokens_unknown=row.tokens_unknown,
         users=min(users, _USERS_MAX),
         users_is_least=users > _USERS_MAX,
+        applied=applied,
         first_failed_at=row.first_failed_at,
         last_failed_at=row.last_failed_at,
     )
@@ -191,8 +213,10 @@ def counts(connection: Connection) -> Counts:
     ).one()
     waiting = select(func.count(), func.max(_GROUP.last_failed_at)).where(_GROUP.waiting > 0)
     groups, last_failed_at = connection.execute(waiting).one()
+    some = select(_DEAD_LETTER.number).where(*_IS_APPLIED).limit(_APPLIED_MAX).subquery()
     return Counts(
         groups=groups,
+        applied=connection.execute(select(func.count()).select_from(some)).scalar_one(),
         last_failed_at=last_failed_at,
         **{name: int(getattr(row, name)) for name in _COUNTS},
     )
