@@ -341,13 +341,33 @@ class LedgerLine(View):
     agrees: bool | None = None
 
 
+@dataclass(frozen=True)
+class BodyField(View):
+    """Field of a command as the ledger stored it, and as it came; None where it is absent."""
+
+    name: str
+    stored: Any
+    came: Any
+    differs: bool
+
+
+@dataclass(frozen=True)
+class BodyConflict(View):
+    """Command of a dead letter beside the operation that has its reference: what moves the ledger of both."""
+
+    reference_id: str
+    recorded_at: datetime
+    fields: tuple[BodyField, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class DeadLetterDetails:
     """One dead letter with its history, oldest first, and the ledger's rows under its references.
 
     ``problem`` is why a worker of today would refuse the body as it is; None where it would accept it.
     ``past_deadline`` is the time until which its usage was valid, where that has passed: a replay drops it.
-    ``is_applied`` says that it is parked though the ledger has its operation, with the same content.
+    ``is_applied`` says that it is parked though the ledger has its operation, with the same content;
+    ``conflicts`` are its commands whose references have operations of another content.
     """
 
     dead_letter: StoredDeadLetter
@@ -357,6 +377,7 @@ class DeadLetterDetails:
     problem: RefusedBodyError | None
     past_deadline: datetime | None = None
     is_applied: bool = False
+    conflicts: tuple[BodyConflict, ...] = ()
 
 
 @dataclass(frozen=True)

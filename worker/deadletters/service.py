@@ -42,7 +42,7 @@ from worker.deadletters.models import (
 from worker.deadletters.replay import abandoned, items
 from worker.deadletters.replay import store as replays
 from worker.deadletters.replay.dry_run import DryRunRules, dry_run
-from worker.deadletters.replay.ledger_check import ledger_lines, past_deadline_in
+from worker.deadletters.replay.ledger_check import conflicts_in, ledger_lines, past_deadline_in
 from worker.deadletters.store import activity_log, edits, export, groups, history, queries
 from worker.deadletters.store.edits import BodyChange
 from worker.deadletters.store.filters import DeadLetterFilter, DeadLetterSelection
@@ -54,7 +54,7 @@ from worker.ledger.queries import snapshot
 from worker.ledger.store import Ledger
 from worker.runtime.stop import StopRequest
 
-_REFERENCES_SHOWN = 100
+_REFERENCES_SHOWN, _CONFLICTS_SHOWN = 100, 10
 
 
 def _utc_now() -> datetime:
@@ -196,6 +196,7 @@ class DeadLetters:
                 past_deadline=past_deadline_in(dead_letter, now),
                 is_applied=dead_letter.status == DeadLetterStatus.PARKED
                 and applied.is_applied(connection, dead_letter, now),
+                conflicts=conflicts_in(connection, dead_letter, now, _CONFLICTS_SHOWN),
             )
 
     def explain(self, reference_id: str, now: datetime | None = None) -> ReferenceExplanation:

@@ -14,7 +14,8 @@ from worker.cli.dead_letters.options import Number, service_of
 from worker.cli.options import as_json, with_wide
 from worker.cli.output import is_terminal, show_fields, show_json, show_table
 from worker.cli.table_width import Column
-from worker.deadletters.models import APPLIED, DeadLetterDetails, StoredDeadLetter
+from worker.cli.text import printable
+from worker.deadletters.models import APPLIED, BodyConflict, DeadLetterDetails, StoredDeadLetter
 
 
 @click.command()
@@ -88,6 +89,22 @@ def _show_details(details: DeadLetterDetails) -> None:
                 for line in details.ledger
             ],
         )
+    for conflict in details.conflicts:
+        _show_conflict(conflict)
+
+
+def _show_conflict(conflict: BodyConflict) -> None:
+    """Show both sides of a conflict, a field a line."""
+    click.echo()
+    show_table(
+        f"Conflict of {printable(conflict.reference_id)}, stored {moment(conflict.recorded_at)}",
+        ("differs", "field", Column("stored", 1, text=True), Column("came", 1, text=True)),
+        [(field.differs, field.name, _side(field.stored), _side(field.came)) for field in conflict.fields],
+    )
+
+
+def _side(value: Any) -> str | None:
+    return None if value is None else json.dumps(value, ensure_ascii=False)
 
 
 def _fields(details: DeadLetterDetails) -> list[tuple[str, Any]]:

@@ -35,6 +35,7 @@ def details_as_dict(details: DeadLetterDetails) -> dict[str, Any]:
             for edit in details.edits
         ],
         "ledger": [line.to_dict() for line in details.ledger],
+        "conflicts": [conflict.to_dict() for conflict in details.conflicts],
         "problem": None
         if problem is None
         else {"code": problem.code, "field": problem.field, "message": problem.way_out},
