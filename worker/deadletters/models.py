@@ -21,8 +21,8 @@ class DeadLetterStatus(StrEnum):
     DISCARDED = "discarded"
 
 
-#: Orders of groups: by the latest failure, by the number that waits, by the tokens that wait.
-GroupOrder = Literal["last", "count", "tokens"]
+#: Orders of groups: by the tokens that wait, the users that wait, the number that waits, the latest failure.
+GroupOrder = Literal["tokens", "users", "count", "last"]
 
 #: State of a resolved dead letter whose operation the ledger was found to have: see ``applied``.
 APPLIED = "applied"
@@ -205,6 +205,30 @@ class DeadLetterGroup(View):
     applied: int
     first_failed_at: datetime | None
     last_failed_at: datetime | None
+
+
+@dataclass(frozen=True)
+class PartCount(View):
+    """Dead letters of a group with the same value; None is an unknown one."""
+
+    value: str | None
+    dead_letters: int
+
+
+@dataclass(frozen=True)
+class GroupParts(View):
+    """Dead letters of a group by sender, by version of the worker and by message, the commonest first.
+
+    They are counted among the newest ``looked_at`` that wait, or of all where ``is_waiting`` is false; each
+    part has ten values at most.
+    """
+
+    looked_at: int
+    is_all: bool
+    is_waiting: bool
+    senders: tuple[PartCount, ...]
+    worker_versions: tuple[PartCount, ...]
+    messages: tuple[PartCount, ...]
 
 
 @dataclass(frozen=True)

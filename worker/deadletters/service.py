@@ -31,6 +31,7 @@ from worker.deadletters.models import (
     GroupDrift,
     GroupOrder,
     GroupPage,
+    GroupParts,
     Imported,
     Replay,
     ReplayItemPage,
@@ -43,7 +44,7 @@ from worker.deadletters.replay import abandoned, items
 from worker.deadletters.replay import store as replays
 from worker.deadletters.replay.dry_run import DryRunRules, dry_run
 from worker.deadletters.replay.ledger_check import conflicts_in, ledger_lines, past_deadline_in
-from worker.deadletters.store import activity_log, edits, export, groups, history, queries
+from worker.deadletters.store import activity_log, edits, export, group_parts, groups, history, queries
 from worker.deadletters.store.edits import BodyChange
 from worker.deadletters.store.filters import DeadLetterFilter, DeadLetterSelection
 from worker.deadletters.store.ingest import drained_from, ingest
@@ -148,6 +149,11 @@ class DeadLetters:
         """
         with snapshot(self._engine) as connection:
             return groups.group(connection, fingerprint)
+
+    def group_parts(self, fingerprint: str) -> GroupParts:
+        """Return a group's dead letters by sender, worker version and message. Raises as ``group`` does."""
+        with snapshot(self._engine) as connection:
+            return group_parts.parts(connection, fingerprint)
 
     def drifts(self) -> list[GroupDrift]:
         """Return the groups that differ from their dead letters; there should never be any."""

@@ -12,6 +12,10 @@ _COMMANDS = {
     "drain": Lazy(f"{_HERE}.drain:drain", "Drain the dead-letter queue into the database, by hand."),
     "edit": Lazy(f"{_HERE}.edit:edit", "Edit the body that a replay sends: one by hand, or many alike."),
     "export": Lazy(f"{_HERE}.transfer:export", "Write dead letters as JSON lines, whole."),
+    "group": Lazy(
+        f"{_HERE}.groups:group",
+        "Show one group: its senders, its worker versions and its messages, each with its number.",
+    ),
     "groups": Lazy(f"{_HERE}.groups:groups", "List groups of dead letters that failed in the same way."),
     "import": Lazy(
         f"{_HERE}.transfer:import_dead_letters", "Add the dead letters of an export that are not here yet."
@@ -39,6 +43,7 @@ def dead_letters() -> None:
     \b
     What to do when there are some:
       billing-worker dead-letters groups              what failed, and how often
+      billing-worker dead-letters group 3f2a          its senders, worker versions and messages
       billing-worker dead-letters show 7              a dead letter, its history, the ledger's rows
       billing-worker dead-letters edit 7 --reason "a typo"
       billing-worker dead-letters edit --group 3f2a --rename featureName=feature

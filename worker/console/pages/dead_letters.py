@@ -16,7 +16,12 @@ from worker.errors import QueryError
 
 page = Blueprint("dead_letters", __name__)
 
-ORDERS: dict[str, str] = {"last": "newest first", "count": "most dead letters", "tokens": "most tokens"}
+ORDERS: dict[str, str] = {
+    "tokens": "most tokens affected",
+    "users": "most users waiting",
+    "count": "most dead letters waiting",
+    "last": "newest first",
+}
 
 _GROUPS, _DEAD_LETTERS, _EDITS = 50, 50, 10
 #: Most dead letters in a dry run on a page; the command line has no such limit.
@@ -27,7 +32,7 @@ DRY_RUN_MAX = 5_000
 def index() -> ResponseReturnValue:
     """Show the groups of dead letters with the same cause."""
     console = context()
-    order = request.args.get("order", "last")
+    order = request.args.get("order", "tokens")
     all_groups = request.args.get("waiting") == "all"
     if order not in ORDERS:
         raise QueryError(f"no such order: {order[:40]!r}; there are {', '.join(ORDERS)}")
@@ -80,6 +85,7 @@ def group(fingerprint: str) -> ResponseReturnValue:
     return render_template(
         "dead_letter_group.html",
         group=found,
+        parts=console.service.group_parts(found.fingerprint),
         page=listed,
         filter=filter_,
         selection=DeadLetterSet(filter=filter_),

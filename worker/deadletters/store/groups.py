@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, and_, case, func, or_, select, text
+from sqlalchemy import Connection, FromClause, Row, Select, and_, case, distinct, func, or_, select, text
 from sqlalchemy.sql import ColumnElement
 
 from worker.deadletters.models import (
@@ -32,7 +32,18 @@ _IS_APPLIED = (
     _DEAD_LETTER.status == DeadLetterStatus.RESOLVED.value,
 )
 _APPLIED_MAX = 10_000
-_ORDERS = {"last": _GROUP.last_failed_at, "count": _GROUP.waiting, "tokens": _GROUP.tokens_at_stake}
+_WAITING_USERS = (
+    select(_DEAD_LETTER.fingerprint, func.count(distinct(_DEAD_LETTER.user_id)).label("users"))
+    .where(text("status IN ('parked', 'replaying')"))  # as in the index
+    .group_by(_DEAD_LETTER.fingerprint)
+    .subquery("waiting_users")
+)
+_ORDERS: dict[GroupOrder, ColumnElement[Any]] = {
+    "tokens": _GROUP.tokens_at_stake,
+    "users": func.coalesce(_WAITING_USERS.c.users, 0),
+    "count": _GROUP.waiting,
+    "last": _GROUP.last_failed_at,
+}
 
 # A loop from user to user along the index, as many steps as users are counted. The condition is written as in
 # the index, or the database would not use it.
@@ -50,7 +61,7 @@ _USERS = text(
 def page(
     connection: Connection, *, waiting_only: bool, order: GroupOrder, limit: int, after: str | None
 ) -> GroupPage:
-    """Return a page of groups: by the latest failure, or by the most that waits. Raises QueryError.
+    """Return a page of groups: by the most that waits, or by the latest failure. Raises QueryError.
 
     Groups whose failures have unknown times come last.
     """
@@ -60,18 +71,25 @@ def page(
     total = connection.execute(counted).scalar_one()
     if after is not None:
         where.append(_comes_after(order, after))
-    latest_first = by.desc().nulls_last() if by.nullable else by.desc()
-    statement = select(tables.dead_letter_groups).where(*where)
-    statement = statement.order_by(latest_first, _GROUP.fingerprint.desc()).limit(limit + 1)
+    most_first = by.desc().nulls_last() if order == "last" else by.desc()
+    ordered = tables.dead_letter_groups if order != "users" else _with_users()
+    statement = select(tables.dead_letter_groups, by.label("ordered_by")).select_from(ordered).where(*where)
+    statement = statement.order_by(most_first, _GROUP.fingerprint.desc()).limit(limit + 1)
     try:
         rows = connection.execute(statement).all()
     except OverflowError as error:  # SQLite's largest number is smaller than what may be asked for
         raise _no_cursor(order, str(after)) from error
     return GroupPage(
         groups=tuple(_views(connection, rows[:limit])),
-        next=_cursor(order, rows[limit - 1]) if len(rows) > limit else None,
+        next=_cursor(rows[limit - 1]) if len(rows) > limit else None,
         total=total,
     )
+
+
+def _with_users() -> FromClause:
+    """Return the groups with the users that wait in each; all that wait are counted for it."""
+    is_of = _GROUP.fingerprint == _WAITING_USERS.c.fingerprint
+    return tables.dead_letter_groups.outerjoin(_WAITING_USERS, is_of)
 
 
 def group(connection: Connection, fingerprint: str) -> DeadLetterGroup:
@@ -138,9 +156,9 @@ def _users(connection: Connection, fingerprint: str) -> int:
     return counted
 
 
-def _cursor(order: GroupOrder, row: Row[Any]) -> str:
+def _cursor(row: Row[Any]) -> str:
     """Return the place of a group in a list; the value is empty where it is unknown."""
-    value = getattr(row, _ORDERS[order].name)
+    value = row.ordered_by
     if isinstance(value, datetime):
         value = value.isoformat()
     return f"{'' if value is None else value}|{row.fingerprint}"
@@ -152,7 +170,7 @@ def _comes_after(order: GroupOrder, cursor: str) -> ColumnElement[bool]:
     if value is None:
         return and_(by.is_(None), _GROUP.fingerprint < fingerprint)
     after = or_(by < value, and_(by == value, _GROUP.fingerprint < fingerprint))
-    return or_(after, by.is_(None)) if by.nullable else after
+    return or_(after, by.is_(None)) if order == "last" else after
 
 
 def _place(order: GroupOrder, cursor: str) -> tuple[datetime | int | None, str]:
