@@ -18,6 +18,7 @@ from worker.console.pages import PAGES
 from worker.console.security import has_unstorable_text, secure
 from worker.errors import BillingError, ConfigurationError, NotFoundError, QueryError, TransientError
 from worker.runtime.cached_value import KnownValue, Unknown
+from worker.runtime.durations import lasting
 
 #: Endpoints that need no sign-in.
 _OPEN = {"static", "session.sign_in"}
@@ -94,7 +95,7 @@ def _add_template_helpers(app: Flask) -> None:
         signed=formats.signed,
         moment=formats.moment,
         ago=lambda value: formats.ago(value, g.now),
-        lasting=formats.lasting,
+        lasting=lasting,
         size=formats.size,
         visible=formats.visible,
         short=formats.shortened,

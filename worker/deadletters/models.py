@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Literal, Self
 
@@ -454,6 +454,9 @@ class Replay(View):
 
     ``step`` counts from 1; the last of ``steps_in_all`` is the rest. In a stopped replay it is the step that
     failed. A running one whose lease is over was killed, and can be resumed.
+
+    ``stop_on`` are the limits at which it stops by itself. ``ran_ms`` is how long it ran before
+    ``running_since``, None where an earlier version ran it; ``ended_before`` had ended by then.
     """
 
     number: int
@@ -471,11 +474,35 @@ class Replay(View):
     steps_in_all: int
     total: int
     counts: Mapping[str, int] = field(default_factory=dict)
+    stop_on: tuple[str, ...] = ()
+    running_since: datetime | None = None
+    ran_ms: int | None = None
+    ended_before: int = 0
 
     def has_runner(self, now: datetime) -> bool:
         """Return True where a process runs it; one that was killed leaves a lease that expires."""
         is_leased = self.leased_until is not None and self.leased_until > now
         return self.state is ReplayState.RUNNING and is_leased
+
+    def elapsed(self, now: datetime) -> timedelta | None:
+        """Return how long it ran, without its pauses; None where unknown."""
+        if self.ran_ms is None:
+            return None
+        return timedelta(milliseconds=self.ran_ms) + self._running_for(now)
+
+    def remaining(self, now: datetime) -> timedelta | None:
+        """Return how long it has still to run at the pace of this run; None where unknown, or at rest."""
+        ended, running_for = self.total - self.open - self.ended_before, self._running_for(now)
+        if self.state is not ReplayState.RUNNING or ended < 1 or not running_for:
+            return None
+        return running_for * self.open / ended
+
+    def _running_for(self, now: datetime) -> timedelta:
+        """Return how long the present run lasts; one that was killed lasted until its lease ended."""
+        if self.running_since is None:
+            return timedelta()
+        end = now if self.leased_until is None else min(now, self.leased_until)
+        return max(end - self.running_since, timedelta())
 
     @property
     def open(self) -> int:
@@ -498,7 +525,7 @@ class ReplayPage(View):
 
 @dataclass(frozen=True)
 class ReplayItem(View):
-    """One dead letter of a replay."""
+    """One dead letter of a replay, with its identities; ``tokens`` is None where unknown."""
 
     position: int
     number: int
@@ -506,6 +533,10 @@ class ReplayItem(View):
     detail: str | None
     sent_at: datetime | None
     settled_at: datetime | None
+    type: str | None
+    reference_id: str | None
+    user_id: str | None
+    tokens: int | None
 
 
 @dataclass(frozen=True)
@@ -514,6 +545,27 @@ class ReplayItemPage(View):
 
     items: tuple[ReplayItem, ...]
     next: int | None
+
+
+@dataclass(frozen=True)
+class RejectedTokens(View):
+    """Tokens that the rejected dead letters of a replay ask to move, and of how many they are unknown.
+
+    They are summed for the first 10,000: ``is_least`` says that there are more.
+    """
+
+    tokens: int
+    unknown: int
+    is_least: bool
+
+
+@dataclass(frozen=True)
+class ReplayLook(View):
+    """A replay with a page of its items and the tokens rejected, all as of one moment."""
+
+    replay: Replay
+    items: ReplayItemPage
+    rejected: RejectedTokens
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ from worker.deadletters.models import (
     Imported,
     Replay,
     ReplayItemPage,
+    ReplayLook,
     ReplayPage,
     SetEdit,
     SetEditPreview,
@@ -424,13 +425,15 @@ class DeadLetters:
         *,
         rate: float | None = None,
         steps: Sequence[int] = (),
+        stop_on: Sequence[str] = (),
     ) -> Replay:
         """Freeze the dead letters and store the replay, for a runner.
 
         ``rate`` is in dead letters a second (up to 100,000), ``steps`` are the sizes of the first steps (up
-        to 20), and the rest is the last one. Raises NotFoundError, QueryError, NotPossibleError.
+        to 20), and the rest is the last one. ``stop_on`` are limits, such as ``rejected=2%``.
+        Raises NotFoundError, QueryError, NotPossibleError.
         """
-        request = replays.ReplayRequest(reason, actor, rate, tuple(steps))
+        request = replays.ReplayRequest(reason, actor, rate, tuple(steps), tuple(stop_on))
         return self.replay(replays.create(self._engine, self._clock(), dead_letters, request))
 
     def replay(self, replay_id: int) -> Replay:
@@ -454,6 +457,20 @@ class DeadLetters:
         with snapshot(self._engine) as connection:
             replays.read(connection, replay_id)
             return items.page(connection, replay_id, states, limit, after)
+
+    def look_at_replay(
+        self, replay_id: int, *, states: Sequence[str] = (), limit: int = 100, after: int = 0
+    ) -> ReplayLook:
+        """Return a replay, a page of its items and the tokens rejected, all as of one moment.
+
+        Raises NotFoundError, QueryError.
+        """
+        with snapshot(self._engine) as connection:
+            return ReplayLook(
+                replay=replays.read(connection, replay_id),
+                items=items.page(connection, replay_id, states, limit, after),
+                rejected=items.rejected_tokens(connection, replay_id),
+            )
 
     def pause_replay(self, replay_id: int, actor: str, reason: str | None = None) -> Replay:
         """Pause a running replay, in whichever process. Raises NotFoundError, NotPossibleError."""
