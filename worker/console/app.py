@@ -1,5 +1,6 @@
 """WSGI application of the console: access, error pages, and the pages."""
 
+import json
 from datetime import UTC, datetime
 from typing import Any
 
@@ -24,8 +25,8 @@ from worker.runtime.durations import lasting
 _OPEN = {"static", "session.sign_in"}
 #: Endpoints of forms that viewers may send: they change nothing of the ledger.
 _FOR_VIEWERS = {"session.sign_in", "session.sign_out", "session.theme"}
-#: Prefix of the endpoints that only operators may use; viewers don't see them.
-_FOR_OPERATORS = "dead_letter_actions."
+#: Prefixes of the endpoints that only operators may use; viewers don't see them.
+_FOR_OPERATORS = ("dead_letter_actions.", "set_edits.")
 _SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
 THEMES = ("auto", "light", "dark")
 
@@ -101,6 +102,7 @@ def _add_template_helpers(app: Flask) -> None:
         short=formats.shortened,
         id=formats.shown_id,
         words=formats.words,
+        json_text=lambda value: json.dumps(value, ensure_ascii=False),
         action=formats.action,
         subject=formats.subject,
     )

@@ -11,6 +11,7 @@ from worker.console.pages import (
     payments,
     replays,
     session,
+    set_edits,
 )
 
 PAGES = (
@@ -18,6 +19,7 @@ PAGES = (
     overview.page,
     dead_letters.page,
     dead_letter_actions.page,
+    set_edits.page,
     replays.page,
     payments.page,
     accounts.page,

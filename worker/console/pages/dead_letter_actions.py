@@ -190,6 +190,20 @@ def restore() -> ResponseReturnValue:
     return redirect(url_for("dead_letters.listing", done=f"restored-{done.done}"), 303)
 
 
+@page.post("/dead-letters/resolve")
+@heavy
+def resolve() -> ResponseReturnValue:
+    """Resolve the dead letters of a set that the ledger has applied; others stay as they are."""
+    selection = DeadLetterSet.read(request.form)
+    if (reason := text_in(request.form, "reason")) is None:
+        raise QueryError("say why: the reason is empty")
+    done = context().service.resolve_applied(selection.dead_letters, reason, current_user().name)
+    if len(selection.numbers) == 1:
+        text = "resolved" if done.done else "resolved-0"
+        return redirect(url_for("dead_letters.one", number=selection.numbers[0], done=text), 303)
+    return redirect(url_for("dead_letters.listing", done=f"resolved-{done.done}"), 303)
+
+
 @page.post("/dead-letters/export")
 @heavy
 def export() -> ResponseReturnValue:

@@ -9,6 +9,7 @@ from flask.typing import ResponseReturnValue
 from worker.console.bodies import Readable, readable
 from worker.console.context import ConsoleContext, context, or_unknown
 from worker.console.heavy import heavy, heavy_when
+from worker.console.pages.set_edits import edited_in
 from worker.console.parameters import DeadLetterSet, filter_pairs, number_in, undo_entries
 from worker.deadletters.models import DeadLetterStatus, DryRun, GroupOrder
 from worker.deadletters.store.filters import DeadLetterFilter
@@ -70,6 +71,7 @@ def listing() -> ResponseReturnValue:
         before=before,
         statuses=tuple(DeadLetterStatus),
         undo=_undo(),
+        edited=edited_in(request.args),
     )
 
 
@@ -91,6 +93,7 @@ def group(fingerprint: str) -> ResponseReturnValue:
         selection=DeadLetterSet(filter=filter_),
         before=before,
         undo=_undo(),
+        edited=edited_in(request.args),
     )
 
 

@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import islice
 
 from flask import Blueprint, Response, g, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
@@ -18,6 +19,7 @@ from worker.errors import QueryError
 page = Blueprint("replays", __name__)
 
 _REPLAYS, _ITEMS = 50, 100
+_EXPORT_MAX = 50_000
 _FORMS = {"csv": "text/csv; charset=utf-8", "jsonl": "application/x-ndjson"}
 
 #: CSS class for each state of a dead letter.
@@ -106,7 +108,13 @@ def export(number: int, form: str) -> ResponseReturnValue:
         raise QueryError(f"there are {', '.join(_FORMS)}, and not {form[:20]!r}")
     service, state = context().service, _state(number)
     service.replay(number)
-    items = every_item(service, number, () if state is None else (state,))
+    every = every_item(service, number, () if state is None else (state,))
+    items = list(islice(every, _EXPORT_MAX + 1))
+    if len(items) > _EXPORT_MAX:
+        raise QueryError(
+            f"more than {_EXPORT_MAX:,} dead letters: "
+            f"use `billing-worker dead-letters replay show {number} --csv` (no limit)"
+        )
     lines = csv_of(items) if form == "csv" else (f"{json.dumps(item.to_dict())}\n" for item in items)
     name = f"replay-{number}{'' if state is None else f'-{state}'}.{form}"
     headers = {"Content-Disposition": f'attachment; filename="{name}"'}
