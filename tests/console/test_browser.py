@@ -240,6 +240,7 @@ PAGES = (
     "/", "/dead-letters", "/dead-letters/list", "/dead-letters/1", "/dead-letters/3", "/dead-letters/5",
     "/dead-letters/3/edit", "/dead-letters/dry-run?n=1&n=3", "/dead-letters/replay?n=1",
     "/dead-letters/edit?n=1&n=3&set=metadata.a-long-name-of-a-field%3Dvalue&preview=1",
+    f"/dead-letters/discard?group={'a' * 32}",
     "/dead-letters/discard?n=1", "/replays", "/payments", "/accounts",
     f"/account?user={'x' * 200}", f"/account/history?user={'x' * 200}", f"/account/usage?user={'x' * 200}",
     f"/account/statement?user={'x' * 200}", f"/explain?reference={'r' * 180}3", "/activity-log", "/nowhere",
