@@ -101,6 +101,9 @@ def test_preview_judges_all_changed_bodies_and_writes_nothing(true_world: World)
     assert seen == [(6, 6)]
     assert all(service.dead_letter(number).edited_body is None for number in numbers)
     assert service.activity_log().entries == ()
+    service.discard([numbers[0]], "a test", "eva")
+    preview = service.preview_set_edit(numbers[:2], RENAME)
+    assert (preview.total, preview.skipped, preview.judged.total) == (2, 1, 1)
 
 
 def test_body_that_a_worker_would_still_refuse_stays_unless_unchecked(true_world: World) -> None:

@@ -330,11 +330,13 @@ class EditSample:
 class SetEditPreview:
     """Preview of an edit of a set: the effect of every changed body on today's ledger, and samples.
 
-    ``samples`` have one of each expected result, and some more. ``judged`` has the changed bodies only.
+    ``samples`` have one of each expected result, and some more. ``judged`` has the changed bodies only;
+    ``skipped`` dead letters are not parked.
     """
 
     total: int
     unchanged: int
+    skipped: int
     unedited: tuple[UneditedCause, ...]
     judged: "DryRun"
     samples: tuple[EditSample, ...]

@@ -12,6 +12,7 @@ from worker.deadletters.body_fields import BodyChanges, NotApplicableError
 from worker.deadletters.fingerprints import field_path
 from worker.deadletters.models import (
     DeadLetterForecast,
+    DeadLetterStatus,
     DryRun,
     EditSample,
     SetEdit,
@@ -62,12 +63,15 @@ def preview(
     numbers = numbers_of(engine, dead_letters)
 
     def changed(dead_letter: StoredDeadLetter) -> StoredDeadLetter | None:
+        if dead_letter.status != DeadLetterStatus.PARKED:
+            tally.skipped += 1
+            return None
         body = _changed(dead_letter, changes, tally)
         return None if body is None else replace(dead_letter, edited_body=body)
 
     judged = dry_run(engine, now, numbers, rules, on_progress, stop, changed)
     samples = _samples(engine, judged, changes)
-    return SetEditPreview(len(numbers), tally.unchanged, tally.unedited, judged, samples)
+    return SetEditPreview(len(numbers), tally.unchanged, tally.skipped, tally.unedited, judged, samples)
 
 
 def _changed(dead_letter: StoredDeadLetter, changes: BodyChanges, tally: EditTally) -> bytes | None:

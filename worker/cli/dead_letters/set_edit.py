@@ -124,6 +124,7 @@ def _as_dict(found: SetEditPreview, changes: BodyChanges) -> dict[str, Any]:
         "changed": found.judged.total,
         "decodes": found.decodes,
         "unchanged": found.unchanged,
+        "skipped": found.skipped,
         "unedited": [cause.to_dict() for cause in found.unedited],
         "judged": found.judged.to_dict(),
         "samples": [
@@ -145,7 +146,8 @@ def _show_preview(found: SetEditPreview, changes: BodyChanges) -> None:
     _show_unedited(found.unedited)
     click.echo(
         f"{printable(str(changes))}: {found.judged.total:,} of {found.total:,} dead letters change, "
-        f"{found.decodes:,} of these decode; {found.unchanged:,} stay as they are",
+        f"{found.decodes:,} of these decode; {found.unchanged:,} stay as they are"
+        + (f", {found.skipped:,} are not parked" if found.skipped else ""),
         err=True,
     )
     if found.judged.total:
