@@ -5,8 +5,8 @@ from datetime import timedelta
 
 import pytest
 
-from tests.deadletters.parts import World, came_of, deduct
-from worker.deadletters.models import ItemState
+from tests.deadletters.parts import NOW, World, came_of, deduct
+from worker.deadletters.models import ItemState, Replay, ReplayState
 from worker.deadletters.replay import items
 from worker.deadletters.replay.stop_on import ReplayProgress, StopLimit, limits_in, reached
 from worker.errors import NotFoundError, QueryError
@@ -128,18 +128,43 @@ def test_time_that_a_replay_ran_is_without_its_pauses(world: World) -> None:
     assert ran < total < ran + timedelta(seconds=5)
 
 
-def test_remaining_time_is_estimated_from_the_pace_of_this_run(world: World) -> None:
-    world.open("ann")
-    numbers = world.park_failed(*(deduct(f"r-{n}") for n in range(30)))
-    estimates: list[timedelta | None] = []
+def running(*, ended: int, ended_before: int = 0, ran_ms: int | None = 0) -> Replay:
+    """Return a replay of 100 dead letters that has run for a minute, leased for a minute more."""
+    counts = dict.fromkeys(ItemState, 0) | {ItemState.APPLIED: ended, ItemState.WAITING: 100 - ended}
+    return Replay(
+        number=1,
+        at=NOW,
+        actor="ann",
+        reason="mended",
+        source="letters 1",
+        rate=None,
+        steps=(),
+        state=ReplayState.RUNNING,
+        state_reason=None,
+        leased_by="runner",
+        leased_until=NOW + timedelta(minutes=2),
+        step=1,
+        steps_in_all=1,
+        total=100,
+        counts=counts,
+        running_since=NOW,
+        ran_ms=ran_ms,
+        ended_before=ended_before,
+    )
 
-    def look() -> None:
-        estimates.append(world.service.replay(1).remaining(world.now))
 
-    world.on_wait = look
-    ended = world.replay(numbers, rate=5)
-    known = [estimate for estimate in estimates if estimate is not None]
-    assert ended.remaining(world.now) is None
-    assert estimates[0] is None, "nothing has ended yet"
-    assert timedelta(seconds=1) < max(known) < timedelta(seconds=20)
-    assert known[-1] < known[len(known) // 2]
+@pytest.mark.parametrize(
+    ("ended", "ended_before", "remaining"),
+    [(0, 0, None), (20, 0, 240), (50, 0, 60), (50, 40, 300), (40, 40, None), (100, 0, 0)],
+)
+def test_remaining_time_is_estimated_from_the_pace_of_this_run(
+    ended: int, ended_before: int, remaining: int | None
+) -> None:
+    estimate = running(ended=ended, ended_before=ended_before).remaining(NOW + timedelta(minutes=1))
+    assert estimate == (None if remaining is None else timedelta(seconds=remaining))
+
+
+def test_killed_run_lasted_until_its_lease_ended() -> None:
+    later = NOW + timedelta(hours=1)
+    assert running(ended=5, ran_ms=30_000).elapsed(later) == timedelta(seconds=150)
+    assert running(ended=5, ran_ms=None).elapsed(later) is None, "an earlier version ran it"

@@ -31,6 +31,6 @@ def test_applied_dead_letters_are_resolved_and_others_wait(ledger_cli: Cli, ledg
     refused = ledger_cli("dead-letters", "resolve", "--reason", "sent again")
     assert (refused.code, "--applied" in refused.err) == (2, True)
     ended = ledger_cli("dead-letters", "resolve", "--applied", "--yes", "--reason", "sent again")
-    assert (ended.code, ended.out) == (0, "resolved 2; 1 are not applied\n")
+    assert (ended.code, ended.out) == (0, "resolved 2; 1 not applied\n")
     assert [row[:2] for row in ledger_cli("dead-letters", "list").rows[1:]] == [["3", "parked"]]
     assert ledger_cli("dead-letters", "list", "--status", "applied").rows[1:] == []

@@ -58,6 +58,7 @@ def test_edit_of_many_is_saved_and_undone_as_one(many_cli: Cli) -> None:
     shown = many_cli("dead-letters", "show", "2", "--json").json
     assert json.loads(shown["editedBody"])["tokens"] == 5
     assert json.loads(shown["body"])["tokenz"] == 5, "the original is kept"
+    assert "edit 1 of a set: T-17" in many_cli("dead-letters", "show", "2").out
     undone = many_cli("dead-letters", "edit", "--undo", "1", "--reason", "the wrong group")
     assert (undone.code, undone.out) == (0, "given their bodies back: 3 dead letters\n")
     assert "editedBody" not in many_cli("dead-letters", "show", "2", "--json").json

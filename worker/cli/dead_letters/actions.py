@@ -149,7 +149,7 @@ def resolve(
     if as_json:
         show_json(done.to_dict())
     else:
-        click.echo(f"resolved {done.done}; {done.skipped} are not applied")
+        click.echo(f"resolved {done.done}; {done.skipped} not applied")
     sys.exit(0 if done.done else 1)
 
 

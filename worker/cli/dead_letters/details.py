@@ -15,7 +15,7 @@ from worker.cli.options import as_json, with_wide
 from worker.cli.output import is_terminal, show_fields, show_json, show_table
 from worker.cli.table_width import Column
 from worker.cli.text import printable
-from worker.deadletters.models import APPLIED, BodyConflict, DeadLetterDetails, StoredDeadLetter
+from worker.deadletters.models import APPLIED, BodyConflict, DeadLetterDetails, Event, StoredDeadLetter
 
 
 @click.command()
@@ -68,7 +68,7 @@ def _show_details(details: DeadLetterDetails) -> None:
             Column("text", 1, text=True),
         ),
         [
-            (moment(event.at), event.kind.replace("_", " "), event.actor, event.replay_id, event.text)
+            (moment(event.at), event.kind.replace("_", " "), event.actor, event.replay_id, _text_of(event))
             for event in details.events
         ],
     )
@@ -91,6 +91,15 @@ def _show_details(details: DeadLetterDetails) -> None:
         )
     for conflict in details.conflicts:
         _show_conflict(conflict)
+
+
+def _text_of(event: Event) -> str | None:
+    """Return the text of an event, with the edit of a set that it is of."""
+    if (edit := event.detail.get("set_edit")) is None:
+        return event.text
+    undoes = event.detail.get("undoes")
+    what = f"edit {edit} of a set" + (f", which undoes {undoes}" if undoes else "")
+    return f"{what}: {event.text}"
 
 
 def _show_conflict(conflict: BodyConflict) -> None:
