@@ -130,7 +130,7 @@ def test_time_that_a_replay_ran_is_without_its_pauses(world: World) -> None:
 
 def running(*, ended: int, ended_before: int = 0, ran_ms: int | None = 0) -> Replay:
     """Return a replay of 100 dead letters that has run for a minute, leased for a minute more."""
-    counts = dict.fromkeys(ItemState, 0) | {ItemState.APPLIED: ended, ItemState.WAITING: 100 - ended}
+    counts = {state.value: 0 for state in ItemState} | {"applied": ended, "waiting": 100 - ended}
     return Replay(
         number=1,
         at=NOW,
