@@ -1,5 +1,6 @@
 """``dead-letters resolve --applied``: dead letters whose operation the ledger has by now; needs no broker."""
 
+import json
 from datetime import UTC, datetime
 
 from schemas import DeductUsage
@@ -28,6 +29,8 @@ def test_applied_dead_letters_are_resolved_and_others_wait(ledger_cli: Cli, ledg
     application.engine.dispose()
     listed = ledger_cli("dead-letters", "list", "--status", "applied")
     assert [row[:2] for row in listed.rows[1:]] == [["2", "applied"], ["1", "applied"]]
+    exported = ledger_cli("dead-letters", "export", "--status", "applied").lines
+    assert [json.loads(line)["number"] for line in exported] == [2, 1]
     refused = ledger_cli("dead-letters", "resolve", "--reason", "sent again")
     assert (refused.code, "--applied" in refused.err) == (2, True)
     ended = ledger_cli("dead-letters", "resolve", "--applied", "--yes", "--reason", "sent again")

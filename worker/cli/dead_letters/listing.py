@@ -8,9 +8,9 @@ from worker.bootstrap import Application
 from worker.cli.application import with_application
 from worker.cli.dead_letters.forms import moment
 from worker.cli.dead_letters.options import (
-    STATUSES,
     Number,
     hint_at_drain,
+    of_status,
     service_of,
     with_filters,
     with_status,
@@ -18,7 +18,7 @@ from worker.cli.dead_letters.options import (
 from worker.cli.options import as_json, cursor_option, limit_option, show_next, with_wide
 from worker.cli.output import show_json, show_table
 from worker.cli.table_width import Column
-from worker.deadletters.models import APPLIED, DeadLetterPage
+from worker.deadletters.models import DeadLetterPage
 from worker.deadletters.store.filters import DeadLetterFilter
 
 
@@ -53,9 +53,7 @@ def list_dead_letters(
       billing-worker dead-letters list --user ann --status all
       billing-worker dead-letters list --json | jq '.deadLetters[].number'
     """
-    filter_ = replace(asked or DeadLetterFilter(), status=STATUSES[status])
-    if status == APPLIED:
-        filter_ = replace(filter_, applied=True)
+    filter_ = of_status(asked, status)
     if code_before is not None:
         filter_ = replace(filter_, code=code_before)
     page = service_of(application).page(filter_, limit=limit, before=cursor)

@@ -33,6 +33,12 @@ with_status = click.option(
 )
 
 
+def of_status(asked: DeadLetterFilter | None, status: str) -> DeadLetterFilter:
+    """Return the filter, of dead letters with a status of ``with_status``."""
+    applied = True if status == APPLIED else None
+    return replace(asked or DeadLetterFilter(), status=STATUSES[status], applied=applied)
+
+
 def service_of(application: Application) -> DeadLetters:
     """Return the dead letters in a database that is at the newest schema."""
     application.require_usable_schema()

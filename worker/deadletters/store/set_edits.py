@@ -44,17 +44,20 @@ class EditTally:
 
     def count_unedited(self, cause: str, number: int) -> None:
         """Count a dead letter that stays as it is, for a cause."""
+        self._count(cause, 1, number)
+
+    def _count(self, cause: str, count: int, sample: int) -> None:
         text = cause if cause in self.causes or len(self.causes) < _CAUSES_MAX else _OTHER
-        self.causes[text] += 1
-        self.samples.setdefault(text, number)
+        self.causes[text] += count
+        self.samples.setdefault(text, sample)
 
     def add(self, other: "EditTally") -> None:
         """Add the counts of a part."""
         self.changed += other.changed
         self.unchanged += other.unchanged
         self.skipped += other.skipped
-        self.causes += other.causes
-        self.samples = other.samples | self.samples
+        for cause, count in other.causes.items():
+            self._count(cause, count, other.samples[cause])
 
     @property
     def total(self) -> int:
