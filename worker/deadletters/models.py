@@ -283,7 +283,7 @@ class Event(View):
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """One edit of a dead letter's body, whole."""
+    """One edit of a dead letter's body, whole; ``set_edit`` is the edit of a set that it is of."""
 
     number: int
     at: datetime
@@ -291,6 +291,7 @@ class Edit:
     reason: str
     before: bytes
     after: bytes
+    set_edit: int | None
 
 
 @dataclass(frozen=True)
@@ -501,7 +502,7 @@ class Replay(View):
 
     def _running_for(self, now: datetime) -> timedelta:
         """Return how long the present run lasts; one that was killed lasted until its lease ended."""
-        if self.running_since is None:
+        if self.running_since is None or self.state is not ReplayState.RUNNING:
             return timedelta()
         end = now if self.leased_until is None else min(now, self.leased_until)
         return max(end - self.running_since, timedelta())

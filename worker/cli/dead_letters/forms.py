@@ -29,6 +29,7 @@ def details_as_dict(details: DeadLetterDetails) -> dict[str, Any]:
                 "at": edit.at.isoformat(),
                 "actor": edit.actor,
                 "reason": edit.reason,
+                "setEdit": edit.set_edit,
                 **body_as_dict("before", edit.before),
                 **body_as_dict("after", edit.after),
             }
