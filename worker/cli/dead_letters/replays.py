@@ -85,7 +85,8 @@ _PAGE = 1_000
     "states",
     multiple=True,
     type=click.Choice([state.value for state in ItemState]),
-    help="Only dead letters in this state; may be given several times. Default: those without success.",
+    metavar="STATE",
+    help="Only dead letters in this state, such as rejected or failed_again; may be given several times.",
 )
 @click.option(
     "--csv", "as_csv", is_flag=True, help="Print all of these dead letters as CSV, for spreadsheets."
