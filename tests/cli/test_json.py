@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
-from schemas import PaymentSucceeded
+from schemas import DeadLetterReason, PaymentSucceeded
 from tests.cli.commands import COMMANDS
 from tests.cli.console import Cli, FilledLedger
 from tests.support.rabbit_client import RabbitClient
 from tests.support.worker_thread import running
 from worker.bootstrap import Application, utc_now
+from worker.deadletters.fingerprints import fingerprint_of
 from worker.ledger.pauses import Pause
 from worker.settings import load_settings
 
@@ -38,6 +39,8 @@ BONUS = '{"type": "credit.bonus", "referenceId": "b-1", "userId": "ann", "tokens
 UNKNOWN_PACKAGE = PaymentSucceeded(
     reference_id="pay", user_id="ann", package_id="gone", amount_minor=1, currency="USD"
 )
+#: Group of the messages that no worker has published.
+UNKNOWN_GROUP = fingerprint_of(DeadLetterReason.UNKNOWN, None, None, "", None)
 PASSWORD = b"a long password\n"
 
 #: Arguments of each command, standard input, and the lists of its output; in the order in which they run.
@@ -72,6 +75,7 @@ CALLS: dict[tuple[str, ...], tuple[tuple[str, ...], bytes, tuple[str, ...]]] = {
     ("dead-letters", "drain"): ((), b"", ()),
     ("dead-letters", "park"): ((), b"", ()),
     ("dead-letters", "groups"): ((), b"", ("groups",)),
+    ("dead-letters", "group"): ((UNKNOWN_GROUP,), b"", ()),
     ("dead-letters", "list"): ((), b"", ("deadLetters",)),
     ("dead-letters", "note"): (("1", "asked"), b"", ()),
     ("dead-letters", "edit"): (("1", "--from-file", "-", "--reason", "x"), BONUS.encode(), ()),
@@ -84,6 +88,7 @@ CALLS: dict[tuple[str, ...], tuple[tuple[str, ...], bytes, tuple[str, ...]]] = {
     ("dead-letters", "replay", "show"): (("1",), b"", ("notable",)),
     ("dead-letters", "replay", "cancel"): (("3",), b"", ()),
     ("dead-letters", "discard"): (("3", "--reason", "x"), b"", ("numbers",)),
+    ("dead-letters", "resolve"): (("3", "--applied", "--reason", "x"), b"", ("numbers",)),
     ("dead-letters", "restore"): (("3",), b"", ("numbers",)),
     ("console", "users", "add"): (("ann", "--role", "viewer"), PASSWORD, ()),
     ("console", "user"): (("bob", "--role", "viewer"), PASSWORD, ()),

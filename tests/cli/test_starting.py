@@ -153,7 +153,7 @@ def completed(bin_folder: Path, *words: str) -> list[str]:
 def test_bash_completes_commands_and_options(bin_folder: Path) -> None:
     assert completed(bin_folder, "dea") == ["dead-letters"]
     assert completed(bin_folder, "") == root_names()
-    assert completed(bin_folder, "dead-letters", "re") == ["replay", "restore"]
+    assert completed(bin_folder, "dead-letters", "re") == ["replay", "resolve", "restore"]
     assert completed(bin_folder, "dead-letters", "p") == ["purge"], "the old name of drain is hidden"
     assert completed(bin_folder, "history", "--cur") == ["--cursor"]
 

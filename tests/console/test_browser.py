@@ -239,6 +239,8 @@ def test_viewer_signs_in_and_gets_no_actions(
 PAGES = (
     "/", "/dead-letters", "/dead-letters/list", "/dead-letters/1", "/dead-letters/3", "/dead-letters/5",
     "/dead-letters/3/edit", "/dead-letters/dry-run?n=1&n=3", "/dead-letters/replay?n=1",
+    "/dead-letters/edit?n=1&n=3&set=metadata.a-long-name-of-a-field%3Dvalue&preview=1",
+    f"/dead-letters/discard?group={'a' * 32}",
     "/dead-letters/discard?n=1", "/replays", "/payments", "/accounts",
     "/accounts?sort=most_used", "/operations", "/operations?code=unknown_package", "/operations?top=feature",
     f"/account/operations?user={'x' * 200}", f"/account?user={'x' * 200}",

@@ -4,8 +4,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from worker.console.formats import action, ago, compact, lasting, moment, shortened, subject, visible
+from worker.console.formats import action, ago, compact, moment, shortened, subject, visible
 from worker.messages.dead_letters import EPOCH
+from worker.runtime.durations import lasting
 
 NOW = datetime(2026, 11, 22, 10, 15, tzinfo=UTC)
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from schemas import DeadLetterReason
-from tests.deadletters.parts import DeadQueue, World, failed
+from schemas import DeadLetterReason, DeductUsage
+from tests.deadletters.parts import DeadQueue, World, deduct, failed
 from worker.broker import BulkShare, Consumes, Delivery
 from worker.deadletters import link_drainer
 from worker.deadletters.drainer import Drainer
@@ -168,3 +168,14 @@ def test_a_dead_letter_that_cannot_be_kept_holds_no_other_up_and_stays_in_its_qu
     with pytest.raises(NotKeptError, match="they stay in their queue"):
         world.service.drain(alone)
     assert alone.acknowledged == []
+
+
+def test_drainer_finds_dead_letters_applied_meanwhile(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    world.open("ann")
+    (number,) = world.park_failed(deduct("r-1"))
+    world.apply(DeductUsage(reference_id="r-1", user_id="ann", tokens=5))
+    queue = EndingQueue(world)
+    with caplog.at_level(logging.INFO):
+        drainer(world, lambda: queue).run(world)
+    assert world.service.dead_letter(number).state == "applied"
+    assert "1 dead letters were applied meanwhile: confirm them with" in caplog.text

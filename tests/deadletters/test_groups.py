@@ -10,8 +10,9 @@ from sqlalchemy import insert, text, update
 
 from schemas import DeadLetterReason
 from tests.deadletters.parts import NOW, World, deduct, failed
-from worker.deadletters.models import DeadLetterStatus
-from worker.deadletters.store import tables
+from worker import __version__
+from worker.deadletters.models import DeadLetterStatus, GroupOrder
+from worker.deadletters.store import group_parts, tables
 from worker.deadletters.store.filters import DeadLetterFilter
 from worker.errors import NotFoundError, QueryError
 from worker.messages.dead_letters import EPOCH, Failure
@@ -363,3 +364,42 @@ def test_dead_letters_events_and_activity_log_are_append_only(true_world: World)
         true_world.service.record("ann", "look", "nothing")
         with pytest.raises(Exception, match="append-only"), true_world.engine.begin() as connection:
             connection.execute(text(f"DELETE FROM {table}"))  # noqa: S608 - one of the two above
+
+
+# -- parts of a group -------------------------------------------------------------------------------------
+
+
+def test_parts_of_a_group_are_its_senders_worker_versions_and_messages(
+    true_world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    park(true_world, 5)
+    fingerprint = true_world.service.groups().groups[0].fingerprint
+    parts = true_world.service.group_parts(fingerprint[:8])
+    assert (parts.looked_at, parts.is_all, parts.is_waiting) == (5, True, True)
+    assert [(one.value, one.dead_letters) for one in parts.messages] == [
+        ("The field 'tokenz' is not known", 5)
+    ]
+    assert [(one.value, one.dead_letters) for one in parts.worker_versions] == [(__version__, 5)]
+    senders = {dead_letter.sender for dead_letter in true_world.parked()}
+    assert {one.value for one in parts.senders} == senders
+    monkeypatch.setattr(group_parts, "LOOKED_AT_MAX", 2)
+    assert true_world.service.group_parts(fingerprint).is_all is False
+    true_world.service.discard(DeadLetterFilter(), "tests", "eva")
+    assert true_world.service.group_parts(fingerprint).is_waiting is False
+
+
+def test_groups_are_ordered_by_what_they_affect(true_world: World) -> None:
+    park(true_world, 6, users=2, field="many")
+    park(true_world, 4, users=4, field="wide", first=1)
+    park(true_world, 1, field="dear", first=90)
+
+    def fields(order: GroupOrder) -> list[str | None]:
+        pages = [true_world.service.groups(order=order, limit=1)]
+        while pages[-1].next:
+            pages.append(true_world.service.groups(order=order, limit=1, after=pages[-1].next))
+        return [group.field for page in pages for group in page.groups]
+
+    assert fields("tokens") == ["dear", "many", "wide"]
+    assert fields("users") == ["wide", "many", "dear"]
+    assert fields("count") == ["many", "wide", "dear"]
+    assert fields("last") == ["dear", "many", "wide"]

@@ -90,6 +90,9 @@ QUESTIONS: dict[str, Callable[[DeadLetters], Any]] = {
     "groups": lambda service: service.groups(),
     "groups by tokens": lambda service: service.groups(order="tokens", waiting_only=False),
     "one group": lambda service: service.group("cfcd2084"),
+    "a group's parts": lambda service: service.group_parts("cfcd2084"),
+    "applied ones": page(status=(DeadLetterStatus.RESOLVED,), applied=True),
+    "a look for applied ones": lambda service: service.mark_applied(20_000),
     "all together": lambda service: service.counts(),
     "a letter's story": lambda service: service.details(20_000),
     "the log": lambda service: service.activity_log(),
@@ -97,6 +100,7 @@ QUESTIONS: dict[str, Callable[[DeadLetters], Any]] = {
     "the log about one": lambda service: service.activity_log(subject="letter 7"),
     "replays": lambda service: service.replays(),
     "letters of a replay": lambda service: service.replay_items(2, after=5_000),
+    "a look at a replay": lambda service: service.look_at_replay(2, after=5_000),
     "those that came back": lambda service: service.replay_items(2, states=["failed_again"]),
 }
 

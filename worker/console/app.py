@@ -1,5 +1,6 @@
 """WSGI application of the console: access, error pages, and the pages."""
 
+import json
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,13 +19,14 @@ from worker.console.pages import PAGES
 from worker.console.security import has_unstorable_text, secure
 from worker.errors import BillingError, ConfigurationError, NotFoundError, QueryError, TransientError
 from worker.runtime.cached_value import KnownValue, Unknown
+from worker.runtime.durations import lasting
 
 #: Endpoints that need no sign-in.
 _OPEN = {"static", "session.sign_in"}
 #: Endpoints of forms that viewers may send: they change nothing of the ledger.
 _FOR_VIEWERS = {"session.sign_in", "session.sign_out", "session.theme"}
-#: Prefix of the endpoints that only operators may use; viewers don't see them.
-_FOR_OPERATORS = "dead_letter_actions."
+#: Prefixes of the endpoints that only operators may use; viewers don't see them.
+_FOR_OPERATORS = ("dead_letter_actions.", "set_edits.")
 _SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
 THEMES = ("auto", "light", "dark")
 
@@ -96,12 +98,13 @@ def _add_template_helpers(app: Flask) -> None:
         money=formats.money,
         moment=formats.moment,
         ago=lambda value: formats.ago(value, g.now),
-        lasting=formats.lasting,
+        lasting=lasting,
         size=formats.size,
         visible=formats.visible,
         short=formats.shortened,
         id=formats.shown_id,
         words=formats.words,
+        json_text=lambda value: json.dumps(value, ensure_ascii=False),
         action=formats.action,
         subject=formats.subject,
     )

@@ -7,11 +7,10 @@ from markupsafe import Markup
 
 from worker.messages.dead_letters import EPOCH
 from worker.runtime.cached_value import Unknown
+from worker.runtime.durations import lasting
 from worker.runtime.shown_balance import owed_after, owed_text
 from worker.runtime.shown_ids import with_escapes
 from worker.runtime.shown_money import shown_money
-
-_STEPS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 
 
 def visible(text: Any) -> str:
@@ -84,20 +83,6 @@ def ago(value: datetime | None, now: datetime) -> Markup:
     return Markup('<time datetime="{}" title="{}">{}</time>').format(
         value.isoformat(), f"{value:%Y-%m-%d %H:%M:%S}Z", text
     )
-
-
-def lasting(length: timedelta) -> str:
-    """Return a length of time in its two largest units."""
-    seconds = max(int(length.total_seconds()), 0)
-    for place, (size, name) in enumerate(_STEPS):
-        if seconds >= size:
-            text = f"{seconds // size} {name}"
-            if place + 1 < len(_STEPS) and seconds < 10 * size:
-                smaller, smaller_name = _STEPS[place + 1]
-                rest = seconds % size // smaller
-                text += f" {rest} {smaller_name}" if rest else ""
-            return text
-    return "0 s"
 
 
 def compact(value: int) -> str:

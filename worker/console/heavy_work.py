@@ -12,7 +12,7 @@ EACH, IN_ALL, WAITING, WAIT_S = 2, 3, 2, 3.0
 #: Seconds after which the refused one is told to try again.
 RETRY_AFTER_S = 5
 
-_KINDS = "dry runs, explanations, statements, usage, reports, exports, searches for text"
+_KINDS = "dry runs, edits of sets, explanations, statements, usage, reports, exports, searches for text"
 
 
 class HeavyWork:

@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 from werkzeug.datastructures import MultiDict
 
 from schemas.fields import INT64_MAX
-from worker.deadletters.models import DeadLetterStatus
+from worker.deadletters.models import APPLIED, DeadLetterStatus
 from worker.deadletters.store.filters import DeadLetterFilter
 from worker.errors import QueryError
 
@@ -148,24 +148,31 @@ def filter_in(values: Values) -> DeadLetterFilter:
     """Return the filter that the parameters name; without a status, dead letters that wait."""
     named = [name for name in values.getlist("status") if name]
     status: tuple[DeadLetterStatus, ...]
+    is_applied = APPLIED in named
     if _ALL in named:
         status = tuple(DeadLetterStatus)
+    elif is_applied:
+        if len(named) > 1:
+            raise QueryError(f"{APPLIED} is a state of its own: give no other status beside it")
+        status = (DeadLetterStatus.RESOLVED,)
     else:
         unknown = sorted(set(named) - set(DeadLetterStatus))
         if unknown:
             raise QueryError(
-                f"no such status: {', '.join(unknown)[:100]}; there are {', '.join(DeadLetterStatus)}"
+                f"no such status: {', '.join(unknown)[:100]}; "
+                f"there are {', '.join((*DeadLetterStatus, APPLIED))}"
             )
         status = tuple(DeadLetterStatus(name) for name in named)
     fields: dict[str, Any] = {field: text_in(values, name) for name, field in _FIELDS.items()}
     since, until = moment_in(values, "since"), moment_in(values, "until")
-    chosen = DeadLetterFilter(**fields, since=since, until=until)
+    chosen = DeadLetterFilter(**fields, since=since, until=until, applied=True if is_applied else None)
     return replace(chosen, status=status) if status else chosen
 
 
 def filter_pairs(chosen: DeadLetterFilter) -> list[tuple[str, str]]:
     """Return the parameters that ``filter_in`` makes the same filter of."""
-    pairs = [("status", status.value) for status in chosen.status]
+    statuses = [APPLIED] if chosen.applied else [status.value for status in chosen.status]
+    pairs = [("status", status) for status in statuses]
     pairs += [
         (name, value) for name, field in _FIELDS.items() if (value := getattr(chosen, field)) is not None
     ]

@@ -1,6 +1,7 @@
 """Content of commands: what moves the ledger, as text that is stored, compared, and read back."""
 
 import json
+from collections.abc import Iterator
 from typing import Any, Final
 
 from pydantic.alias_generators import to_camel
@@ -58,16 +59,22 @@ def first_difference(
     content: str, stored: Outcome, catalog: Catalog | None = None
 ) -> tuple[str, str, str] | None:
     """Return the first field in which ``content`` differs from the stored one, and both values; or None."""
+    return next(differences(content, stored, catalog), None)
+
+
+def differences(
+    content: str, stored: Outcome, catalog: Catalog | None = None
+) -> Iterator[tuple[str, str, str]]:
+    """Yield the fields in which ``content`` differs from the stored one, with both values, in order."""
     if content == stored.content:
-        return None
+        return
     had: dict[str, Any] = json.loads(stored.content)
     has: dict[str, Any] = json.loads(content)
     had, has = _comparable(had, has, catalog)
     added = _ADDED.get(stored.type, frozenset())
     for name in sorted(had.keys() | has.keys()):
         if had.get(name) != has.get(name) and not (name in added and name not in had):
-            return name, str(had.get(name, "absent")), str(has.get(name, "absent"))
-    return None
+            yield name, str(had.get(name, "absent")), str(has.get(name, "absent"))
 
 
 #: Fields of a payment that are no content, and that a rejected one keeps, so that it can be tried again.

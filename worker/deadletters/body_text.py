@@ -14,7 +14,7 @@ def pretty_json(body: bytes) -> str | None:
     Invisible characters are written as JSON escapes them, which means the same.
     """
     try:
-        pretty = json.dumps(_exactly(body), indent=2, ensure_ascii=False)
+        pretty = json.dumps(read_exactly(body), indent=2, ensure_ascii=False)
     except (ValueError, RecursionError):
         return None
     if pretty.replace("\n", "").isprintable():
@@ -37,7 +37,7 @@ def editable(body: bytes) -> str | None:
     return text if all(char.isprintable() or char in "\n\t" for char in text) else None
 
 
-def _exactly(body: bytes) -> Any:
+def read_exactly(body: bytes) -> Any:
     """Return the JSON of ``body``. Raises ValueError where it would look different when written anew.
 
     It is read as a worker reads it, UTF-8 without a byte order mark: a refused body must not look fine.

@@ -1,7 +1,7 @@
 """Drainer: the loop that drains dead letters as they come, through outages of either server.
 
-It also ends the items of replays that nobody runs. Nothing is taken from the queue before the database takes
-writes.
+It also ends the items of replays that nobody runs, and finds dead letters that were applied meanwhile.
+Nothing is taken from the queue before the database takes writes.
 """
 
 import logging
@@ -18,6 +18,7 @@ from worker.runtime.stop import Stop
 
 log = logging.getLogger(__name__)
 
+_RESOLVE = "confirm them with `billing-worker dead-letters resolve --applied`"
 _LISTEN_S = 0.5
 #: Number of batches, empty ones included, after which replays without a runner are looked at.
 _TIDY_EVERY = 20
@@ -50,6 +51,7 @@ class Drainer:
         self._link_drainer: LinkDrainer | None = None
         self._held_since: float | None = None
         self._batches = self._drained = 0
+        self._looked_to = 0
 
     def run(self, stop: Stop) -> None:
         """Drain until ``stop``; an obstacle is logged once and waited out."""
@@ -78,7 +80,15 @@ class Drainer:
         self._batches += 1
         if (self._drained and not drained) or self._batches % _TIDY_EVERY == 0:
             self._service.tidy()
+            self._mark_applied()
             self._log_drained()
+
+    def _mark_applied(self) -> None:
+        """Look at some dead letters more: in turn each is looked at, however many there are."""
+        look = self._service.mark_applied(self._looked_to)
+        self._looked_to = look.after
+        if look.found:
+            log.info("%d dead letters were applied meanwhile: %s", look.found, _RESOLVE)
 
     def _note_success(self) -> None:
         self._broker.ended()

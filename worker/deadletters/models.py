@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Literal, Self
 
@@ -21,9 +21,11 @@ class DeadLetterStatus(StrEnum):
     DISCARDED = "discarded"
 
 
-#: Orders of groups: by the latest failure, by the number that waits, by the tokens that wait.
-GroupOrder = Literal["last", "count", "tokens"]
+#: Orders of groups: by the tokens that wait, the users that wait, the number that waits, the latest failure.
+GroupOrder = Literal["tokens", "users", "count", "last"]
 
+#: State of a resolved dead letter whose operation the ledger was found to have: see ``applied``.
+APPLIED = "applied"
 WAITING = (DeadLetterStatus.PARKED, DeadLetterStatus.REPLAYING)
 #: Discarded, or under way; of the latter those whose replay nobody runs are restored.
 RESTORABLE = (DeadLetterStatus.DISCARDED, DeadLetterStatus.REPLAYING)
@@ -61,6 +63,10 @@ class ReplayState(StrEnum):
     CANCELLED = "cancelled"
 
 
+def _state(status: str, applied_at: datetime | None) -> str:
+    return APPLIED if status == DeadLetterStatus.RESOLVED and applied_at is not None else status
+
+
 @dataclass(frozen=True, slots=True)
 class StoredDeadLetter:
     """One dead letter as it is kept: reason, origin, times, tries, and the message itself.
@@ -95,6 +101,7 @@ class StoredDeadLetter:
     tokens_at_stake: int | None
     replay_id: int | None
     edited_body: bytes | None
+    applied_at: datetime | None
     sender: str | None
 
     @classmethod
@@ -113,6 +120,11 @@ class StoredDeadLetter:
     def is_origin_known(self) -> bool:
         """True where a worker user published the dead letter, and so its headers were believed."""
         return self.queue is not None
+
+    @property
+    def state(self) -> str:
+        """Status for people: one that was found applied says so until an operator has confirmed it."""
+        return _state(self.status, self.applied_at)
 
     @property
     def current_body(self) -> bytes:
@@ -139,8 +151,14 @@ class DeadLetterLine(View):
     tokens_at_stake: int | None
     replay_id: int | None
     note: str | None
+    applied_at: datetime | None
     is_edited: bool
     size: int
+
+    @property
+    def state(self) -> str:
+        """Status for people: one that was found applied says so until an operator has confirmed it."""
+        return _state(self.status, self.applied_at)
 
 
 @dataclass(frozen=True)
@@ -165,7 +183,8 @@ class DeadLetterGroup(View):
 
     ``tokens_at_stake`` is the sum of the tokens that the waiting dead letters ask to move, as far as it is
     known; ``tokens_unknown`` counts the waiting dead letters of which it isn't. ``users`` are the distinct
-    users that wait, counted to 1,000: ``users_is_least`` says that there are more.
+    users that wait, counted to 1,000: ``users_is_least`` says that there are more. ``applied`` are those of
+    the resolved ones that were found applied, and that nobody has confirmed.
     """
 
     fingerprint: str
@@ -183,8 +202,33 @@ class DeadLetterGroup(View):
     tokens_unknown: int
     users: int
     users_is_least: bool
+    applied: int
     first_failed_at: datetime | None
     last_failed_at: datetime | None
+
+
+@dataclass(frozen=True)
+class PartCount(View):
+    """Dead letters of a group with the same value; None is an unknown one."""
+
+    value: str | None
+    dead_letters: int
+
+
+@dataclass(frozen=True)
+class GroupParts(View):
+    """Dead letters of a group by sender, by version of the worker and by message, the commonest first.
+
+    They are counted among the newest ``looked_at`` that wait, or of all where ``is_waiting`` is false; each
+    part has ten values at most.
+    """
+
+    looked_at: int
+    is_all: bool
+    is_waiting: bool
+    senders: tuple[PartCount, ...]
+    worker_versions: tuple[PartCount, ...]
+    messages: tuple[PartCount, ...]
 
 
 @dataclass(frozen=True)
@@ -208,7 +252,11 @@ class GroupDrift(View):
 
 @dataclass(frozen=True)
 class Counts(View):
-    """Counts of all dead letters. ``groups`` counts those with dead letters that wait."""
+    """Counts of all dead letters. ``groups`` counts those with dead letters that wait.
+
+    ``applied`` are those of the resolved ones that were found applied, and that nobody has confirmed, counted
+    to 10,000.
+    """
 
     parked: int
     replaying: int
@@ -217,6 +265,7 @@ class Counts(View):
     groups: int
     tokens_at_stake: int
     tokens_unknown: int
+    applied: int
     last_failed_at: datetime | None
 
 
@@ -234,7 +283,7 @@ class Event(View):
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """One edit of a dead letter's body, whole."""
+    """One edit of a dead letter's body, whole; ``set_edit`` is the edit of a set that it is of."""
 
     number: int
     at: datetime
@@ -242,6 +291,62 @@ class Edit:
     reason: str
     before: bytes
     after: bytes
+    set_edit: int | None
+
+
+@dataclass(frozen=True)
+class UneditedCause(View):
+    """Cause for which an edit of a set leaves dead letters as they are: their number, and one of them."""
+
+    text: str
+    dead_letters: int
+    sample: int
+
+
+@dataclass(frozen=True)
+class SetEdit(View):
+    """Result of an edit of a set, or of taking one back; ``number`` is None where nothing was changed.
+
+    ``unchanged`` dead letters have no such field or that value already; ``skipped`` ones are not parked any
+    more, or were edited meanwhile. ``unedited`` are the causes of the others, the commonest first.
+    """
+
+    number: int | None
+    changed: int
+    unchanged: int
+    skipped: int
+    unedited: tuple[UneditedCause, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EditSample:
+    """Body of one dead letter before and after an edit of a set, with its forecast."""
+
+    forecast: "DeadLetterForecast"
+    before: bytes
+    after: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SetEditPreview:
+    """Preview of an edit of a set: the effect of every changed body on today's ledger, and samples.
+
+    ``samples`` have one of each expected result, and some more. ``judged`` has the changed bodies only;
+    ``skipped`` dead letters are not parked.
+    """
+
+    total: int
+    unchanged: int
+    skipped: int
+    unedited: tuple[UneditedCause, ...]
+    judged: "DryRun"
+    samples: tuple[EditSample, ...]
+
+    @property
+    def decodes(self) -> int:
+        """Number of changed bodies that a worker would take."""
+        refused = sum(one.dead_letters for one in self.judged.forecasts if one.would == "malformed")
+        return self.judged.total - refused
 
 
 @dataclass(frozen=True)
@@ -263,12 +368,33 @@ class LedgerLine(View):
     agrees: bool | None = None
 
 
+@dataclass(frozen=True)
+class BodyField(View):
+    """Field of a command as the ledger stored it, and as it came; None where it is absent."""
+
+    name: str
+    stored: Any
+    came: Any
+    differs: bool
+
+
+@dataclass(frozen=True)
+class BodyConflict(View):
+    """Command of a dead letter beside the operation that has its reference: what moves the ledger of both."""
+
+    reference_id: str
+    recorded_at: datetime
+    fields: tuple[BodyField, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class DeadLetterDetails:
     """One dead letter with its history, oldest first, and the ledger's rows under its references.
 
     ``problem`` is why a worker of today would refuse the body as it is; None where it would accept it.
     ``past_deadline`` is the time until which its usage was valid, where that has passed: a replay drops it.
+    ``is_applied`` says that it is parked though the ledger has its operation, with the same content;
+    ``conflicts`` are its commands whose references have operations of another content.
     """
 
     dead_letter: StoredDeadLetter
@@ -277,6 +403,8 @@ class DeadLetterDetails:
     ledger: tuple[LedgerLine, ...]
     problem: RefusedBodyError | None
     past_deadline: datetime | None = None
+    is_applied: bool = False
+    conflicts: tuple[BodyConflict, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -329,6 +457,9 @@ class Replay(View):
 
     ``step`` counts from 1; the last of ``steps_in_all`` is the rest. In a stopped replay it is the step that
     failed. A running one whose lease is over was killed, and can be resumed.
+
+    ``stop_on`` are the limits at which it stops by itself. ``ran_ms`` is how long it ran before
+    ``running_since``, None where an earlier version ran it; ``ended_before`` had ended by then.
     """
 
     number: int
@@ -346,11 +477,35 @@ class Replay(View):
     steps_in_all: int
     total: int
     counts: Mapping[str, int] = field(default_factory=dict)
+    stop_on: tuple[str, ...] = ()
+    running_since: datetime | None = None
+    ran_ms: int | None = None
+    ended_before: int = 0
 
     def has_runner(self, now: datetime) -> bool:
         """Return True where a process runs it; one that was killed leaves a lease that expires."""
         is_leased = self.leased_until is not None and self.leased_until > now
         return self.state is ReplayState.RUNNING and is_leased
+
+    def elapsed(self, now: datetime) -> timedelta | None:
+        """Return how long it ran, without its pauses; None where unknown."""
+        if self.ran_ms is None:
+            return None
+        return timedelta(milliseconds=self.ran_ms) + self._running_for(now)
+
+    def remaining(self, now: datetime) -> timedelta | None:
+        """Return how long it has still to run at the pace of this run; None where unknown, or at rest."""
+        ended, running_for = self.total - self.open - self.ended_before, self._running_for(now)
+        if self.state is not ReplayState.RUNNING or ended < 1 or not running_for:
+            return None
+        return running_for * self.open / ended
+
+    def _running_for(self, now: datetime) -> timedelta:
+        """Return how long the present run lasts; one that was killed lasted until its lease ended."""
+        if self.running_since is None or self.state is not ReplayState.RUNNING:
+            return timedelta()
+        end = now if self.leased_until is None else min(now, self.leased_until)
+        return max(end - self.running_since, timedelta())
 
     @property
     def open(self) -> int:
@@ -373,7 +528,7 @@ class ReplayPage(View):
 
 @dataclass(frozen=True)
 class ReplayItem(View):
-    """One dead letter of a replay."""
+    """One dead letter of a replay, with its identities; ``tokens`` is None where unknown."""
 
     position: int
     number: int
@@ -381,6 +536,10 @@ class ReplayItem(View):
     detail: str | None
     sent_at: datetime | None
     settled_at: datetime | None
+    type: str | None
+    reference_id: str | None
+    user_id: str | None
+    tokens: int | None
 
 
 @dataclass(frozen=True)
@@ -389,6 +548,27 @@ class ReplayItemPage(View):
 
     items: tuple[ReplayItem, ...]
     next: int | None
+
+
+@dataclass(frozen=True)
+class RejectedTokens(View):
+    """Tokens that the rejected dead letters of a replay ask to move, and of how many they are unknown.
+
+    They are summed for the first 10,000: ``is_least`` says that there are more.
+    """
+
+    tokens: int
+    unknown: int
+    is_least: bool
+
+
+@dataclass(frozen=True)
+class ReplayLook(View):
+    """A replay with a page of its items and the tokens rejected, all as of one moment."""
+
+    replay: Replay
+    items: ReplayItemPage
+    rejected: RejectedTokens
 
 
 @dataclass(frozen=True)

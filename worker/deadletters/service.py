@@ -13,8 +13,10 @@ from sqlalchemy import Engine
 
 from worker.broker import Consumes, Delivery
 from worker.catalog import Catalog
-from worker.deadletters import actions
+from worker.deadletters import actions, applied, set_edits
+from worker.deadletters.applied import AppliedLook
 from worker.deadletters.body_check import Receive, problem_with
+from worker.deadletters.body_fields import BodyChanges
 from worker.deadletters.explain import ReferenceExplanation, explain
 from worker.deadletters.link_drainer import LinkDrainer
 from worker.deadletters.models import (
@@ -23,32 +25,38 @@ from worker.deadletters.models import (
     DeadLetterDetails,
     DeadLetterGroup,
     DeadLetterPage,
+    DeadLetterStatus,
     Done,
     DryRun,
     GroupDrift,
     GroupOrder,
     GroupPage,
+    GroupParts,
     Imported,
     Replay,
     ReplayItemPage,
+    ReplayLook,
     ReplayPage,
+    SetEdit,
+    SetEditPreview,
     StoredDeadLetter,
 )
 from worker.deadletters.replay import abandoned, items
 from worker.deadletters.replay import store as replays
 from worker.deadletters.replay.dry_run import DryRunRules, dry_run
-from worker.deadletters.replay.ledger_check import ledger_lines, past_deadline_in
-from worker.deadletters.store import activity_log, edits, export, groups, history, queries
+from worker.deadletters.replay.ledger_check import conflicts_in, ledger_lines, past_deadline_in
+from worker.deadletters.store import activity_log, edits, export, group_parts, groups, history, queries
 from worker.deadletters.store.edits import BodyChange
 from worker.deadletters.store.filters import DeadLetterFilter, DeadLetterSelection
 from worker.deadletters.store.ingest import drained_from, ingest
+from worker.deadletters.store.set_edits import undo_set_edit
 from worker.deadletters.store.transaction import DeadLetterTransaction, in_transaction
 from worker.errors import NotPossibleError, RefusedBodyError
 from worker.ledger.queries import snapshot
 from worker.ledger.store import Ledger
 from worker.runtime.stop import StopRequest
 
-_REFERENCES_SHOWN = 100
+_REFERENCES_SHOWN, _CONFLICTS_SHOWN = 100, 10
 
 
 def _utc_now() -> datetime:
@@ -110,6 +118,10 @@ class DeadLetters:
         """End the items of replays that nobody runs, where the ledger shows an outcome; returns how many."""
         return abandoned.end_shown(self._engine, self._clock())
 
+    def mark_applied(self, after: int = 0) -> AppliedLook:
+        """Look at some parked dead letters behind a number; resolve, with a mark, those applied meanwhile."""
+        return applied.mark_some(self._engine, self._clock(), after)
+
     def _ingest(self, deliveries: Sequence[Delivery]) -> None:
         drained = [drained_from(delivery, self._catalog, self._worker_users) for delivery in deliveries]
         ingest(self._engine, self._clock(), drained)
@@ -138,6 +150,11 @@ class DeadLetters:
         """
         with snapshot(self._engine) as connection:
             return groups.group(connection, fingerprint)
+
+    def group_parts(self, fingerprint: str) -> GroupParts:
+        """Return a group's dead letters by sender, worker version and message. Raises as ``group`` does."""
+        with snapshot(self._engine) as connection:
+            return group_parts.parts(connection, fingerprint)
 
     def drifts(self) -> list[GroupDrift]:
         """Return the groups that differ from their dead letters; there should never be any."""
@@ -184,6 +201,9 @@ class DeadLetters:
                 ledger=ledger_lines(connection, dead_letter, now, _REFERENCES_SHOWN),
                 problem=self._problem(dead_letter, dead_letter.current_body),
                 past_deadline=past_deadline_in(dead_letter, now),
+                is_applied=dead_letter.status == DeadLetterStatus.PARKED
+                and applied.is_applied(connection, dead_letter, now),
+                conflicts=conflicts_in(connection, dead_letter, now, _CONFLICTS_SHOWN),
             )
 
     def explain(self, reference_id: str, now: datetime | None = None) -> ReferenceExplanation:
@@ -245,6 +265,21 @@ class DeadLetters:
         """
         return actions.restore(self._engine, self._clock(), dead_letters, reason, actor)
 
+    def resolve_applied(
+        self,
+        dead_letters: DeadLetterSelection,
+        reason: str,
+        actor: str,
+        *,
+        on_progress: Callable[[int, int | None], None] | None = None,
+    ) -> Done:
+        """Resolve those that the ledger has applied with the same content; skip others.
+
+        Of a filter the parked ones are looked at, and those found before. Raises NotFoundError;
+        NotPossibleError without a reason.
+        """
+        return applied.resolve(self._engine, self._clock(), dead_letters, reason, actor, on_progress)
+
     def undo_discard(self, entries: Sequence[int], actor: str) -> Done:
         """Restore the dead letters that these entries of the activity log discarded (``Done.entries``).
 
@@ -272,6 +307,64 @@ class DeadLetters:
         change = BodyChange(body, instead_of, reason, actor)
         edits.edit(self._engine, self._clock(), number, change, self._catalog)
         return self.dead_letter(number)
+
+    def preview_set_edit(
+        self,
+        dead_letters: DeadLetterSelection,
+        changes: BodyChanges,
+        *,
+        on_progress: Callable[[int, int | None], None] | None = None,
+        stop: StopRequest | None = None,
+    ) -> SetEditPreview:
+        """Judge every changed body on today's ledger, with samples; nothing is sent or written.
+
+        Of a filter the parked ones. Raises NotFoundError; NotPossibleError as ``dry_run`` does.
+        """
+        rules = self._dry_run_rules()
+        return set_edits.preview(self._engine, self._clock(), dead_letters, changes, rules, on_progress, stop)
+
+    def edit_set(
+        self,
+        dead_letters: DeadLetterSelection,
+        changes: BodyChanges,
+        reason: str,
+        actor: str,
+        *,
+        unchecked: bool = False,
+        on_progress: Callable[[int, int | None], None] | None = None,
+    ) -> SetEdit:
+        """Edit parked dead letters alike; the originals stay. Returns the number that undoes it.
+
+        A dead letter whose changed body a worker would refuse is left as it is, unless ``unchecked``. Raises
+        NotFoundError before any is edited; NotPossibleError without a reason.
+        """
+        now = self._clock()
+        return set_edits.apply(
+            self._engine,
+            now,
+            dead_letters,
+            changes,
+            reason,
+            actor,
+            set_edits.BodyJudge(self._receive, now, self._sent_as),
+            self._catalog,
+            unchecked=unchecked,
+            on_progress=on_progress,
+        )
+
+    def undo_set_edit(
+        self,
+        number: int,
+        reason: str,
+        actor: str,
+        *,
+        on_progress: Callable[[int, int | None], None] | None = None,
+    ) -> SetEdit:
+        """Give the dead letters of an edit of a set their bodies back; those edited since are skipped.
+
+        Raises NotFoundError.
+        """
+        return undo_set_edit(self._engine, self._clock(), number, reason, actor, self._catalog, on_progress)
 
     def problem_with(self, number: int, body: bytes) -> RefusedBodyError | None:
         """Return the error with which a worker would refuse this body; None where it would accept it.
@@ -308,13 +401,16 @@ class DeadLetters:
     ) -> DryRun:
         """Judge dead letters against today's ledger; nothing is sent or written.
 
-        ``on_progress`` gets the number judged, and the total where it is known. Raises NotFoundError;
+        ``on_progress`` gets the number judged, and the total. Raises NotFoundError;
         NotPossibleError without a catalog or the worker's rules.
         """
+        rules = self._dry_run_rules()
+        return dry_run(self._engine, self._clock(), dead_letters, rules, on_progress, stop)
+
+    def _dry_run_rules(self) -> DryRunRules:
         if self._receive is None:
             raise NotPossibleError("a dry run needs the worker's rules for deliveries")
-        rules = DryRunRules(self._receive, self._known_catalog(), self._sent_as)
-        return dry_run(self._engine, self._clock(), dead_letters, rules, on_progress, stop)
+        return DryRunRules(self._receive, self._known_catalog(), self._sent_as)
 
     def _known_catalog(self) -> Catalog:
         if self._catalog is None:
@@ -329,13 +425,15 @@ class DeadLetters:
         *,
         rate: float | None = None,
         steps: Sequence[int] = (),
+        stop_on: Sequence[str] = (),
     ) -> Replay:
         """Freeze the dead letters and store the replay, for a runner.
 
         ``rate`` is in dead letters a second (up to 100,000), ``steps`` are the sizes of the first steps (up
-        to 20), and the rest is the last one. Raises NotFoundError, QueryError, NotPossibleError.
+        to 20), and the rest is the last one. ``stop_on`` are limits, such as ``rejected=2%``.
+        Raises NotFoundError, QueryError, NotPossibleError.
         """
-        request = replays.ReplayRequest(reason, actor, rate, tuple(steps))
+        request = replays.ReplayRequest(reason, actor, rate, tuple(steps), tuple(stop_on))
         return self.replay(replays.create(self._engine, self._clock(), dead_letters, request))
 
     def replay(self, replay_id: int) -> Replay:
@@ -359,6 +457,20 @@ class DeadLetters:
         with snapshot(self._engine) as connection:
             replays.read(connection, replay_id)
             return items.page(connection, replay_id, states, limit, after)
+
+    def look_at_replay(
+        self, replay_id: int, *, states: Sequence[str] = (), limit: int = 100, after: int = 0
+    ) -> ReplayLook:
+        """Return a replay, a page of its items and the tokens rejected, all as of one moment.
+
+        Raises NotFoundError, QueryError.
+        """
+        with snapshot(self._engine) as connection:
+            return ReplayLook(
+                replay=replays.read(connection, replay_id),
+                items=items.page(connection, replay_id, states, limit, after),
+                rejected=items.rejected_tokens(connection, replay_id),
+            )
 
     def pause_replay(self, replay_id: int, actor: str, reason: str | None = None) -> Replay:
         """Pause a running replay, in whichever process. Raises NotFoundError, NotPossibleError."""

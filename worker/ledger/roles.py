@@ -35,6 +35,7 @@ APPEND_ONLY = frozenset(
         "catalogs",
         "dead_letter_edits",
         "dead_letter_events",
+        "dead_letter_set_edits",
         "entries",
         "hold_parts",
         "payment_events",

@@ -3,6 +3,7 @@
 from tests.cli.console import Cli, FilledLedger
 from tests.cli.dead_letters.parts import BONUS, worker
 from tests.support.rabbit_client import RabbitClient
+from worker import __version__
 
 
 def test_like_failures_are_one_group(cli: Cli, rabbit: RabbitClient) -> None:
@@ -36,3 +37,16 @@ def test_verify_proves_the_groups(cli: Cli, rabbit: RabbitClient, ledger: Filled
     ended = cli("dead-letters", "groups", "--verify")
     assert ended.code == 1
     assert ended.out.endswith(": parked is 3, and must be 1\n")
+
+
+def test_group_shows_its_senders_versions_and_messages(cli: Cli, rabbit: RabbitClient) -> None:
+    for number in range(2):
+        rabbit.publish({**BONUS, "referenceId": f"r{number}", "tokenz": 5})
+    worker(cli, 2)
+    (group,) = cli("dead-letters", "groups", "--json").json["groups"]
+    shown = cli("dead-letters", "group", group["fingerprint"][:6], "--json").json
+    assert (shown["waiting"], shown["parts"]["lookedAt"]) == (2, 2)
+    assert [one["deadLetters"] for one in shown["parts"]["senders"]] == [2]
+    rows = cli("dead-letters", "group", group["fingerprint"][:6]).rows
+    assert ["2", __version__] in rows
+    assert ["waiting", "2"] in rows

@@ -71,3 +71,25 @@ def test_replays_are_listed_shown_and_cancelled(cli: Cli, rabbit: RabbitClient) 
         "the drain sees that 1 was applied"
     )
     assert cli("dead-letters", "replay", "show", "9").code == 4
+
+
+def test_replay_stops_on_rejections_which_are_shown_and_exported(cli: Cli, rabbit: RabbitClient) -> None:
+    for number in range(2):
+        rabbit.publish(
+            {"type": "usage.deduct", "referenceId": f"r-{number}", "userId": "ann", "tokens": 50_000}
+        )
+    worker(cli, 2)
+    ended = replayed(cli, "1", "2", "--canary", "1", "--stop-on", "rejected=2%", most=60_000)
+    assert (ended.code, ended.out) == (1, "replay 1 is stopped: 1 waiting, 1 rejected\n")
+    assert "1 of 1 rejected: the limit is rejected=2%" in ended.err
+    assert "it ran for " in ended.err
+    fields = dict(row[:2] for row in cli("dead-letters", "replay", "show", "1").rows if len(row) > 1)
+    assert (fields["tokens rejected"], fields["stops on"]) == ("50,000", "rejected=2%")
+    assert "ran for" in fields
+    exported = cli("dead-letters", "replay", "show", "1", "--state", "rejected", "--csv").lines
+    assert exported[0].startswith("position,deadLetter,state,type,reference,user,tokens,result")
+    assert exported[1].startswith("1,1,rejected,usage.deduct,r-0,ann,50000,rejected: insufficient_balance,")
+    shown = cli("dead-letters", "replay", "show", "1", "--json").json
+    assert (shown["rejected"]["tokens"], shown["notable"][0]["state"]) == (50_000, "rejected")
+    refused = cli("dead-letters", "replay", "1", "--stop-on", "rejected", "--reason", "x")
+    assert (refused.code, "is no limit: write a state and a number" in refused.err) == (2, True)

@@ -14,7 +14,8 @@ from worker.cli.dead_letters.options import Number, service_of
 from worker.cli.options import as_json, with_wide
 from worker.cli.output import is_terminal, show_fields, show_json, show_table
 from worker.cli.table_width import Column
-from worker.deadletters.models import DeadLetterDetails, StoredDeadLetter
+from worker.cli.text import printable
+from worker.deadletters.models import APPLIED, BodyConflict, DeadLetterDetails, Event, StoredDeadLetter
 
 
 @click.command()
@@ -39,6 +40,8 @@ def show(application: Application, *, number: int, as_json: bool) -> None:
     _show_details(details)
 
 
+_APPLIED = "the ledger has its operation, with the same content"
+_CONFIRM = "billing-worker dead-letters resolve --applied"
 _ORIGIN = ("queue", "exchange", "routing_key", "attempts", "worker_version", "schema_version", "sender")
 _LONG = ("body", "edited_body", "properties", "traceback")
 
@@ -65,7 +68,7 @@ def _show_details(details: DeadLetterDetails) -> None:
             Column("text", 1, text=True),
         ),
         [
-            (moment(event.at), event.kind.replace("_", " "), event.actor, event.replay_id, event.text)
+            (moment(event.at), event.kind.replace("_", " "), event.actor, event.replay_id, _text_of(event))
             for event in details.events
         ],
     )
@@ -86,6 +89,31 @@ def _show_details(details: DeadLetterDetails) -> None:
                 for line in details.ledger
             ],
         )
+    for conflict in details.conflicts:
+        _show_conflict(conflict)
+
+
+def _text_of(event: Event) -> str | None:
+    """Return the text of an event, with the edit of a set that it is of."""
+    if (edit := event.detail.get("set_edit")) is None:
+        return event.text
+    undoes = event.detail.get("undoes")
+    what = f"edit {edit} of a set" + (f", which undoes {undoes}" if undoes else "")
+    return f"{what}: {event.text}"
+
+
+def _show_conflict(conflict: BodyConflict) -> None:
+    """Show both sides of a conflict, a field a line."""
+    click.echo()
+    show_table(
+        f"Conflict of {printable(conflict.reference_id)}, stored {moment(conflict.recorded_at)}",
+        ("differs", "field", Column("stored", 1, text=True), Column("came", 1, text=True)),
+        [(field.differs, field.name, _side(field.stored), _side(field.came)) for field in conflict.fields],
+    )
+
+
+def _side(value: Any) -> str | None:
+    return None if value is None else json.dumps(value, ensure_ascii=False)
 
 
 def _fields(details: DeadLetterDetails) -> list[tuple[str, Any]]:
@@ -99,6 +127,10 @@ def _fields(details: DeadLetterDetails) -> list[tuple[str, Any]]:
             fields.append((_label(name), moment(value) if isinstance(value, datetime) else value))
     if not dead_letter.is_origin_known:
         fields.append(("origin", "unknown: no worker published it, and its headers count for nothing"))
+    if details.is_applied:
+        fields.append(("applied", f"{_APPLIED}; {_CONFIRM}"))
+    elif dead_letter.state == APPLIED:
+        fields.append(("confirm it", _CONFIRM))
     if details.past_deadline is not None:
         fields.append(("valid until", f"{moment(details.past_deadline)}, which has passed; {DROPPED}"))
     if details.problem is not None:
@@ -113,6 +145,7 @@ _LABELS = {
     "tokens_at_stake": "tokens affected",
     "replay_id": "replay",
     "sender": "sent by",
+    "applied_at": "found applied",
 }
 
 

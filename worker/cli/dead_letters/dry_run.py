@@ -23,12 +23,17 @@ def show_dry_run(service: DeadLetters, dead_letters: DeadLetterSelection, *, as_
     if as_json:
         show_json(judged.to_dict())
     else:
-        _show(judged)
-    sys.exit(1 if any(forecast.would in _COMES_BACK for forecast in judged.forecasts) else 0)
+        show_forecasts(f"Dry run of {judged.total} dead letters; nothing was sent", judged)
+    sys.exit(1 if comes_back(judged) else 0)
+
+
+def comes_back(judged: DryRun) -> bool:
+    """Return True where some dead letters would come back."""
+    return any(forecast.would in _COMES_BACK for forecast in judged.forecasts)
 
 
 _COMES_BACK = frozenset(("conflict", "fault", "malformed"))
-_WOULD = {
+WOULD = {
     "apply": "would be applied",
     "reject": "would be rejected",
     "duplicate": "would change nothing",
@@ -39,9 +44,10 @@ _WOULD = {
 }
 
 
-def _show(judged: DryRun) -> None:
+def show_forecasts(title: str, judged: DryRun) -> None:
+    """Show the expected results as a table."""
     show_table(
-        f"Dry run of {judged.total} dead letters; nothing was sent",
+        title,
         (
             Column("dead letters"),
             Column("result"),
@@ -54,7 +60,7 @@ def _show(judged: DryRun) -> None:
         [
             (
                 forecast.dead_letters,
-                _WOULD[forecast.would] if is_terminal() else forecast.would,
+                WOULD[forecast.would] if is_terminal() else forecast.would,
                 forecast.code,
                 forecast.field,
                 forecast.tokens,

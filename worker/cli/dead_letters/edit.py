@@ -1,4 +1,4 @@
-"""``dead-letters edit``: the body that a replay sends, changed by hand."""
+"""``dead-letters edit``: the body that a replay sends, changed by hand; many of them alike."""
 
 import sys
 from pathlib import Path
@@ -8,50 +8,113 @@ import click
 from worker.bootstrap import Application
 from worker.cli.application import with_application
 from worker.cli.dead_letters.forms import dead_letter_as_dict
-from worker.cli.dead_letters.options import Number, service_of, with_reason
+from worker.cli.dead_letters.options import Number, selected, service_of, with_filters, with_numbers
+from worker.cli.dead_letters.set_edit import ManyEdits, edit_many, undo_many, with_changes
 from worker.cli.options import as_json, with_actor
 from worker.cli.output import show_json
 from worker.cli.text import printable
+from worker.deadletters.body_fields import BodyChanges
 from worker.deadletters.body_text import editable
 from worker.deadletters.models import StoredDeadLetter
 from worker.deadletters.service import DeadLetters
+from worker.deadletters.store.filters import DeadLetterFilter
 from worker.errors import ConfigurationError, NotPossibleError, RefusedBodyError
 
 
 @click.command()
-@click.argument("number", type=Number)
-@with_reason
+@with_numbers
+@click.option("--reason", help="Why; kept with each dead letter. Required to save.")
 @click.option(
     "--from-file",
     "source",
     type=click.Path(path_type=Path, allow_dash=True),
     help="Take the body from this file, byte by byte (- is standard input); no editor is opened.",
 )
-@click.option("--unchecked", is_flag=True, help="Save a body that a worker would refuse as well.")
+@with_changes
+@click.option("--undo", type=Number, metavar="EDIT", help="Take back this edit of many dead letters.")
+@click.option("--unchecked", is_flag=True, help="Save bodies that a worker would refuse as well.")
+@click.option("--yes", is_flag=True, help="Save; without it an edit of many is only shown and judged.")
 @with_actor
+@with_filters
 @with_application("broker_url", "database_url", "catalog")
 @as_json
 def edit(
     application: Application,
     *,
-    number: int,
-    reason: str,
+    numbers: tuple[int, ...],
+    reason: str | None,
     source: Path | None,
+    changes: BodyChanges | None,
+    undo: int | None,
     unchecked: bool,
+    yes: bool,
     actor: str,
+    asked: DeadLetterFilter | None,
     as_json: bool,
 ) -> None:
-    """Edit the body that a replay sends, in $EDITOR or from a file.
+    """Edit the body that a replay sends: one by hand, or many alike.
 
-    The original is kept beside it, and so is who did it. A body that a worker would refuse is not saved. To
-    undo the edit, give the original body.
+    The original is kept beside it, and so is who did it. A body that a worker would refuse is not saved.
+
+    One: in $EDITOR, or from a file. To undo the edit, give the original body.
+
+    Many: --drop, --rename and --set, in this order. A field is a name, or names with dots between them:
+    metadata.job. A number is an item of a list, * is all of them: items.*.tokens. A value is JSON where it
+    is JSON (5, true, null, '"5"', '{"a": 1}'), else it is the text itself (ocr). Without --yes samples are
+    shown, and all changed bodies are judged on today's ledger; nothing is saved.
 
     \b
     Examples:
       EDITOR=nano billing-worker dead-letters edit 7 --reason "tokens as a number, see T-17"
       jq '.tokens = 5' old.json | billing-worker dead-letters edit 7 --from-file - --reason "T-17"
+      billing-worker dead-letters edit --group 3f2a --rename featureName=feature --set metadata.job=7
+      billing-worker dead-letters edit --group 3f2a --rename featureName=feature --yes --reason "T-17"
+      billing-worker dead-letters edit --undo 3 --reason "the wrong group"
+
+    Exit codes: 0 all is edited, or would be; 1 nothing was edited, or some stay as they are or would come
+    back.
     """
     service = service_of(application)
+    if undo is not None:
+        _refuse_beside_undo(numbers, asked, changes, source)
+        undo_many(service, undo, _required(reason), actor, as_json=as_json)
+    if changes is not None:
+        if source is not None:
+            raise click.UsageError("give either --from-file, or --set, --rename and --drop")
+        selection = selected(numbers, asked)
+        edit_many(
+            service,
+            selection,
+            changes,
+            ManyEdits(reason, actor, unchecked=unchecked, saves=yes),
+            as_json=as_json,
+        )
+    if len(numbers) != 1 or asked is not None:
+        raise click.UsageError("say what to change in many: --set, --rename or --drop; or give one number")
+    _edit_one(service, numbers[0], _required(reason), source, actor, unchecked=unchecked, as_json=as_json)
+
+
+def _required(reason: str | None) -> str:
+    if not reason:
+        raise click.UsageError("Missing option '--reason': say why, others will want to know")
+    return reason
+
+
+def _refuse_beside_undo(*others: object) -> None:
+    if any(others):
+        raise click.UsageError("--undo takes back all of an edit: give nothing beside it but --reason")
+
+
+def _edit_one(
+    service: DeadLetters,
+    number: int,
+    reason: str,
+    source: Path | None,
+    actor: str,
+    *,
+    unchecked: bool,
+    as_json: bool,
+) -> None:
     dead_letter = service.dead_letter(number)
     body = _edited(service, dead_letter, unchecked=unchecked) if source is None else _read(source)
     if body is None:

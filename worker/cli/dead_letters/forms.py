@@ -29,15 +29,18 @@ def details_as_dict(details: DeadLetterDetails) -> dict[str, Any]:
                 "at": edit.at.isoformat(),
                 "actor": edit.actor,
                 "reason": edit.reason,
+                "setEdit": edit.set_edit,
                 **body_as_dict("before", edit.before),
                 **body_as_dict("after", edit.after),
             }
             for edit in details.edits
         ],
         "ledger": [line.to_dict() for line in details.ledger],
+        "conflicts": [conflict.to_dict() for conflict in details.conflicts],
         "problem": None
         if problem is None
         else {"code": problem.code, "field": problem.field, "message": problem.way_out},
+        "isApplied": details.is_applied,
         "pastDeadline": None if details.past_deadline is None else details.past_deadline.isoformat(),
     }
 

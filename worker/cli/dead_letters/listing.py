@@ -8,9 +8,9 @@ from worker.bootstrap import Application
 from worker.cli.application import with_application
 from worker.cli.dead_letters.forms import moment
 from worker.cli.dead_letters.options import (
-    STATUSES,
     Number,
     hint_at_drain,
+    of_status,
     service_of,
     with_filters,
     with_status,
@@ -53,7 +53,7 @@ def list_dead_letters(
       billing-worker dead-letters list --user ann --status all
       billing-worker dead-letters list --json | jq '.deadLetters[].number'
     """
-    filter_ = replace(asked or DeadLetterFilter(), status=STATUSES[status])
+    filter_ = of_status(asked, status)
     if code_before is not None:
         filter_ = replace(filter_, code=code_before)
     page = service_of(application).page(filter_, limit=limit, before=cursor)
@@ -91,7 +91,7 @@ def show_dead_letters(page: DeadLetterPage) -> None:
         [
             (
                 dead_letter.number,
-                dead_letter.status,
+                dead_letter.state,
                 dead_letter.reason,
                 dead_letter.message,
                 dead_letter.reference_id,

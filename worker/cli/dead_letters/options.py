@@ -11,7 +11,7 @@ from worker.bootstrap import Application, utc_now
 from worker.cli.options import Command, Decorator, time_option
 from worker.cli.text import printable
 from worker.cli.times import TimeText, time_range
-from worker.deadletters.models import WAITING, DeadLetterStatus
+from worker.deadletters.models import APPLIED, WAITING, DeadLetterStatus
 from worker.deadletters.service import DeadLetters
 from worker.deadletters.store.filters import DeadLetterFilter, DeadLetterSelection
 
@@ -21,6 +21,7 @@ STATUSES = {
     "waiting": WAITING,
     "all": tuple(DeadLetterStatus),
     **{status.value: (status,) for status in DeadLetterStatus},
+    APPLIED: (DeadLetterStatus.RESOLVED,),
 }
 
 with_status = click.option(
@@ -28,8 +29,14 @@ with_status = click.option(
     type=click.Choice([*STATUSES]),
     default="waiting",
     show_default=True,
-    help="Waiting ones are parked, or under way in a replay.",
+    help="Waiting ones are parked, or under way in a replay; applied ones are resolved, not yet confirmed.",
 )
+
+
+def of_status(asked: DeadLetterFilter | None, status: str) -> DeadLetterFilter:
+    """Return the filter, of dead letters with a status of ``with_status``."""
+    applied = True if status == APPLIED else None
+    return replace(asked or DeadLetterFilter(), status=STATUSES[status], applied=applied)
 
 
 def service_of(application: Application) -> DeadLetters:
@@ -101,6 +108,17 @@ def _asked(*, start: TimeText | None, end: TimeText | None, **values: str | None
     )
 
 
+def selected(numbers: tuple[int, ...], asked: DeadLetterFilter | None) -> DeadLetterSelection:
+    """Return the dead letters by their numbers, or by the filter. Raises UsageError without either."""
+    if numbers and asked is not None:
+        raise click.UsageError("give either numbers or filters")
+    if asked is not None:
+        return asked
+    if not numbers:
+        raise click.UsageError("give the numbers of dead letters, or a filter such as --group; see --help")
+    return list(dict.fromkeys(numbers))
+
+
 def chosen(
     numbers: tuple[int, ...],
     asked: DeadLetterFilter | None,
@@ -113,20 +131,17 @@ def chosen(
 
     ``statuses`` are those of the dead letters on which the action really acts.
     """
-    if numbers and asked is not None:
-        raise click.UsageError("give either numbers or filters")
-    if numbers:
-        return list(dict.fromkeys(numbers))
-    if asked is None:
-        raise click.UsageError("give the numbers of dead letters, or a filter such as --group; see --help")
+    selection = selected(numbers, asked)
+    if not isinstance(selection, DeadLetterFilter):
+        return selection
     if not yes:
         if not sys.stdin.isatty():
             raise click.UsageError(
                 f"{doing} all dead letters of a filter: add --yes where nobody can be asked"
             )
-        question = f"{doing} all dead letters with {replace(asked, status=statuses)}?"
+        question = f"{doing} all dead letters with {replace(selection, status=statuses)}?"
         click.confirm(printable(question), abort=True, err=True)
-    return asked
+    return selection
 
 
 with_yes = click.option(

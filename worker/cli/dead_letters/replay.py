@@ -5,7 +5,7 @@ import sys
 import click
 from rich.progress import Progress
 
-from worker.bootstrap import Application
+from worker.bootstrap import Application, utc_now
 from worker.cli.application import with_application
 from worker.cli.dead_letters.dry_run import show_dry_run
 from worker.cli.dead_letters.options import (
@@ -22,7 +22,10 @@ from worker.cli.output import progress, show_json
 from worker.cli.rates import RATE
 from worker.cli.text import printable
 from worker.deadletters.models import ItemState, Replay, ReplayState
+from worker.deadletters.replay.stop_on import limits_in
 from worker.deadletters.store.filters import DeadLetterFilter
+from worker.errors import QueryError
+from worker.runtime.durations import lasting
 from worker.runtime.stop import SignalStop
 
 
@@ -52,6 +55,11 @@ def replay() -> None:
     nothing is applied twice. The set of dead letters is frozen at the start. A dead letter is resolved when
     the ledger shows its outcome, not when it was sent; one that fails again is the same dead letter with one
     more try.
+
+    --stop-on stops it at a number of dead letters in a state, or at their share of those that have ended; a
+    share is judged at the end of each step, and from the hundredth on. Up to a hundred more may be under way
+    then. States are rejected, conflict, failed_again, unroutable, and failed for the last three together.
+
     Ctrl-C pauses the replay; `replay resume` goes on, also after a crash.
 
     \b
@@ -59,6 +67,7 @@ def replay() -> None:
       billing-worker dead-letters replay 7 --reason "edited by hand"
       billing-worker dead-letters replay --group 3f2a91c0 --dry-run
       billing-worker dead-letters replay --group 3f2a --canary 1,5,25 --rate 50/s --reason "fixed"
+      billing-worker dead-letters replay --group 3f2a --stop-on rejected=2% --yes --reason "fixed"
       billing-worker dead-letters replay resume 3
 
     Exit codes: 0 all dead letters have their outcome; 1 some came back or were skipped, or the replay is
@@ -87,6 +96,14 @@ class _Steps(click.ParamType[tuple[int, ...], str]):
         return steps
 
 
+def _limits(ctx: click.Context, parameter: click.Parameter, texts: tuple[str, ...]) -> tuple[str, ...]:
+    try:
+        limits_in(texts)
+    except QueryError as error:
+        raise click.BadParameter(str(error), ctx, parameter) from error
+    return texts
+
+
 with_patience = click.option(
     "--patience",
     "patience_s",
@@ -104,6 +121,14 @@ with_patience = click.option(
     "--dry-run", "dry", is_flag=True, help="Only show what each dead letter would do to the ledger today."
 )
 @click.option("--canary", "steps", type=_Steps(), help="Go in steps, such as 1,5,25, and stop if one fails.")
+@click.option(
+    "--stop-on",
+    "stop_on",
+    multiple=True,
+    metavar="STATE=LIMIT",
+    callback=_limits,
+    help="Stop by itself at a number or a share of those that ended, such as rejected=2% or conflict=5.",
+)
 @click.option("--rate", type=RATE, help="Dead letters a second at most, such as 50/s.")
 @with_patience
 @with_yes
@@ -118,6 +143,7 @@ def start(
     reason: str | None,
     dry: bool,
     steps: tuple[int, ...] | None,
+    stop_on: tuple[str, ...],
     rate: float | None,
     patience_s: float,
     yes: bool,
@@ -133,7 +159,9 @@ def start(
     if dry:
         show_dry_run(service, dead_letters, as_json=as_json)
     application.link().close()  # without a broker nothing is created
-    created = service.create_replay(dead_letters, reason or "", actor, rate=rate, steps=steps or ())
+    created = service.create_replay(
+        dead_letters, reason or "", actor, rate=rate, steps=steps or (), stop_on=stop_on
+    )
     click.echo(f"replay {created.number}: {created.total} dead letter{'s'[: created.total > 1]}", err=True)
     _run(application, created, actor, patience_s, as_json=as_json)
 
@@ -174,6 +202,8 @@ def _run(application: Application, found: Replay, actor: str, patience_s: float,
         show_json(ended.to_dict())
     else:
         click.echo(f"replay {ended.number} is {ended.state.value}: {counted(ended.counts)}")
+        if (elapsed := ended.elapsed(utc_now())) is not None:
+            click.echo(f"it ran for {lasting(elapsed)}", err=True)
         if ended.state_reason:
             click.echo(printable(ended.state_reason), err=True)
         if ended.state is ReplayState.PAUSED:

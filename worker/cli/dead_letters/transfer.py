@@ -3,7 +3,6 @@
 import io
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import click
 
 from worker.bootstrap import Application
 from worker.cli.application import with_application
-from worker.cli.dead_letters.options import STATUSES, service_of, with_filters, with_numbers, with_status
+from worker.cli.dead_letters.options import of_status, service_of, with_filters, with_numbers, with_status
 from worker.cli.options import as_json, with_actor
 from worker.cli.output import echo_json, show_json
 from worker.deadletters.store.filters import DeadLetterFilter, DeadLetterSelection
@@ -51,9 +50,7 @@ def export(
     """
     if numbers and asked is not None:
         raise click.UsageError("give either numbers or filters")
-    dead_letters: DeadLetterSelection = numbers or replace(
-        asked or DeadLetterFilter(), status=STATUSES[status]
-    )
+    dead_letters: DeadLetterSelection = numbers or of_status(asked, status)
     lines = service_of(application).export(dead_letters, actor)
     if target is not None:
         _write(target, lines)

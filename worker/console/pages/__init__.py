@@ -14,6 +14,7 @@ from worker.console.pages import (
     reports,
     reverse_runs,
     session,
+    set_edits,
 )
 
 PAGES = (
@@ -21,6 +22,7 @@ PAGES = (
     overview.page,
     dead_letters.page,
     dead_letter_actions.page,
+    set_edits.page,
     replays.page,
     payments.page,
     operations.page,

@@ -18,6 +18,7 @@ from worker.console.pages.dead_letters import numbers_of
 from worker.console.parameters import DeadLetterSet, Values, text_in, undo_entries
 from worker.deadletters.body_text import editable
 from worker.deadletters.models import DeadLetterStatus, StoredDeadLetter
+from worker.deadletters.replay.stop_on import limits_in
 from worker.errors import NotPossibleError, QueryError, RefusedBodyError
 
 page = Blueprint("dead_letter_actions", __name__)
@@ -189,6 +190,20 @@ def restore() -> ResponseReturnValue:
     return redirect(url_for("dead_letters.listing", done=f"restored-{done.done}"), 303)
 
 
+@page.post("/dead-letters/resolve")
+@heavy
+def resolve() -> ResponseReturnValue:
+    """Resolve the dead letters of a set that the ledger has applied; others stay as they are."""
+    selection = DeadLetterSet.read(request.form)
+    if (reason := text_in(request.form, "reason")) is None:
+        raise QueryError("say why: the reason is empty")
+    done = context().service.resolve_applied(selection.dead_letters, reason, current_user().name)
+    if len(selection.numbers) == 1:
+        text = "resolved" if done.done else "resolved-0"
+        return redirect(url_for("dead_letters.one", number=selection.numbers[0], done=text), 303)
+    return redirect(url_for("dead_letters.listing", done=f"resolved-{done.done}"), 303)
+
+
 @page.post("/dead-letters/export")
 @heavy
 def export() -> ResponseReturnValue:
@@ -227,12 +242,12 @@ def replay() -> ResponseReturnValue:
     if reason is None:
         return _replay_form(selection, problem="Enter a reason."), 400
     try:
-        steps, rate = _steps(request.form), _rate(request.form)
+        steps, rate, stop_on = _steps(request.form), _rate(request.form), _stop_on(request.form)
     except QueryError as error:
         return _replay_form(selection, problem=str(error)), 400
     console = context()
     made = console.service.create_replay(
-        selection.dead_letters, reason, current_user().name, rate=rate, steps=steps
+        selection.dead_letters, reason, current_user().name, rate=rate, steps=steps, stop_on=stop_on
     )
     console.replays.start(made.number, current_user().name)
     return redirect(url_for("replays.one", number=made.number), 303)
@@ -249,6 +264,7 @@ def _replay_form(selection: DeadLetterSet, problem: str | None = None) -> str:
         mode=form.get("mode", "canary"),
         steps=form.get("steps", CANARY),
         rate=form.get("rate", ""),
+        stop_on=form.get("stop_on", ""),
     )
 
 
@@ -263,6 +279,12 @@ def _steps(form: Values) -> tuple[int, ...]:
     if not all(steps):
         raise QueryError("each step needs at least one dead letter")
     return steps
+
+
+def _stop_on(form: Values) -> tuple[str, ...]:
+    """Return the limits at which it stops: ``rejected=2%, conflict=5``. Raises QueryError."""
+    texts = [piece.strip() for piece in form.get("stop_on", "").split(",") if piece.strip()]
+    return tuple(str(limit) for limit in limits_in(texts))
 
 
 def _rate(form: Values) -> float | None:

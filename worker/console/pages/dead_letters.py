@@ -9,6 +9,7 @@ from flask.typing import ResponseReturnValue
 from worker.console.bodies import Readable, readable
 from worker.console.context import ConsoleContext, context, or_unknown
 from worker.console.heavy import heavy, heavy_when
+from worker.console.pages.set_edits import edited_in
 from worker.console.parameters import DeadLetterSet, filter_pairs, number_in, undo_entries
 from worker.deadletters.models import DeadLetterStatus, DryRun, GroupOrder
 from worker.deadletters.store.filters import DeadLetterFilter
@@ -16,7 +17,12 @@ from worker.errors import QueryError
 
 page = Blueprint("dead_letters", __name__)
 
-ORDERS: dict[str, str] = {"last": "newest first", "count": "most dead letters", "tokens": "most tokens"}
+ORDERS: dict[str, str] = {
+    "tokens": "most tokens affected",
+    "users": "most users waiting",
+    "count": "most dead letters waiting",
+    "last": "newest first",
+}
 
 _GROUPS, _DEAD_LETTERS, _EDITS = 50, 50, 10
 #: Most dead letters in a dry run on a page; the command line has no such limit.
@@ -27,7 +33,7 @@ DRY_RUN_MAX = 5_000
 def index() -> ResponseReturnValue:
     """Show the groups of dead letters with the same cause."""
     console = context()
-    order = request.args.get("order", "last")
+    order = request.args.get("order", "tokens")
     all_groups = request.args.get("waiting") == "all"
     if order not in ORDERS:
         raise QueryError(f"no such order: {order[:40]!r}; there are {', '.join(ORDERS)}")
@@ -65,6 +71,7 @@ def listing() -> ResponseReturnValue:
         before=before,
         statuses=tuple(DeadLetterStatus),
         undo=_undo(),
+        edited=edited_in(request.args),
     )
 
 
@@ -80,11 +87,13 @@ def group(fingerprint: str) -> ResponseReturnValue:
     return render_template(
         "dead_letter_group.html",
         group=found,
+        parts=console.service.group_parts(found.fingerprint),
         page=listed,
         filter=filter_,
         selection=DeadLetterSet(filter=filter_),
         before=before,
         undo=_undo(),
+        edited=edited_in(request.args),
     )
 
 

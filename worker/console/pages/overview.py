@@ -9,12 +9,12 @@ from flask.typing import ResponseReturnValue
 
 from worker.console.charts import Bar, Chart, stacked_bars
 from worker.console.context import ConsoleContext, context, or_unknown
-from worker.console.formats import lasting
 from worker.console.queues import QueueStatus
 from worker.ledger.queries import snapshot
 from worker.ledger.queries.pace import Pace, PaceBucket, pace
 from worker.ledger.slots import parts_of
 from worker.runtime.cached_value import KnownValue, Unknown
+from worker.runtime.durations import lasting
 from worker.runtime.health import Health, HealthState
 
 page = Blueprint("overview", __name__)

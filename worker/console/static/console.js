@@ -25,6 +25,7 @@
       findAll("details", part).forEach((details, place) => { details.open = Boolean(open[place]); });
       if (held) findAll(held.tagName, part).find(sameAs(held))?.focus({ preventScroll: true });
       attachReadouts(part);
+      findAll("[data-row]")[row]?.classList.add("current");
       const announcer = find(`[data-announces="${part.id}"]`);
       const announcement = findAll("[data-announce]", part).map((element) => element.textContent.trim()).join(" ");
       if (announcer && announcer.textContent !== announcement && Date.now() - announcedAt > 10000) {

@@ -55,6 +55,9 @@ _SHOWN = 1_000
 _CONTENTION = ContentionRetry(10, 0.02, "the accounts are being changed")
 _FREE_UPLOAD = type_of(FreeUpload)
 
+#: Gives a dead letter the body that it is judged with; None leaves it out.
+Changed = Callable[[StoredDeadLetter], StoredDeadLetter | None]
+
 
 @dataclass(frozen=True, slots=True)
 class DryRunRules:
@@ -72,31 +75,36 @@ def dry_run(
     rules: DryRunRules,
     on_progress: Callable[[int, int | None], None] | None = None,
     stop: StopRequest | None = None,
+    changed: Changed | None = None,
 ) -> DryRun:
-    """Judge the dead letters; ``on_progress`` gets the number judged and the total where known.
+    """Judge the dead letters; ``on_progress`` gets the number looked at and the total.
 
-    Of a filter only the parked ones are judged: a replay sends those. Raises NotFoundError.
+    Of a filter only the parked ones are judged: a replay sends those. ``changed`` gives each the body to be
+    judged with, and leaves some out. Raises NotFoundError.
     """
-    tally = _Tally()
-    total = len(dead_letters) if not isinstance(dead_letters, DeadLetterFilter) else None
-    for some in _pieces(engine, dead_letters):
+    tally, done = _Tally(), 0
+    numbers = _numbers(engine, dead_letters)
+    for some in _pieces(engine, numbers):
         if stop is not None and stop.requested:
             break
-        tally.add(_judged(engine, some, rules, now))
+        judged = some if changed is None else [one for one in map(changed, some) if one is not None]
+        tally.add(_judged(engine, judged, rules, now))
+        done += len(some)
         if on_progress is not None:
-            on_progress(tally.total, total)
+            on_progress(done, len(numbers))
     return tally.result()
 
 
-def _pieces(engine: Engine, dead_letters: DeadLetterSelection) -> Iterator[list[StoredDeadLetter]]:
-    """Yield the dead letters in the order in which a replay sends them."""
-    if isinstance(dead_letters, DeadLetterFilter):
-        with snapshot(engine) as connection:
-            numbers = queries.every_number(
-                connection, replace(dead_letters, status=(DeadLetterStatus.PARKED,))
-            )[::-1]
-    else:
-        numbers = list(dict.fromkeys(dead_letters))
+def _numbers(engine: Engine, dead_letters: DeadLetterSelection) -> list[int]:
+    """Return the numbers in the order in which a replay sends them."""
+    if not isinstance(dead_letters, DeadLetterFilter):
+        return list(dict.fromkeys(dead_letters))
+    parked = replace(dead_letters, status=(DeadLetterStatus.PARKED,))
+    with snapshot(engine) as connection:
+        return queries.every_number(connection, parked)[::-1]
+
+
+def _pieces(engine: Engine, numbers: Sequence[int]) -> Iterator[list[StoredDeadLetter]]:
     for chunk in chunks(numbers, _CHUNK):
         with snapshot(engine) as connection:
             rows = connection.execute(

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Engine, Row, select, update
 from worker.deadletters.models import (
     DeadLetterStatus,
     ItemState,
+    RejectedTokens,
     ReplayItem,
     ReplayItemPage,
     StoredDeadLetter,
@@ -25,7 +26,19 @@ from worker.ledger.queries.snapshots import within
 #: Most dead letters of one replay that are sent and not ended: one look covers them all.
 UNDER_WAY_MAX = 1_000
 
+_SUMMED_MAX = 10_000
+
 _ITEM = tables.replay_items.c
+#: Columns of an item in a list, in the order of its view.
+_SHOWN = (
+    _ITEM.position,
+    _ITEM.number,
+    _ITEM.state,
+    _ITEM.detail,
+    _ITEM.sent_at,
+    _ITEM.settled_at,
+    *(tables.dead_letters.c[name] for name in ("type", "reference_id", "user_id", "tokens_at_stake")),
+)
 
 
 def page(
@@ -35,15 +48,35 @@ def page(
     within("limit", limit, 1, PAGE_MAX)
     for state in states:
         searchable("a state", state)
-    statement = select(tables.replay_items).where(_ITEM.replay_id == replay_id, _ITEM.position > after)
+    statement = (
+        select(*_SHOWN)
+        .join(tables.dead_letters, _ITEM.number == tables.dead_letters.c.number)
+        .where(_ITEM.replay_id == replay_id, _ITEM.position > after)
+    )
     if states:
         statement = statement.where(_ITEM.state.in_(states))
     rows = connection.execute(statement.order_by(_ITEM.position).limit(limit + 1)).all()
-    found = tuple(
-        ReplayItem(row.position, row.number, row.state, row.detail, row.sent_at, row.settled_at)
-        for row in rows[:limit]
-    )
+    found = tuple(ReplayItem(*row) for row in rows[:limit])
     return ReplayItemPage(found, found[-1].position if len(rows) > limit else None)
+
+
+def rejected_tokens(connection: Connection, replay_id: int) -> RejectedTokens:
+    """Return the tokens that the rejected dead letters of a replay ask to move."""
+    tokens = tables.dead_letters.c.tokens_at_stake
+    some = (
+        select(tokens)
+        .join(tables.replay_items, _ITEM.number == tables.dead_letters.c.number)
+        .where(_ITEM.replay_id == replay_id, _ITEM.state == ItemState.REJECTED.value)
+        .order_by(_ITEM.position)
+        .limit(_SUMMED_MAX + 1)
+    )
+    found = connection.execute(some).scalars().all()
+    summed = found[:_SUMMED_MAX]
+    return RejectedTokens(
+        tokens=sum(one for one in summed if one is not None),
+        unknown=sum(one is None for one in summed),
+        is_least=len(found) > _SUMMED_MAX,
+    )
 
 
 # -- claiming and sending ---------------------------------------------------------------------------------

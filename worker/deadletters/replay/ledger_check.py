@@ -1,17 +1,19 @@
 """The ledger's outcomes for the references of a dead letter: none yet, its own, or another operation's."""
 
+import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import islice
 
 from sqlalchemy import Connection
 
 from schemas import Command, Limits, Malformed, commands_of, decode, first_malformed
 from worker.core import Outcome
-from worker.core.contents import content_of, first_difference
+from worker.core.contents import content_of, differences, first_difference
 from worker.core.replies import message_for
 from worker.core.superseded import Superseded, may_supersede, owner_of
-from worker.deadletters.models import ItemState, LedgerLine, StoredDeadLetter
+from worker.deadletters.models import BodyConflict, BodyField, ItemState, LedgerLine, StoredDeadLetter
 from worker.deadletters.replay.message import is_notice
 from worker.ledger.loading import Judged, judged_under, superseded_by
 from worker.ledger.slots import parts_of
@@ -165,6 +167,34 @@ def ledger_lines(
                 LedgerLine(dead_letter.reference_id) if alone is None else _outcome_line(alone, None)
             )
     return tuple(lines)
+
+
+def conflicts_in(
+    connection: Connection, dead_letter: StoredDeadLetter, now: datetime, most: int
+) -> tuple[BodyConflict, ...]:
+    """Return the first commands of the dead letter whose references have outcomes of other operations."""
+    if not leads_to_workers(dead_letter):
+        return ()
+    message = decode(dead_letter.current_body, now=now, limits=_ANY)
+    commands = () if isinstance(message, Malformed) else commands_of(message)
+    expected = [Expected.of(command) for command in commands]
+    ledger = shown(connection, expected)
+    asked = ((one, ledger.of(one)) for one in expected)
+    found = (_conflict(one, outcome) for one, outcome in asked if outcome and not agrees(one, outcome))
+    return tuple(islice(found, most))
+
+
+def _conflict(expected: Expected, stored: Outcome) -> BodyConflict:
+    had = {"type": stored.type, "userId": stored.user_id, **json.loads(stored.content)}
+    has = {"type": expected.type, "userId": expected.user_id, **json.loads(expected.content)}
+    differing = {name for name, _, _ in differences(expected.content, stored)}
+    differing |= {name for name in ("type", "userId") if had[name] != has[name]}
+    names = [*had, *(name for name in has if name not in had)]
+    return BodyConflict(
+        expected.reference_id,
+        stored.recorded_at,
+        tuple(BodyField(name, had.get(name), has.get(name), name in differing) for name in names),
+    )
 
 
 def _line(expected: Expected, ledger: Shown) -> LedgerLine:

@@ -28,6 +28,8 @@ from worker.runtime.stop import Stop
 
 #: Most commands in dead letters that are sent and not ended: a batch may hold a thousand.
 _COMMANDS_MAX = 10_000
+#: Most that are sent and not ended where a limit may stop the replay: so many may follow what stops it.
+_UNDER_WAY_LIMITED = 100
 _RENEW = timedelta(seconds=6)
 _RETRY_FIRST_S, _RETRY_MOST_S = 0.2, 5.0
 _KEPT_ALIVE_EVERY_S = 0.5
@@ -133,7 +135,13 @@ class ReplayRun:
             return self._end(ReplayState.STOPPED, _why_stopped(replay))
         if replay.open == 0:
             return self._end(ReplayState.FINISHED, None)
+        if replay.stop_on and (why := self._limit_reached()) is not None:
+            return self._end(ReplayState.STOPPED, _stopped_at(replay, why))
         return None
+
+    def _limit_reached(self) -> str | None:
+        with snapshot(self._with.engine) as connection:
+            return replays.limit_reached(connection, self._id)
 
     def _accepted(self) -> int:
         with snapshot(self._with.engine) as connection:
@@ -205,7 +213,8 @@ class ReplayRun:
         under_way = self._known_under_way()
         if sum(len(each.expected) for each in under_way.values()) >= _COMMANDS_MAX:
             return 0
-        return min(self._pace.room(replay.rate), UNDER_WAY_MAX - len(under_way))
+        most = _UNDER_WAY_LIMITED if replay.stop_on else UNDER_WAY_MAX
+        return min(self._pace.room(replay.rate), most - len(under_way))
 
     # -- waits --------------------------------------------------------------------------------------------
 
@@ -248,6 +257,13 @@ class ReplayRun:
             self._controls.on_trouble("it is back: going on")
         self._failing_since = None
         self._backoff.reset()
+
+
+def _stopped_at(replay: Replay, why: str) -> str:
+    return (
+        f"{why}. See `billing-worker dead-letters replay show {replay.number}`, or go on anyway with "
+        f"`billing-worker dead-letters replay resume {replay.number}`"
+    )
 
 
 def _why_stopped(replay: Replay) -> str:

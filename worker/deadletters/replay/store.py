@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Engine, Row, false, func, insert, literal, se
 
 from worker.deadletters.models import DeadLetterStatus, ItemState, Replay, ReplayPage, ReplayState
 from worker.deadletters.replay import items
+from worker.deadletters.replay.stop_on import ReplayProgress, limits_in, reached
 from worker.deadletters.store import queries, tables
 from worker.deadletters.store.activity_log import actor_named, reason_given
 from worker.deadletters.store.encoding import clean
@@ -38,18 +39,24 @@ NOT_STARTED = "not started yet"
 _STEPS_MAX = 20
 _RATE_MAX = 100_000.0
 _CHUNK = 1_000
-#: Key beside the counts: failures that an operator had accepted when last resuming.
-_ACCEPTED = "accepted"
+#: Keys beside the counts: failures that an operator had accepted when last resuming, those in each state, and
+#: the number that had ended when the present run began.
+_ACCEPTED, _ACCEPTED_IN, _ENDED_BEFORE = "accepted", "accepted:", "ended_before"
+_ENDED = "ended"
 
 
 @dataclass(frozen=True, slots=True)
 class ReplayRequest:
-    """A replay as it is asked for: ``rate`` in dead letters a second, ``steps`` the first steps' sizes."""
+    """A replay as it is asked for: ``rate`` in dead letters a second, ``steps`` the first steps' sizes.
+
+    ``stop_on`` are the limits of ``stop_on``, as text.
+    """
 
     reason: str
     actor: str
     rate: float | None = None
     steps: tuple[int, ...] = ()
+    stop_on: tuple[str, ...] = ()
 
 
 # -- asking for one ---------------------------------------------------------------------------------------
@@ -66,6 +73,7 @@ def create(
     """
     actor, reason = actor_named(request.actor), reason_given(request.reason)
     _check_pace(request)
+    limits = [str(limit) for limit in limits_in(request.stop_on)]
     values = {
         "at": transaction.now,
         "actor": actor,
@@ -77,12 +85,15 @@ def create(
         "state_reason": NOT_STARTED,
         "total": 0,
         "counts": {},
+        "stop_on": limits or None,
+        "ran_ms": 0,
     }
     inserted = insert(tables.replays).values(values).returning(tables.replays.c.replay_id)
     replay_id: int = transaction.connection.execute(inserted).scalar_one()
     total = _freeze(transaction.connection, replay_id, dead_letters)
     _set(transaction, replay_id, total=total, counts={ItemState.WAITING.value: total})
     detail = {"rate": request.rate, "steps": values["steps"], "letters": total, "source": values["source"]}
+    detail |= {"stop_on": limits} if limits else {}
     transaction.record(actor, "replay", f"replay {replay_id}", reason, detail)
     return replay_id
 
@@ -178,6 +189,22 @@ def accepted(connection: Connection, replay_id: int) -> int:
     return int(_row(connection, replay_id).counts.get(_ACCEPTED, 0))
 
 
+def limit_reached(connection: Connection, replay_id: int) -> str | None:
+    """Return why a limit stops the replay; None where it goes on, or has no limit."""
+    row = _row(connection, replay_id)
+    if not row.stop_on:
+        return None
+    replay = _view(row)
+    known = {name: int(row.counts.get(_ACCEPTED_IN + name, 0)) for name in (_ENDED, *replay.counts)}
+    ended = replay.total - replay.open
+    progress = ReplayProgress(
+        counts={state: count - known[state] for state, count in replay.counts.items()},
+        ended=ended - known[_ENDED],
+        is_at_end_of_step=ended in bounds(replay.total, replay.steps),
+    )
+    return reached(limits_in(replay.stop_on), progress)
+
+
 def _row(connection: Connection, replay_id: int) -> Row[Any]:
     row = connection.execute(
         select(tables.replays).where(tables.replays.c.replay_id == replay_id)
@@ -207,6 +234,10 @@ def _view(row: Row[Any]) -> Replay:
         steps_in_all=len(ends),
         total=row.total,
         counts=counts,
+        stop_on=tuple(row.stop_on or ()),
+        running_since=row.running_since,
+        ran_ms=row.ran_ms,
+        ended_before=int(row.counts.get(_ENDED_BEFORE, 0)),
     )
 
 
@@ -231,9 +262,11 @@ def lease(transaction: DeadLetterTransaction, replay_id: int, name: str, actor: 
     before = _view(row)
     if before.has_runner(now) and before.leased_by != name:
         return before.leased_until
-    counts = dict(row.counts)
-    if before.state is ReplayState.STOPPED:
-        counts[_ACCEPTED] = before.failed  # accepted: only later failures stop it again
+    ended = before.total - before.open
+    counts = {**row.counts, _ENDED_BEFORE: ended}
+    if before.state is ReplayState.STOPPED:  # accepted: only later failures stop it again
+        counts[_ACCEPTED] = before.failed
+        counts |= {_ACCEPTED_IN + name: count for name, count in {**before.counts, _ENDED: ended}.items()}
     _set(
         transaction,
         replay_id,
@@ -242,10 +275,18 @@ def lease(transaction: DeadLetterTransaction, replay_id: int, name: str, actor: 
         leased_by=name,
         leased_until=now + LEASE,
         counts=counts,
+        running_since=now,
+        ran_ms=_ran_ms(before, now),
     )
     action = "replay.start" if row.state_reason == NOT_STARTED else "replay.resume"
     transaction.record(actor, action, f"replay {replay_id}")
     return None
+
+
+def _ran_ms(replay: Replay, now: datetime) -> int | None:
+    """Return how long a replay ran in all, in milliseconds; None where unknown."""
+    elapsed = replay.elapsed(now)
+    return None if elapsed is None else elapsed // timedelta(milliseconds=1)
 
 
 @in_transaction
@@ -308,4 +349,6 @@ def _release(
         state_reason=clean(reason),
         leased_by=None,
         leased_until=None,
+        running_since=None,
+        ran_ms=_ran_ms(_view(row), transaction.now),
     )

@@ -32,7 +32,7 @@ class DeadLetterFilter(View):
     ``code`` is the reason code. ``since`` and ``until`` bound the last failure; ``until`` itself is not
     included, nor is a failure of unknown time. ``fingerprint`` may be the beginning of one. ``text`` is
     looked for in the message, the field, the identities and the note, whatever its case (of ASCII), and as it
-    is in the original body.
+    is in the original body. ``applied`` asks for those with the mark of ``applied``, or for those without.
     """
 
     status: tuple[DeadLetterStatus, ...] = WAITING
@@ -44,6 +44,7 @@ class DeadLetterFilter(View):
     until: datetime | None = None
     text: str | None = None
     fingerprint: str | None = None
+    applied: bool | None = None
 
     def __post_init__(self) -> None:
         for name in ("code", "type", "user_id", "reference_id", "text", "fingerprint"):
@@ -76,6 +77,9 @@ def conditions(filter_: DeadLetterFilter) -> list[Condition]:
         (dead_letter.fingerprint, filter_.fingerprint),
     )
     where: list[Condition] = [column == value for column, value in named if value is not None]
+    if filter_.applied is not None:
+        mark = dead_letter.applied_at
+        where.append(mark.is_not(None) if filter_.applied else mark.is_(None))
     if filter_.since is not None:
         where.append(dead_letter.last_failed_at >= in_utc("since", filter_.since))
     if filter_.until is not None:

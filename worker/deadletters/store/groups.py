@@ -1,9 +1,10 @@
 """Read queries of groups: lists, one group, the counts of all, and the proof that counts are true."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, and_, case, func, or_, select, text
+from sqlalchemy import Connection, FromClause, Row, Select, and_, case, distinct, func, or_, select, text
 from sqlalchemy.sql import ColumnElement
 
 from worker.deadletters.models import (
@@ -19,13 +20,30 @@ from worker.deadletters.store import tables
 from worker.deadletters.store.bounded_sum import bounded_sum
 from worker.deadletters.store.filters import PAGE_MAX, DeadLetterFilter, newest, searchable, whole_fingerprint
 from worker.errors import QueryError
+from worker.ledger.bulk import among
 from worker.ledger.queries.snapshots import in_utc, within
 
 _USERS_MAX = 1_000
 
 _DEAD_LETTER = tables.dead_letters.c
 _GROUP = tables.dead_letter_groups.c
-_ORDERS = {"last": _GROUP.last_failed_at, "count": _GROUP.waiting, "tokens": _GROUP.tokens_at_stake}
+_IS_APPLIED = (
+    _DEAD_LETTER.applied_at.is_not(None),
+    _DEAD_LETTER.status == DeadLetterStatus.RESOLVED.value,
+)
+_APPLIED_MAX = 10_000
+_WAITING_USERS = (
+    select(_DEAD_LETTER.fingerprint, func.count(distinct(_DEAD_LETTER.user_id)).label("users"))
+    .where(text("status IN ('parked', 'replaying')"))  # as in the index
+    .group_by(_DEAD_LETTER.fingerprint)
+    .subquery("waiting_users")
+)
+_ORDERS: dict[GroupOrder, ColumnElement[Any]] = {
+    "tokens": _GROUP.tokens_at_stake,
+    "users": func.coalesce(_WAITING_USERS.c.users, 0),
+    "count": _GROUP.waiting,
+    "last": _GROUP.last_failed_at,
+}
 
 # A loop from user to user along the index, as many steps as users are counted. The condition is written as in
 # the index, or the database would not use it.
@@ -43,7 +61,7 @@ _USERS = text(
 def page(
     connection: Connection, *, waiting_only: bool, order: GroupOrder, limit: int, after: str | None
 ) -> GroupPage:
-    """Return a page of groups: by the latest failure, or by the most that waits. Raises QueryError.
+    """Return a page of groups: by the most that waits, or by the latest failure. Raises QueryError.
 
     Groups whose failures have unknown times come last.
     """
@@ -53,28 +71,49 @@ def page(
     total = connection.execute(counted).scalar_one()
     if after is not None:
         where.append(_comes_after(order, after))
-    latest_first = by.desc().nulls_last() if by.nullable else by.desc()
-    statement = select(tables.dead_letter_groups).where(*where)
-    statement = statement.order_by(latest_first, _GROUP.fingerprint.desc()).limit(limit + 1)
+    most_first = by.desc().nulls_last() if order == "last" else by.desc()
+    ordered = tables.dead_letter_groups if order != "users" else _with_users()
+    statement = select(tables.dead_letter_groups, by.label("ordered_by")).select_from(ordered).where(*where)
+    statement = statement.order_by(most_first, _GROUP.fingerprint.desc()).limit(limit + 1)
     try:
         rows = connection.execute(statement).all()
     except OverflowError as error:  # SQLite's largest number is smaller than what may be asked for
         raise _no_cursor(order, str(after)) from error
     return GroupPage(
-        groups=tuple(_view(connection, row) for row in rows[:limit]),
-        next=_cursor(order, rows[limit - 1]) if len(rows) > limit else None,
+        groups=tuple(_views(connection, rows[:limit])),
+        next=_cursor(rows[limit - 1]) if len(rows) > limit else None,
         total=total,
     )
+
+
+def _with_users() -> FromClause:
+    """Return the groups with the users that wait in each; all that wait are counted for it."""
+    is_of = _GROUP.fingerprint == _WAITING_USERS.c.fingerprint
+    return tables.dead_letter_groups.outerjoin(_WAITING_USERS, is_of)
 
 
 def group(connection: Connection, fingerprint: str) -> DeadLetterGroup:
     """Return one group, by the beginning of its fingerprint. Raises NotFoundError, QueryError."""
     whole = whole_fingerprint(connection, fingerprint)
     statement = select(tables.dead_letter_groups).where(_GROUP.fingerprint == whole)
-    return _view(connection, connection.execute(statement).one())
+    return _views(connection, connection.execute(statement).all())[0]
 
 
-def _view(connection: Connection, row: Row[Any]) -> DeadLetterGroup:
+def _views(connection: Connection, rows: Sequence[Row[Any]]) -> list[DeadLetterGroup]:
+    applied = _applied(connection, [row.fingerprint for row in rows])
+    return [_view(connection, row, applied.get(row.fingerprint, 0)) for row in rows]
+
+
+def _applied(connection: Connection, fingerprints: Sequence[str]) -> dict[str, int]:
+    """Return how many of each group were found applied and are not confirmed."""
+    counted = select(_DEAD_LETTER.fingerprint, func.count()).where(
+        *_IS_APPLIED, among(connection, _DEAD_LETTER.fingerprint, fingerprints)
+    )
+    rows = connection.execute(counted.group_by(_DEAD_LETTER.fingerprint))
+    return {row[0]: row[1] for row in rows}
+
+
+def _view(connection: Connection, row: Row[Any], applied: int) -> DeadLetterGroup:
     users = _users(connection, row.fingerprint) if row.waiting else 0
     sample, field, message = _headline(connection, row)
     return DeadLetterGroup(
@@ -93,6 +132,7 @@ def _view(connection: Connection, row: Row[Any]) -> DeadLetterGroup:
         tokens_unknown=row.tokens_unknown,
         users=min(users, _USERS_MAX),
         users_is_least=users > _USERS_MAX,
+        applied=applied,
         first_failed_at=row.first_failed_at,
         last_failed_at=row.last_failed_at,
     )
@@ -116,9 +156,9 @@ def _users(connection: Connection, fingerprint: str) -> int:
     return counted
 
 
-def _cursor(order: GroupOrder, row: Row[Any]) -> str:
+def _cursor(row: Row[Any]) -> str:
     """Return the place of a group in a list; the value is empty where it is unknown."""
-    value = getattr(row, _ORDERS[order].name)
+    value = row.ordered_by
     if isinstance(value, datetime):
         value = value.isoformat()
     return f"{'' if value is None else value}|{row.fingerprint}"
@@ -130,7 +170,7 @@ def _comes_after(order: GroupOrder, cursor: str) -> ColumnElement[bool]:
     if value is None:
         return and_(by.is_(None), _GROUP.fingerprint < fingerprint)
     after = or_(by < value, and_(by == value, _GROUP.fingerprint < fingerprint))
-    return or_(after, by.is_(None)) if by.nullable else after
+    return or_(after, by.is_(None)) if order == "last" else after
 
 
 def _place(order: GroupOrder, cursor: str) -> tuple[datetime | int | None, str]:
@@ -191,8 +231,10 @@ def counts(connection: Connection) -> Counts:
     ).one()
     waiting = select(func.count(), func.max(_GROUP.last_failed_at)).where(_GROUP.waiting > 0)
     groups, last_failed_at = connection.execute(waiting).one()
+    some = select(_DEAD_LETTER.number).where(*_IS_APPLIED).limit(_APPLIED_MAX).subquery()
     return Counts(
         groups=groups,
+        applied=connection.execute(select(func.count()).select_from(some)).scalar_one(),
         last_failed_at=last_failed_at,
         **{name: int(getattr(row, name)) for name in _COUNTS},
     )

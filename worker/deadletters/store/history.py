@@ -35,5 +35,6 @@ def edits(connection: Connection, number: int) -> tuple[Edit, ...]:
     )
     rows = connection.execute(statement).all()
     return tuple(
-        Edit(row.edit_id, row.at, row.actor, row.reason, row.before, row.after) for row in rows[::-1]
+        Edit(row.edit_id, row.at, row.actor, row.reason, row.before, row.after, row.set_edit_id)
+        for row in rows[::-1]
     )

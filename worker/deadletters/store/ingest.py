@@ -219,6 +219,7 @@ def _fail_again(transaction: DeadLetterTransaction, dead_letter: Row[Any], fresh
         dead_letter,
         status=DeadLetterStatus.PARKED.value,
         replay_id=None,
+        applied_at=None,
         attempts=_attempts(dead_letter.attempts, fresh),
         fingerprint=last["fingerprint"],
         **{name: last[name] for name in _LATEST},

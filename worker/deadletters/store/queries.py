@@ -98,7 +98,14 @@ def _total(connection: Connection, filter_: DeadLetterFilter) -> int | None:
     """Return the total: from the groups where they can tell, else by counting up to some thousands."""
     if all(
         value is None
-        for value in (filter_.type, filter_.user_id, filter_.reference_id, filter_.since, filter_.until)
+        for value in (
+            filter_.type,
+            filter_.user_id,
+            filter_.reference_id,
+            filter_.since,
+            filter_.until,
+            filter_.applied,
+        )
     ):
         return _total_of_groups(connection, filter_)
     where = [_DEAD_LETTER.status.in_([status.value for status in filter_.status]), *conditions(filter_)]

@@ -28,6 +28,7 @@ from sqlalchemy import (
 from worker.ledger.tables import JsonObject, RowId, UtcDateTime, metadata
 
 _WAITING = "status IN ('parked', 'replaying')"
+_APPLIED = "applied_at IS NOT NULL"
 
 #: Dead letters, drained from their queue so that they can be read without disturbing it. The original message
 #: is never changed: an edit is kept beside it. Tokens and times are null where unknown. Of a dead letter of
@@ -61,6 +62,8 @@ dead_letters = Table(
     Column("tokens_at_stake", BigInteger),
     Column("replay_id", BigInteger),
     Column("edited_body", LargeBinary),
+    # Set while it is resolved because the ledger had its operation, and no operator has confirmed that.
+    Column("applied_at", UtcDateTime),
     UniqueConstraint("letter_id"),
     # A page of a list is a few rows of one of these, newest first.
     Index(None, "status", "number"),
@@ -77,6 +80,13 @@ dead_letters = Table(
         "user_id",
         postgresql_where=text(_WAITING),
         sqlite_where=text(_WAITING),
+    ),
+    Index(
+        "ix_dead_letters_applied",
+        "fingerprint",
+        "number",
+        postgresql_where=text(_APPLIED),
+        sqlite_where=text(_APPLIED),
     ),
     CheckConstraint("status IN ('parked', 'replaying', 'resolved', 'discarded')", name="status_known"),
     CheckConstraint("status <> 'replaying' OR replay_id IS NOT NULL", name="replaying_has_a_replay"),
@@ -114,7 +124,9 @@ dead_letter_events = Table(
     ),
 )
 
-#: Every edit of a body: the body before, and after.
+_OF_SET = "set_edit_id IS NOT NULL"
+
+#: Every edit of a body: the body before, and after. ``set_edit_id`` names the edit of a set that it is of.
 dead_letter_edits = Table(
     "dead_letter_edits",
     metadata,
@@ -125,7 +137,28 @@ dead_letter_edits = Table(
     Column("reason", Text, nullable=False),
     Column("before", LargeBinary, nullable=False),
     Column("after", LargeBinary, nullable=False),
+    Column("set_edit_id", BigInteger),
     Index(None, "number", "edit_id"),
+    Index(
+        "ix_dead_letter_edits_set",
+        "set_edit_id",
+        "number",
+        postgresql_where=text(_OF_SET),
+        sqlite_where=text(_OF_SET),
+    ),
+)
+
+#: Edits of many dead letters at once, each of which has its own edit. ``undoes`` names the one taken back.
+dead_letter_set_edits = Table(
+    "dead_letter_set_edits",
+    metadata,
+    Column("set_edit_id", RowId, Identity(always=True), primary_key=True),
+    Column("at", UtcDateTime, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("changes", JsonObject, nullable=False),
+    Column("undoes", BigInteger),
 )
 
 _BY_LATEST = "ix_dead_letter_groups_last_failed_at_fingerprint"
@@ -165,7 +198,8 @@ dead_letter_groups = Table(
 )
 
 #: A replay: a set of dead letters that is sent again, frozen when it was asked for. ``counts`` are its items
-#: by their states; the process that runs it holds the lease until ``leased_until``.
+#: by their states; the process that runs it holds the lease until ``leased_until``. ``stop_on`` are its
+#: limits by state; it runs since ``running_since``, and ran for ``ran_ms`` before.
 replays = Table(
     "replays",
     metadata,
@@ -182,6 +216,9 @@ replays = Table(
     Column("leased_until", UtcDateTime),
     Column("total", BigInteger, nullable=False),
     Column("counts", JsonObject, nullable=False),
+    Column("stop_on", JsonObject),
+    Column("running_since", UtcDateTime),
+    Column("ran_ms", BigInteger),
     CheckConstraint("state IN ('running', 'paused', 'stopped', 'finished', 'cancelled')", name="state_known"),
     CheckConstraint("rate > 0", name="rate_positive"),
 )
