@@ -422,6 +422,7 @@ class Application:
             pause=self._sleep,
             metrics=self.metrics,
             limit=DeadLetterLimit(self.settings.max_consecutive_faults, is_new_config=is_new_config),
+            log_references=self.settings.log_references,
         )
 
     @property

@@ -98,6 +98,7 @@ class Consumer:
             while not (done or self._stop.requested):
                 done = self._consume_until_lost(drain=drain)
         finally:
+            self._pipeline.write_log(all_=True)
             self._lanes.end()
             self._schema.end()
 
@@ -186,6 +187,7 @@ class Consumer:
                 batches.finish()
                 batches.session.in_ledger(self._schema.look)
             self._lanes.raise_prefetch(link, self._pace.prefetch, factor=SHRINK if on_record else None)
+            self._pipeline.write_log()
             if drain and is_idle and not deliveries:
                 return True
             link.keep_alive()

@@ -7,7 +7,9 @@ from contextlib import closing, suppress
 from worker.bootstrap import Application
 from worker.broker import BILLING
 from worker.errors import BrokerUnavailableError, ConfigurationError
+from worker.runtime import log_fields
 from worker.runtime.backoff import Backoff, Outage, await_server
+from worker.runtime.log_fields import Event
 from worker.runtime.stop import SignalStop
 from worker.runtime.threads import beside
 from worker.settings import redacted
@@ -28,7 +30,12 @@ def run_worker(
     """
     settings = application.settings
     _begin(application, stop)
-    log.info("consuming from %s into %s", redacted(settings.broker_url), redacted(settings.database_url))
+    log.info(
+        "consuming from %s into %s",
+        redacted(settings.broker_url),
+        redacted(settings.database_url),
+        extra=log_fields.fields(Event.STARTED),
+    )
     _log_differences(application)
     loops: dict[str, Callable[[SignalStop], None]] = {}
     if with_scheduler:
@@ -40,7 +47,7 @@ def run_worker(
         }
     with beside(stop, **loops):
         application.consumer(stop).run(drain=drain)
-    log.info("stopped")
+    log.info("stopped", extra=log_fields.fields(Event.STOPPED))
 
 
 def run_scheduler(application: Application, stop: SignalStop) -> None:
@@ -51,6 +58,7 @@ def run_scheduler(application: Application, stop: SignalStop) -> None:
         "scheduling what falls due in %s through %s",
         redacted(settings.database_url),
         redacted(settings.broker_url),
+        extra=log_fields.fields(Event.STARTED),
     )
     loops = {
         "drainer": application.drainer().run,
@@ -59,16 +67,16 @@ def run_scheduler(application: Application, stop: SignalStop) -> None:
     }
     with beside(stop, **loops):
         application.scheduler().run(stop)
-    log.info("stopped")
+    log.info("stopped", extra=log_fields.fields(Event.STOPPED))
 
 
 def run_reader(application: Application, stop: SignalStop) -> None:
     """Answer queries in this process until ``stop``."""
     settings = application.settings
     _await_schema(application, application.require_readable_schema, stop)
-    log.info("answering queries of %s", redacted(settings.broker_url))
+    log.info("answering queries of %s", redacted(settings.broker_url), extra=log_fields.fields(Event.STARTED))
     application.query_reader().run(stop)
-    log.info("stopped")
+    log.info("stopped", extra=log_fields.fields(Event.STOPPED))
 
 
 def _begin(application: Application, stop: SignalStop) -> None:

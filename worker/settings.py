@@ -151,6 +151,8 @@ class Settings(BaseSettings):
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["text", "json"] = "text"
+    #: A line of the log for each message, with its reference and its user.
+    log_references: bool = False
     #: Address that metrics are served on: in a container 0.0.0.0, so that others reach them.
     metrics_listen: Annotated[str, Field(min_length=1)] = "127.0.0.1"
     metrics_port: Annotated[int, Field(ge=0, le=65535)] = 0  # 0: none

@@ -76,6 +76,12 @@ _FLAGS: dict[str, Decorator] = {
     "log_format": click.option(
         "--log-format", type=click.Choice(["text", "json"]), help="[BILLING_LOG_FORMAT, text]"
     ),
+    "log_references": click.option(
+        "--log-references",
+        is_flag=True,
+        default=None,
+        help="Log a line for each message, with its reference and its user  [BILLING_LOG_REFERENCES]",
+    ),
 }
 
 

@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
     "metrics_port",
     "log_level",
     "log_format",
+    "log_references",
 )
 @click.option("--drain", is_flag=True, help="Apply what is waiting, then end; schedules nothing.")
 @click.option(

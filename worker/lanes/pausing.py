@@ -22,7 +22,9 @@ from worker.ledger.pauses import Pause
 from worker.messages.dead_letter_limit import DeadLetterLimit, LimitExceeded, PauseCode
 from worker.metrics import Metrics
 from worker.pipeline import Item
+from worker.runtime import log_fields
 from worker.runtime.backoff import Backoff
+from worker.runtime.log_fields import Event
 
 log = logging.getLogger(__name__)
 
@@ -176,7 +178,8 @@ class Lanes:
         for queue, text in self._record.suspected(self._config).items():
             if queue not in self._paused:
                 self._begin(LimitExceeded(queue, PauseCode.CONFIG_SUSPECT, text))
-                log.critical("%s is paused: %s", queue, text)
+                extra = log_fields.fields(Event.LANE_PAUSED, queue=queue, code=PauseCode.CONFIG_SUSPECT)
+                log.critical("%s is paused: %s", queue, text, extra=extra)
 
     def is_accepted(self) -> bool:
         """Return True where somebody has accepted the configuration meanwhile."""
@@ -191,14 +194,15 @@ class Lanes:
         """Pause a lane: what it holds goes back, and the first of that comes again, to be tried."""
         paused = self._begin(exceeded)
         link.hold_at_most(exceeded.queue, paused.prefetch, give_back=True)
-        log.critical("paused %s: %s", exceeded.queue, exceeded.text)
+        extra = log_fields.fields(Event.LANE_PAUSED, queue=exceeded.queue, code=exceeded.code)
+        log.critical("paused %s: %s", exceeded.queue, exceeded.text, extra=extra)
 
     def resume(self, link: Consumes, queue: str, why: str) -> Sequence[Item]:
         """Take a lane's messages again; return those that it was to try and did not."""
         paused = self._paused.pop(queue)
         self._end(paused)
         link.hold_at_most(queue, self._prefetch)
-        log.warning("%s goes on: %s", queue, why)
+        log.warning("%s goes on: %s", queue, why, extra=log_fields.fields(Event.LANE_RESUMED, queue=queue))
         return list(paused.probes)
 
     def resume_released(self, link: Consumes, queue: str) -> Sequence[Item]:

@@ -14,7 +14,9 @@ from worker.lanes.pausing import PauseRecord
 from worker.ledger.pauses import Pause
 from worker.messages.dead_letter_limit import PauseCode
 from worker.metrics import Metrics
+from worker.runtime import log_fields
 from worker.runtime.backoff import Backoff
+from worker.runtime.log_fields import Event
 from worker.runtime.stop import Stop
 
 log = logging.getLogger(__name__)
@@ -79,7 +81,7 @@ class SchemaPause:
         """End the pause, if there is one: the lanes go on, or the worker ends."""
         if self._text is None:
             return
-        log.warning("the pause for the schema has ended")
+        log.warning("the pause for the schema has ended", extra=log_fields.fields(Event.LANE_RESUMED))
         self._text = None
         self._set_metric(0)
         ids, self._ids = self._ids, []
@@ -89,7 +91,8 @@ class SchemaPause:
     def _hold(self, text: str) -> None:
         """Begin the pause, or show that it lasts; one that an operator ended begins again."""
         if text != self._text:
-            log.critical("paused %s: %s", ", ".join(self._queues), text)
+            extra = log_fields.fields(Event.LANE_PAUSED, code=PauseCode.SCHEMA_UNUSABLE)
+            log.critical("paused %s: %s", ", ".join(self._queues), text, extra=extra)
             self._text = text
             self._set_metric(1)
         self._unless_away(lambda: self._show(text))

@@ -133,6 +133,7 @@ def dead_letter_for(
         routing_key=policy.topology.dead.name,
         properties=_properties(delivery),
         reason=failure.code,
+        dead_letter=dead_letter,
         headers=headers | dead_letter.to_headers() | _kept_as_headers(delivery),
     )
     return republished(message, sender=origin.sender, sent_as=policy.user)

@@ -9,6 +9,7 @@ from typing import assert_never
 
 from worker.broker import Outgoing, Publishes, PublishResult
 from worker.errors import BrokerUnavailableError
+from worker.messages.dead_letter_log import DeadLetterLog
 from worker.messages.outgoing import (
     OutgoingDeadLetter,
     OutgoingDirectReply,
@@ -42,6 +43,7 @@ class Publisher:
 
     def __init__(self, policy: Policy, replies: Replies, metrics: Metrics) -> None:
         self._policy, self._replies, self._metrics = policy, replies, metrics
+        self._dead_letter_log = DeadLetterLog(log)
 
     def send(self, link: Publishes, outgoing: Sequence[list[OutgoingResponse]], now: datetime) -> set[str]:
         """Send all messages in the lists of ``outgoing`` and take out those that are done.
@@ -55,7 +57,12 @@ class Publisher:
                 left = self._send_once(link, outgoing, now, with_notices=with_notices)
                 if left:
                     return left
+        self.write_log()
         return set()
+
+    def write_log(self, *, all_: bool = False) -> None:
+        """Log the dead letters since the last line of their cause; ``all_`` before the process ends."""
+        self._dead_letter_log.write(all_=all_)
 
     def _send_once(
         self,
@@ -121,6 +128,7 @@ class Publisher:
                 if status is not PublishStatus.PUBLISHED:
                     return message
                 self._metrics.dead_letters.labels(message.reason).inc()
+                self._dead_letter_log.add(message)
             case _:
                 assert_never(message)
         return None

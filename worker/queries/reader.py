@@ -27,6 +27,7 @@ from worker.messages.origin import Origin, is_key_of, wrong_way
 from worker.messages.outgoing import OutgoingAnswer, OutgoingDirectAnswer
 from worker.messages.policy import Policy
 from worker.messages.publishing import publish_direct
+from worker.messages.tracing import trace_headers
 from worker.metrics import Metrics
 from worker.queries.service import TOGETHER, QueryService, problem
 from worker.runtime.backoff import Backoff, Outage
@@ -209,6 +210,7 @@ def answer_to(delivery: Delivery, answer: QueryAnswer, policy: Policy) -> Outgoi
             "correlation_id": correlation,
             "message_id": correlation,
         },
+        headers=trace_headers(delivery),
     )
 
 

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from time import monotonic
 
 from worker.errors import TransientError
+from worker.runtime import log_fields
+from worker.runtime.log_fields import Event
 from worker.runtime.stop import Stop
 
 log = logging.getLogger(__name__)
@@ -55,13 +57,25 @@ class Outage:
         if self._since is None:
             self._since = self._seconds()
             self._on_begin()
-            self._log.error("%s: %s", error, self._while_away)
+            extra = log_fields.fields(Event.OUTAGE_BEGAN, server=self._server)
+            self._log.error("%s: %s", error, self._while_away, extra=extra)
+
+    @property
+    def lasts(self) -> bool:
+        """True from the first failed try to the next success."""
+        return self._since is not None
 
     def ended(self) -> None:
         """Record a success; logged where it ends an outage."""
         if self._since is not None:
             lasted_s = self._seconds() - self._since
-            self._log.info("the %s is back after %.1f s and %d tries", self._server, lasted_s, self._tries)
+            self._log.info(
+                "the %s is back after %.1f s and %d tries",
+                self._server,
+                lasted_s,
+                self._tries,
+                extra=log_fields.fields(Event.OUTAGE_ENDED, server=self._server),
+            )
             self._since, self._tries = None, 0
 
 

@@ -119,10 +119,11 @@ export class Wire {
     }
   }
 
-  #properties({ id, type }: Request): Options.Publish {
+  #properties({ id, type, traceparent }: Request): Options.Publish {
     const ids = { correlationId: id, messageId: id }; // the same when it is sent again
     const sender = { appId: this.appId, userId: this.broker.user };
-    return { contentType: "application/json", type, mandatory: true, ...ids, ...sender };
+    const headers = traceparent === undefined ? {} : { headers: { traceparent } };
+    return { contentType: "application/json", type, mandatory: true, ...ids, ...sender, ...headers };
   }
 }
 
