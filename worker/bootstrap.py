@@ -31,7 +31,9 @@ from worker.ledger.primary import DatabaseGuard
 from worker.ledger.revisions import newest_revision
 from worker.ledger.session_settings import SessionSettings, needed, server_timeout_s
 from worker.ledger.slots import slot_by_slot
+from worker.runtime.hang_up import HangUp
 from worker.runtime.identity import process_name, runner_name
+from worker.runtime.process_health import LIVE_S, ProcessHealth, WatchedStop
 from worker.settings import Settings, broker_user, config_digest, own_users
 
 if TYPE_CHECKING:
@@ -40,7 +42,9 @@ if TYPE_CHECKING:
 
     from worker.broker import Link
     from worker.broker.management import Management
+    from worker.catalog_reload import CatalogReload
     from worker.consumer import Consumer
+    from worker.deadletters.body_check import Receive
     from worker.deadletters.drainer import Drainer
     from worker.deadletters.link_drainer import LinkDrainer
     from worker.deadletters.replay.runner import ReplayRunner
@@ -64,6 +68,8 @@ if TYPE_CHECKING:
 _HELD_SHARE = 0.8
 #: Factor on the database's deadlines for work that is no batch: a page of due accounts, a replay.
 _PATIENCE = 3
+#: Waits for the database, each as long as may be, after which a loop has surely turned.
+_WAITS_A_TURN = 2
 #: Longest statement of a query, in seconds.
 _QUERY_TIMEOUT_S = 15.0
 
@@ -153,6 +159,64 @@ class Application:
     def catalog(self) -> Catalog:
         """Tiers, packages and pricing rules for sale."""
         return load_catalog(self.settings.catalog)
+
+    @cached_property
+    def hang_up(self) -> HangUp:
+        """Request to read the catalog again."""
+        return HangUp()
+
+    @cached_property
+    def catalog_reload(self) -> CatalogReload:
+        """Reload of the catalog, for all parts of this process that hold one."""
+        from worker.catalog_reload import CatalogReload
+
+        reload = CatalogReload(
+            lambda: load_catalog(self.settings.catalog), lambda: self.catalog, self.hang_up
+        )
+        reload.add(self._use_catalog)
+        return reload
+
+    def _use_catalog(self, catalog: Catalog) -> None:
+        self.catalog = catalog
+
+    @cached_property
+    def health(self) -> ProcessHealth:
+        """Health of this process: the turns of its main loop, and what keeps it from its work."""
+        longest_wait_s = self.settings.database_timeout_s * _PATIENCE
+        return ProcessHealth(max(LIVE_S, _WAITS_A_TURN * longest_wait_s), seconds=self._seconds)
+
+    def loop_stop(self, stop: Stop) -> Stop:
+        """Return ``stop`` for a main loop between whose turns the catalog may be reloaded."""
+        return WatchedStop(stop, self.turned)
+
+    def turned(self) -> None:
+        """Note a turn of the main loop, and reload the catalog where that is asked for."""
+        self.health.turned()
+        if self.hang_up.requested:
+            self.catalog_reload.run()
+
+    def writable(self) -> Callable[[], str | None]:
+        """Return a probe of the ledger: the reason why it takes no writes, not older than some seconds."""
+        from worker.ledger.store import Ledger
+
+        return self._probed(Ledger(self.service_engine, self.settings.ledger_form).probe)
+
+    def readable(self) -> Callable[[], str | None]:
+        """Return a probe of the ledger: the reason why it can't be read, not older than some seconds."""
+        return self._probed(self.require_readable_schema)
+
+    def _probed(self, probe: Callable[[], None]) -> Callable[[], str | None]:
+        from worker.runtime.cached_value import CachedValue, probe_text
+
+        cached = CachedValue(
+            probe, name="the ledger", max_age_s=1.0, timeout_s=2.0, clock=self.clock, pause_factor=1
+        )
+        return lambda: probe_text(cached.get(), self.clock())
+
+    def serve_metrics(self) -> None:
+        """Serve metrics and health, where a port is set. Raises ConfigurationError."""
+        settings = self.settings
+        self.metrics.serve(settings.metrics_listen, settings.metrics_port, health=self.health)
 
     @cached_property
     def engine(self) -> Engine:
@@ -280,33 +344,43 @@ class Application:
         is_new = is_new_config(pauses, config, worker, self.clock())
         ledger = self.ledger
         pipeline = self.pipeline(ledger, is_new_config=is_new)
+        lanes = Lanes(
+            work,
+            pipeline.limit,
+            pauses,
+            worker=worker,
+            config=config,
+            clock=self.clock,
+            rng=self.rng(),
+            metrics=self.metrics,
+            seconds=self._seconds,
+        )
+        schema = SchemaPause(
+            ledger.require_usable,
+            work,
+            pauses,
+            worker=worker,
+            config=config,
+            clock=self.clock,
+            metrics=self.metrics,
+            seconds=self._seconds,
+        )
+
+        def use(catalog: Catalog) -> None:
+            config = config_digest(settings, catalog)
+            pipeline.use(catalog, self.policy_of_commands)
+            lanes.use_config(config, is_new=is_new_config(pauses, config, worker, self.clock()))
+            schema.use_config(config)
+
+        self.catalog_reload.add(use)
         return Consumer(
             # A broker that was declared for the version before has no bulk queue: that stops no other lane.
             lambda prefetch: self.link(consume=work, prefetch=prefetch, bulk=BILLING.bulk.name),
             ledger,
             pipeline,
             poison=PoisonTrials(Trials(self.batch_engine, worker), self.clock),
-            lanes=Lanes(
-                work,
-                pipeline.limit,
-                pauses,
-                worker=worker,
-                config=config,
-                clock=self.clock,
-                rng=self.rng(),
-                metrics=self.metrics,
-                seconds=self._seconds,
-            ),
-            schema=SchemaPause(
-                ledger.require_usable,
-                work,
-                pauses,
-                worker=worker,
-                config=config,
-                clock=self.clock,
-                metrics=self.metrics,
-                seconds=self._seconds,
-            ),
+            lanes=lanes,
+            schema=schema,
             pace=ConsumerPace(
                 batch_size=settings.batch_size, prefetch=settings.prefetch, hold_most_s=self._hold_most_s
             ),
@@ -315,10 +389,12 @@ class Application:
             metrics=self.metrics,
             exits_on_limit=settings.on_limit == "exit",
             bulk=BILLING.bulk.name,
+            turned=self.health.turned,
+            reload=self.catalog_reload,
         )
 
-    def scheduler(self) -> Scheduler:
-        """Scheduler of commands for what falls due, ready to run."""
+    def scheduler(self, turned: Callable[[], None] = lambda: None) -> Scheduler:
+        """Scheduler of commands for what falls due, ready to run; ``turned`` is called between its steps."""
         from worker.broker import open_link
         from worker.scheduler import Scheduler
 
@@ -333,6 +409,7 @@ class Application:
             rng=self.rng(),
             metrics=self.metrics,
             sent_as=broker_user(settings.broker_url),
+            turned=turned,
         )
 
     def queries(self) -> QueryService:
@@ -347,7 +424,9 @@ class Application:
             max_lag=timedelta(seconds=self.settings.read_max_lag_s),
             clock=self.clock,
         )
-        return QueryService(sources, self.catalog, clock=self.clock, sleep=self._sleep)
+        service = QueryService(sources, self.catalog, clock=self.clock, sleep=self._sleep)
+        self.catalog_reload.add(service.use)
+        return service
 
     @cached_property
     def replica_engine(self) -> Engine | None:
@@ -382,6 +461,7 @@ class Application:
             clock=self.clock,
             rng=self.rng(),
             metrics=self.metrics,
+            turned=self.health.turned,
         )
 
     def reply_queue_watch(self) -> ReplyQueueWatch:
@@ -395,7 +475,9 @@ class Application:
         from worker.waiting_watch import WaitingWatch
 
         days = self.catalog.payments.waiting_days
-        return WaitingWatch(self.service_engine, days, self.metrics, self.clock)
+        watch = WaitingWatch(self.service_engine, days, self.metrics, self.clock)
+        self.catalog_reload.add(lambda catalog: watch.use(catalog.payments.waiting_days))
+        return watch
 
     def drainer(self) -> Drainer:
         """Drainer of the dead-letter queue into the ledger's database, ready to run."""
@@ -404,7 +486,7 @@ class Application:
 
         return Drainer(
             lambda: self.link(consume=[BILLING.dead.name]),
-            self._service(self.service_engine),
+            self.reloading(self._service(self.service_engine), self.service_engine),
             self.rng(),
             hold_most_s=self._hold_most_s,
         )
@@ -455,16 +537,26 @@ class Application:
         """The dead letters, judged by this worker's own rules."""
         return self._service(self.engine)
 
-    def _service(self, engine: Engine) -> DeadLetters:
-        from worker.deadletters.service import DeadLetters
+    def reloading(self, service: DeadLetters, engine: Engine | None = None) -> DeadLetters:
+        """Return ``service``, which judges by each catalog that is loaded later."""
+        self.catalog_reload.add(lambda catalog: service.use(catalog, self._receive(engine or self.engine)))
+        return service
+
+    def _receive(self, engine: Engine) -> Receive:
         from worker.ledger.known_ids import known_ids
         from worker.messages.known_ids import received
+
+        policy = self.policy_of_commands
+        return lambda delivery, now: received(delivery, policy, now, partial(known_ids, engine))
+
+    def _service(self, engine: Engine) -> DeadLetters:
+        from worker.deadletters.service import DeadLetters
 
         policy = self.policy_of_commands
         return DeadLetters(
             engine,
             catalog=self.catalog,
-            receive=lambda delivery, now: received(delivery, policy, now, partial(known_ids, engine)),
+            receive=self._receive(engine),
             clock=self.clock,
             sent_as=policy.user,
             worker_users=policy.worker_users,

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import Protocol
 
 from worker.batches import Batch, Batches
 from worker.broker import Consumes, Delivery, Link
@@ -54,11 +55,25 @@ class ConsumerPace:
     hold_most_s: float = 1440.0
 
 
+class Reload(Protocol):
+    """Reload of what may change while a worker runs; it may ask the ledger."""
+
+    @property
+    def requested(self) -> bool:
+        """True where somebody has asked for it."""
+        ...
+
+    def run(self) -> None:
+        """Reload; what is bad is logged, and stays as it was."""
+        ...
+
+
 class Consumer:
     """Runs the pipeline on what a broker delivers, over one link after the other.
 
     ``connect`` opens a link that holds at most so many messages of each queue. ``exits_on_limit`` ends the
-    loop where a lane would be paused. ``bulk`` is the queue that is served last.
+    loop where a lane would be paused. ``bulk`` is the queue that is served last. ``turned`` is called while
+    it waits for the ledger. ``reload`` is run between batches.
     """
 
     def __init__(
@@ -76,6 +91,8 @@ class Consumer:
         metrics: Metrics,
         exits_on_limit: bool = False,
         bulk: str | None = None,
+        turned: Callable[[], None] = lambda: None,
+        reload: Reload | None = None,
     ) -> None:
         self._connect, self._ledger, self._pipeline = connect, ledger, pipeline
         self._poison, self._lanes, self._schema = poison, lanes, schema
@@ -84,7 +101,19 @@ class Consumer:
         self._shares = LaneShares(bulk, pace.batch_size)
         self._broker, self._database = self._outage("broker"), self._outage("database")
         self._relinking = self._backoff()
-        self._has_been_linked = False
+        self._has_been_linked = self._is_linked = False
+        self._turned, self._reload = turned, reload
+
+    @property
+    def obstacle(self) -> str | None:
+        """Reason why it does not take every message now; None while it does. Any thread may ask."""
+        if away := [outage.server for outage in (self._broker, self._database) if outage.lasts]:
+            return f"the {' and the '.join(away)} is away"
+        if not self._is_linked:
+            return "it consumes nothing yet"
+        if paused := self._lanes.paused:
+            return f"paused: {', '.join(paused)}"
+        return None
 
     def run(self, *, drain: bool = False) -> None:
         """Consume until stopped; with ``drain``, until nothing more arrives.
@@ -145,10 +174,11 @@ class Consumer:
                 f"stopped: {self._lanes.paused[0]} is paused, see `billing-worker check`"
             )
         link = self._connect(self._lanes.open(prefetch))
-        self._has_been_linked = True
+        self._has_been_linked = self._is_linked = True
         try:
             yield link
         finally:
+            self._is_linked = False
             with suppress(BrokerUnavailableError):
                 link.close()
 
@@ -165,6 +195,7 @@ class Consumer:
         """Run batches until the stop. Returns True when ``drain`` is set and nothing comes any more."""
         batches, control = self._parts_on(link, ledger)
         while not self._stop.requested:
+            self._reload_between(batches)
             is_idle = batches.is_idle
             deliveries = self._receive(link, self._pace.batch_size, IDLE_S if is_idle else 0)
             batch, on_record = _decoded(batches, control, deliveries)
@@ -194,6 +225,12 @@ class Consumer:
         batches.finish()
         return False
 
+    def _reload_between(self, batches: Batches) -> None:
+        """Reload what may change while it runs, where that is asked for: between batches, never in one."""
+        if self._reload is not None and self._reload.requested:
+            batches.finish()
+            batches.session.in_ledger(self._reload.run)
+
     def _receive(self, link: Consumes, most: int, wait_s: float) -> Sequence[Delivery]:
         deliveries = link.receive(most, wait_s, self._shares.next())
         self._broker.ended()
@@ -217,6 +254,7 @@ class Consumer:
             stop=self._stop,
             hold_most_s=self._pace.hold_most_s,
             look=self._schema.look,
+            turned=self._turned,
         )
         batches = Batches(link, session, self._pipeline, self._metrics)
         trials = TrialRunner(self._poison, batches)

@@ -2,9 +2,11 @@
 
 from math import nan
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, make_wsgi_app
 
 from worker.errors import ConfigurationError
+from worker.runtime.probes import ProbesApp, serve_probes
+from worker.runtime.process_health import ProcessHealth
 
 _SENDERS_MAX = 100
 
@@ -179,15 +181,15 @@ class Metrics:
         self.http_requests.labels(route, status).inc()
         self.http_seconds.labels(route).observe(seconds)
 
-    def serve(self, host: str, port: int) -> None:
-        """Serve the metrics on ``port`` of the address ``host``, in a thread; with port 0 nowhere.
+    def serve(self, host: str, port: int, *, health: ProcessHealth | None = None) -> None:
+        """Serve metrics and ``health`` on ``port`` of the address ``host``, in a thread; with port 0 nowhere.
 
         Raises ConfigurationError where the port is taken, or the address is none of this machine's.
         """
         if not port:
             return
         try:
-            start_http_server(port, host, registry=self.registry)
+            serve_probes(host, port, ProbesApp(make_wsgi_app(self.registry), health or ProcessHealth()))
         except OSError as error:
             raise ConfigurationError(
                 f"metrics can't be served on {host}, port {port}: {error.strerror}; "

@@ -117,6 +117,10 @@ class Pipeline:
         self._message_log = MessageLog(log) if log_references else None
         self._rejected_payments = RejectedPayments(metrics, log, policy.worker_users)
 
+    def use(self, catalog: Catalog, policy: Policy) -> None:
+        """Judge by another catalog, and by the policy that knows its ids; only between batches."""
+        self._catalog, self._policy = catalog, policy
+
     def receive(self, deliveries: Sequence[Delivery]) -> list[Item]:
         """Decode each delivery by itself; one without a command is refused and disturbs no neighbour."""
         now = self._clock()

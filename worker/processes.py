@@ -45,8 +45,11 @@ def run_worker(
             "replies": application.reply_queue_watch().run,
             "payments": application.waiting_watch().run,
         }
+    consumer = application.consumer(application.health.watched(stop))
+    application.health.add_obstacle(lambda: consumer.obstacle)
+    application.health.add_probe(application.writable())
     with beside(stop, **loops):
-        application.consumer(stop).run(drain=drain)
+        consumer.run(drain=drain)
     log.info("stopped", extra=log_fields.fields(Event.STOPPED))
 
 
@@ -65,8 +68,11 @@ def run_scheduler(application: Application, stop: SignalStop) -> None:
         "replies": application.reply_queue_watch().run,
         "payments": application.waiting_watch().run,
     }
+    scheduler = application.scheduler(application.health.turned)
+    application.health.add_obstacle(lambda: scheduler.obstacle)
+    application.health.add_probe(application.writable())
     with beside(stop, **loops):
-        application.scheduler().run(stop)
+        scheduler.run(application.loop_stop(stop))
     log.info("stopped", extra=log_fields.fields(Event.STOPPED))
 
 
@@ -75,7 +81,10 @@ def run_reader(application: Application, stop: SignalStop) -> None:
     settings = application.settings
     _await_schema(application, application.require_readable_schema, stop)
     log.info("answering queries of %s", redacted(settings.broker_url), extra=log_fields.fields(Event.STARTED))
-    application.query_reader().run(stop)
+    reader = application.query_reader()
+    application.health.add_obstacle(lambda: reader.obstacle)
+    application.health.add_probe(application.readable())
+    reader.run(application.loop_stop(stop))
     log.info("stopped", extra=log_fields.fields(Event.STOPPED))
 
 
@@ -85,11 +94,12 @@ def _begin(application: Application, stop: SignalStop) -> None:
     _await_schema(application, lambda: application.require_usable_schema(application.batch_engine), stop)
 
 
-def _await_schema(application: Application, require: Callable[[], None], stop: SignalStop) -> None:
+def _await_schema(application: Application, require: Callable[[], None], signals: SignalStop) -> None:
     """Wait out an outage, and a schema that isn't for this version where the settings say so.
 
     Raises ConfigurationError otherwise.
     """
+    stop = application.health.watched(signals)
     outage = Outage("database", "waiting for it", logger=log)
     backoff = Backoff(_RETRY_FIRST_S, _RETRY_MOST_S, application.rng())
     waits_for: str | None = None

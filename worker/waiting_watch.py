@@ -32,6 +32,10 @@ class WaitingWatch:
         self._metrics, self._clock = metrics, clock
         self._logged: OverdueEvent | None = None
 
+    def use(self, waiting_days: int) -> None:
+        """Look for what waits longer than so many days from now on."""
+        self._waiting_days = waiting_days
+
     def run(self, stop: Stop) -> None:
         """Look until ``stop``; an outage hides what waits and ends nothing."""
         while not stop.requested:

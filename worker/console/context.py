@@ -8,6 +8,7 @@ from flask import current_app, g
 
 from worker.bootstrap import Application, utc_now
 from worker.broker import BILLING
+from worker.catalog import Catalog
 from worker.checks import health_of
 from worker.console.guard import AccessGuard
 from worker.console.heavy_work import HeavyWork
@@ -40,8 +41,7 @@ class ConsoleContext:
     ) -> None:
         self.application, self.guard, self.as_csv, self.clock = application, guard, as_csv, clock
         self.reader = Reader(application.engine)
-        self.service = application.service()
-        self.catalog = application.catalog
+        self.service = application.reloading(application.service())
         self.replays = ReplayThreads(application)
         self.heavy = HeavyWork()
         self.probe = QueueProbe(application.link, BILLING)
@@ -72,6 +72,11 @@ class ConsoleContext:
             clock=clock,
             serve_stale=True,
         )
+
+    @property
+    def catalog(self) -> Catalog:
+        """Tiers, packages and prices, as they were last loaded."""
+        return self.application.catalog
 
     def overdue_before(self, now: datetime) -> datetime:
         """Return the time before which an event was recorded that is overdue at ``now``."""

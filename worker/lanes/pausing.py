@@ -134,6 +134,14 @@ class Lanes:
         """Return True while a lane is paused."""
         return queue in self._paused
 
+    def use_config(self, config: str, *, is_new: bool) -> None:
+        """Run with another configuration from now on; a new one is watched."""
+        self._config, self._is_watching, self._must_accept = config, is_new, False
+        if is_new:
+            self._limit.watch()
+        else:
+            self._limit.accept_config()
+
     # -- prefetch -----------------------------------------------------------------------------------------
 
     def open(self, most: int) -> Mapping[str, int]:

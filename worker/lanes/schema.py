@@ -50,6 +50,10 @@ class SchemaPause:
         self._text: str | None = None
         self._ids: list[int] = []
 
+    def use_config(self, config: str) -> None:
+        """Run with another configuration from now on."""
+        self._config = config
+
     @property
     def is_due(self) -> bool:
         """True where a running worker must look at the schema again."""

@@ -114,6 +114,13 @@ class DeadLetterLimit:
             self._close_watch()
         return True
 
+    def watch(self) -> None:
+        """Watch over refusals from now on: the configuration is new."""
+        self.accept_config()
+        for counts in (self._seen, self._refused, self._codes):
+            counts.clear()
+        self.is_watching = True
+
     def accept_config(self) -> None:
         """End the watch: an operator takes the configuration as right."""
         self.is_watching = False

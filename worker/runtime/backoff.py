@@ -46,7 +46,7 @@ class Outage:
         seconds: Callable[[], float] = monotonic,
         logger: logging.Logger = log,
     ) -> None:
-        self._server, self._while_away = server, while_away
+        self.server, self._while_away = server, while_away
         self._on_begin, self._seconds, self._log = on_begin, seconds, logger
         self._since: float | None = None
         self._tries = 0
@@ -57,12 +57,12 @@ class Outage:
         if self._since is None:
             self._since = self._seconds()
             self._on_begin()
-            extra = log_fields.fields(Event.OUTAGE_BEGAN, server=self._server)
+            extra = log_fields.fields(Event.OUTAGE_BEGAN, server=self.server)
             self._log.error("%s: %s", error, self._while_away, extra=extra)
 
     @property
     def lasts(self) -> bool:
-        """True from the first failed try to the next success."""
+        """True from the first failed try until a success."""
         return self._since is not None
 
     def ended(self) -> None:
@@ -71,10 +71,10 @@ class Outage:
             lasted_s = self._seconds() - self._since
             self._log.info(
                 "the %s is back after %.1f s and %d tries",
-                self._server,
+                self.server,
                 lasted_s,
                 self._tries,
-                extra=log_fields.fields(Event.OUTAGE_ENDED, server=self._server),
+                extra=log_fields.fields(Event.OUTAGE_ENDED, server=self.server),
             )
             self._since, self._tries = None, 0
 

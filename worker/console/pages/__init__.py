@@ -6,6 +6,7 @@ from worker.console.pages import (
     dead_letter_actions,
     dead_letters,
     explain,
+    health,
     old_paths,
     overview,
     payments,
@@ -24,4 +25,5 @@ PAGES = (
     explain.page,
     activity_log.page,
     old_paths.page,
+    health.page,
 )
