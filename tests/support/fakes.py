@@ -46,6 +46,7 @@ class FakeLink(Link):
         self.closed = False
         self.holds: dict[str, int] = {}
         self.given_back: list[str] = []
+        self.cancelled: list[str] = []
         self.refusing: set[str] = set()
         self.closing: set[str] = set()
         self.on_close: Callable[[], None] = lambda: None
@@ -82,6 +83,14 @@ class FakeLink(Link):
             self.given_back.append(queue)
             self._give_back({queue})
         self._most[queue] = most if give_back else max(most, self._most[queue])
+
+    def take_no_more(self, queue: str) -> None:
+        self.cancelled.append(queue)
+        self._most[queue] = 0
+
+    def arrived(self, queue: str) -> int:
+        del queue
+        return 0  # what waits, waits at the broker
 
     def _give_back(self, queues: Collection[str]) -> None:
         self._broker.give_back(each for each in self._held if each.queue in queues)
