@@ -6,7 +6,7 @@ unacknowledged delivery brings the same reply again. So the unacknowledged deliv
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -25,6 +25,7 @@ from worker.ledger.senders import Sender
 from worker.ledger.store import Ledger
 from worker.messages.dead_letter_limit import DeadLetterLimit, FaultStep
 from worker.messages.dead_letters import Failure
+from worker.messages.held import held_copy, publish_held
 from worker.messages.known_ids import has_unruly_ids, unruly_ids, with_known
 from worker.messages.origin import origin_of
 from worker.messages.outgoing import OutgoingResponse
@@ -212,6 +213,14 @@ class Pipeline:
         items = [item for item in items if not item.kept]
         link.acknowledge([item.delivery for item in items])
         self._count(items)
+
+    def hold(self, link: Publishes, deliveries: Mapping[Delivery, str]) -> Sequence[Delivery]:
+        """Hold deliveries, each of a type that is paused; return those for which no queue is there.
+
+        Raises UnansweredError, and may be called again. The caller acknowledges what is held.
+        """
+        copies = [held_copy(delivery, type_, self._policy) for delivery, type_ in deliveries.items()]
+        return publish_held(link, list(deliveries), copies)
 
     # -- decode -------------------------------------------------------------------------------------------
 

@@ -1,12 +1,13 @@
 """The processes that run until they are stopped: worker, reader, and scheduler with its drainer."""
 
 import logging
-from collections.abc import Callable
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 
 from worker.bootstrap import Application
 from worker.broker import BILLING
 from worker.errors import BrokerUnavailableError, ConfigurationError
+from worker.ledger.workers import WorkerKind
 from worker.runtime.backoff import Backoff, Outage, await_server
 from worker.runtime.stop import SignalStop
 from worker.runtime.threads import beside
@@ -20,7 +21,12 @@ _RETRY_FIRST_S, _RETRY_MOST_S = 0.5, 2.0
 
 
 def run_worker(
-    application: Application, stop: SignalStop, *, drain: bool = False, with_scheduler: bool = False
+    application: Application,
+    stop: SignalStop,
+    *,
+    drain: bool = False,
+    with_scheduler: bool = False,
+    supervisor: int | None = None,
 ) -> None:
     """Run one worker in this process until ``stop``, or until nothing is left with ``drain``.
 
@@ -38,8 +44,13 @@ def run_worker(
             "replies": application.reply_queue_watch().run,
             "payments": application.waiting_watch().run,
         }
-    with beside(stop, **loops):
-        application.consumer(stop).run(drain=drain)
+    consumer = application.consumer(stop)
+    presence = application.presence_of_worker(consumer, supervisor)
+    try:
+        with beside(stop, presence=presence.run, **loops):
+            consumer.run(drain=drain)
+    finally:
+        presence.end()
     log.info("stopped")
 
 
@@ -57,18 +68,32 @@ def run_scheduler(application: Application, stop: SignalStop) -> None:
         "replies": application.reply_queue_watch().run,
         "payments": application.waiting_watch().run,
     }
-    with beside(stop, **loops):
+    with _present(application, WorkerKind.SCHEDULER, stop), beside(stop, **loops):
         application.scheduler().run(stop)
     log.info("stopped")
 
 
-def run_reader(application: Application, stop: SignalStop) -> None:
+def run_reader(application: Application, stop: SignalStop, supervisor: int | None = None) -> None:
     """Answer queries in this process until ``stop``."""
     settings = application.settings
     _await_schema(application, application.require_readable_schema, stop)
     log.info("answering queries of %s", redacted(settings.broker_url))
-    application.query_reader().run(stop)
+    with _present(application, WorkerKind.READER, stop, supervisor):
+        application.query_reader().run(stop)
     log.info("stopped")
+
+
+@contextmanager
+def _present(
+    application: Application, kind: WorkerKind, stop: SignalStop, supervisor: int | None = None
+) -> Iterator[None]:
+    """Show this process to operators while the block runs."""
+    presence = application.presence(kind, supervisor)
+    try:
+        with beside(stop, presence=presence.run):
+            yield
+    finally:
+        presence.end()
 
 
 def _begin(application: Application, stop: SignalStop) -> None:

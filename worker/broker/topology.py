@@ -79,8 +79,8 @@ class Topology:
 
     ``exchange`` takes commands and queries, ``bulk_exchange`` those of the bulk lane, which is served last.
     Notices go to ``events``, to which a listener binds its queue. ``journal`` may exist beside them: a stream
-    that keeps every command for some days, for the roles of ``journal_readers`` alone. Messages of a type that
-    an operator has paused wait in ``held``.
+    that keeps every command for some days, for the roles of ``journal_readers`` alone. Messages of a type
+    that an operator has paused wait in ``held``.
     """
 
     exchange: str

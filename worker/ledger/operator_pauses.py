@@ -1,8 +1,8 @@
 """Pauses that operators have asked for: of a lane, or of one type of it.
 
 They last until an operator ends them, whichever workers come and go. What workers pause by themselves is in
-``pauses``. Of a paused type messages are held in a queue of their own; its pause is over for operators when it
-ends, and *returned* when what was held is back in its lane.
+``pauses``. Of a paused type messages are held in a queue of their own; its pause is over for operators when
+it ends, and *returned* when what was held is back in its lane.
 """
 
 from collections.abc import Sequence
@@ -80,7 +80,7 @@ def end_pauses(
     connection: Connection, queue: str | None, type_: str | None, *, actor: str, now: datetime
 ) -> Sequence[OperatorPause]:
     """End the pauses of ``queue`` (None: all), or of one type, in the caller's transaction; return them."""
-    chosen = operator_pauses.c.ended_at.is_(None)
+    chosen: ColumnElement[bool] = operator_pauses.c.ended_at.is_(None)
     if queue is not None:
         chosen &= operator_pauses.c.queue == queue
     if type_ is not None:
@@ -98,8 +98,9 @@ class OperatorPauses:
 
     def current(self) -> Sequence[OperatorPause]:
         """Return the pauses that last, and those of types whose messages are still to return."""
-        with translated_errors(), self._engine.begin() as connection:
-            return _selected(connection, operator_pauses.c.returned_at.is_(None))
+        with translated_errors(), self._engine.connect() as connection:
+            reading = connection.execution_options(read_only=True)  # on SQLite it waits for no writer
+            return _selected(reading, operator_pauses.c.returned_at.is_(None))
 
     def mark_returned(self, numbers: Sequence[int], now: datetime) -> None:
         """Record that nothing is held any more of pauses that have ended."""

@@ -43,8 +43,8 @@ APPEND_ONLY = frozenset(
     }
 )
 #: Tables from which a worker deletes: messages on trial, events whose payment has come, an account that was
-#: made for a batch and not opened, and workers that ended long ago. Foreign keys keep every account that has an
-#: entry, a lot or a quota.
+#: made for a batch and not opened, and workers that ended long ago. Foreign keys keep every account that has
+#: an entry, a lot or a quota.
 ERASABLE = frozenset({"accounts", "trials", "waiting_events", "workers"})
 
 _EVERY_RIGHT = ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER")

@@ -851,7 +851,7 @@ accepted_configs = Table(
 )
 
 #: A process of ours, such as a worker or a reader, as it last described itself. ``supervisor`` is the process
-#: id of its parent, ``lanes`` what it has done of each, ``pauses_seen_at`` when it last read the pauses below.
+#: id of its parent, ``lanes`` what it has done of each, ``pauses_seen_at`` when it last read the pauses.
 workers = Table(
     "workers",
     metadata,

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Engine, delete, insert, select, update
+from sqlalchemy import Engine, Row, delete, insert, select, update
 from sqlalchemy.sql import ColumnElement
 
 from worker.ledger.engine import translated_errors
@@ -49,8 +49,8 @@ class LaneProgress:
     """Progress of one process in a lane.
 
     ``per_second`` is the rate at which it acknowledged messages lately, unknown at the start. ``sent_at`` is
-    when the newest message that it has taken was sent, where the message says so. ``paused`` is the reason why
-    it takes none.
+    when the newest message that it has taken was sent, where the message says so. ``paused`` says why it
+    takes none.
     """
 
     acknowledged: int = 0
@@ -120,6 +120,13 @@ class KnownWorker:
         return lane is not None and lane.paused is None and self.state is WorkerState.CONSUMING
 
 
+def seen_by_all(found: Sequence[KnownWorker], now: datetime) -> datetime | None:
+    """Return when the last living worker has read the pauses; None where one has not, or none lives."""
+    living = [one.pauses_seen_at for one in found if one.kind is WorkerKind.WORKER and one.is_alive(now)]
+    known = [at for at in living if at is not None]
+    return min(known) if known and len(known) == len(living) else None
+
+
 class Workers:
     """The rows in the ledger's database. Every method raises LedgerUnavailableError."""
 
@@ -151,8 +158,9 @@ class Workers:
 
     def _selected(self, chosen: ColumnElement[bool]) -> Sequence[KnownWorker]:
         statement = select(workers).where(chosen).order_by(workers.c.started_at, workers.c.worker)
-        with translated_errors(), self._engine.begin() as connection:
-            return [_worker(row) for row in connection.execute(statement).mappings()]
+        with translated_errors(), self._engine.connect() as connection:
+            reading = connection.execution_options(read_only=True)
+            return [_worker(row) for row in reading.execute(statement)]
 
 
 def _values(worker: KnownWorker) -> dict[str, Any]:
@@ -176,24 +184,24 @@ def _values(worker: KnownWorker) -> dict[str, Any]:
     }
 
 
-def _worker(row: Mapping[str, Any]) -> KnownWorker:
+def _worker(row: Row[Any]) -> KnownWorker:
     return KnownWorker(
-        name=row["worker"],
-        kind=WorkerKind(row["kind"]),
-        host=row["host"],
-        pid=row["pid"],
-        version=row["version"],
-        settings_hash=row["settings_hash"],
-        started_at=row["started_at"],
-        seen_at=row["seen_at"],
-        state=WorkerState(row["state"]),
-        why=row["why"],
-        settings=row["changed_settings"],
-        catalog_hash=row["catalog_hash"],
-        lanes={queue: LaneProgress.parse(stored) for queue, stored in row["lanes"].items()},
-        last_batch_at=row["last_batch_at"],
-        last_batch_size=row["last_batch_size"],
-        supervisor=row["supervisor"],
-        pauses_seen_at=row["pauses_seen_at"],
-        ended_at=row["ended_at"],
+        name=row.worker,
+        kind=WorkerKind(row.kind),
+        host=row.host,
+        pid=row.pid,
+        version=row.version,
+        settings_hash=row.settings_hash,
+        started_at=row.started_at,
+        seen_at=row.seen_at,
+        state=WorkerState(row.state),
+        why=row.why,
+        settings=row.changed_settings,
+        catalog_hash=row.catalog_hash,
+        lanes={queue: LaneProgress.parse(stored) for queue, stored in row.lanes.items()},
+        last_batch_at=row.last_batch_at,
+        last_batch_size=row.last_batch_size,
+        supervisor=row.supervisor,
+        pauses_seen_at=row.pauses_seen_at,
+        ended_at=row.ended_at,
     )

@@ -6,13 +6,14 @@ with its bytes, its properties and its sender, behind what waits in its lane by 
 leaves two copies of one reference, which is applied once.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from schemas import DeadLetterReason
 from schemas.dead_letter import HELD_HEADER, HELD_TYPE_HEADER
-from worker.broker import Delivery, Outgoing
+from worker.broker import Delivery, Outgoing, Publishes
+from worker.errors import BrokerUnavailableError, ConfigurationError, UnansweredError
 from worker.messages.dead_letters import SAID_ANEW, Failure, dead_letter_for, sendable, sendable_properties
 from worker.messages.origin import origin_of, republished
 from worker.messages.policy import Policy
@@ -44,13 +45,29 @@ def copy_of_held(delivery: Delivery, paused: Collection[LaneType], policy: Polic
     return _copy(delivery, held, policy.topology.held.name if held in paused else lane, policy)
 
 
+def publish_held(link: Publishes, held: Sequence[Delivery], copies: Sequence[Outgoing]) -> Sequence[Delivery]:
+    """Publish the copies of ``held`` with a confirm; return the deliveries that no queue took.
+
+    Raises UnansweredError where the broker doesn't take them now: they may be published again.
+    """
+    try:
+        result = link.publish(copies)
+    except (BrokerUnavailableError, ConfigurationError) as error:
+        raise UnansweredError(str(error)) from error
+    if result.refused:
+        raise UnansweredError(result.refusal)
+    lost = set(result.returned)
+    return [delivery for delivery, copied in zip(held, copies, strict=True) if copied in lost]
+
+
 def lane_type_of(delivery: Delivery, policy: Policy) -> LaneType | None:
     """Return the lane and the type of a held delivery; None where no worker vouches for them."""
     if not origin_of(delivery, policy.worker_users).is_republished:
         return None
     lane, type_ = delivery.headers.get(HELD_HEADER), delivery.headers.get(HELD_TYPE_HEADER)
-    is_known = lane in {queue.name for queue in policy.topology.work} and isinstance(type_, str)
-    return (lane, type_) if is_known else None
+    if lane not in {queue.name for queue in policy.topology.work} or not isinstance(type_, str):
+        return None
+    return str(lane), type_
 
 
 def _copy(delivery: Delivery, held: LaneType, queue: str, policy: Policy) -> OutgoingHeld:

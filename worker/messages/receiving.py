@@ -141,9 +141,7 @@ def _refused_route(delivery: Delivery, message: Message, policy: Policy) -> Fail
     )
 
 
-def _refused_sender(
-    delivery: Delivery, message: Message, origin: Origin, policy: Policy
-) -> Failure | None:
+def _refused_sender(delivery: Delivery, message: Message, origin: Origin, policy: Policy) -> Failure | None:
     """Return the failure where a user of ``origin`` may not send ``message``."""
     if origin.is_forged:
         return _forged_sender(message, origin)

@@ -44,10 +44,15 @@ class Outage:
         seconds: Callable[[], float] = monotonic,
         logger: logging.Logger = log,
     ) -> None:
-        self._server, self._while_away = server, while_away
+        self.server, self._while_away = server, while_away
         self._on_begin, self._seconds, self._log = on_begin, seconds, logger
         self._since: float | None = None
         self._tries = 0
+
+    @property
+    def lasts(self) -> bool:
+        """True from the first failed try until a success."""
+        return self._since is not None
 
     def began(self, error: Exception) -> None:
         """Record a failed try; only the first one of an outage is logged."""
@@ -61,7 +66,7 @@ class Outage:
         """Record a success; logged where it ends an outage."""
         if self._since is not None:
             lasted_s = self._seconds() - self._since
-            self._log.info("the %s is back after %.1f s and %d tries", self._server, lasted_s, self._tries)
+            self._log.info("the %s is back after %.1f s and %d tries", self.server, lasted_s, self._tries)
             self._since, self._tries = None, 0
 
 
