@@ -18,7 +18,7 @@ from worker.ledger.tables import workers
 #: A process that hasn't written for so long has ended without a word, or can't reach the database.
 SILENT_AFTER = timedelta(seconds=30)
 #: Time for which the row of an ended, or silent, process is kept.
-KEPT_FOR = timedelta(days=7)
+KEPT_FOR = timedelta(days=1)
 
 
 class WorkerKind(StrEnum):
