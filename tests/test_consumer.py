@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.fake_broker import FakeBroker
 from tests.support.fake_stop import FakeStop
-from tests.support.fakes import FakeLink, FakePauses, FakeRecord, delivery
+from tests.support.fakes import FakeLink, FakePauses, FakeRecord, delivery, operator_paused_lanes
 from tests.support.waiting import PATIENCE_S
 from worker.broker import Consumes, Delivery, Link, Publishes
 from worker.consumer import Consumer, ConsumerPace
@@ -125,6 +125,7 @@ def consumer(
             clock=lambda: NOW,
             rng=random.Random(1),
             metrics=counters,
+            operator=operator_paused_lanes(lanes, counters),
         ),
         "schema": SchemaPause(
             ledger.require_usable,

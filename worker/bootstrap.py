@@ -49,13 +49,18 @@ if TYPE_CHECKING:
     from worker.deadletters.link_drainer import LinkDrainer
     from worker.deadletters.replay.runner import ReplayRunner
     from worker.deadletters.service import DeadLetters
+    from worker.lanes.operator_pauses import PauseWatch
+    from worker.lanes.returning import HeldReturner
+    from worker.lanes.tally import LaneTally
     from worker.ledger.pauses import Pauses
     from worker.ledger.roles import RoleNames
     from worker.ledger.store import Ledger
+    from worker.ledger.workers import KnownWorker, WorkerKind, Workers
     from worker.messages.policy import Policy
     from worker.messages.reply_queue import ReplyQueueWatch
     from worker.metrics import Metrics
     from worker.pipeline import Pipeline
+    from worker.presence import Presence
     from worker.queries import QueryService
     from worker.queries.reader import QueryReader
     from worker.queries.sources import Database
@@ -327,10 +332,115 @@ class Application:
             name=self._name,
         )
 
+    @cached_property
+    def pause_watch(self) -> PauseWatch:
+        """Pauses of operators, as this process last read them."""
+        from worker.lanes.operator_pauses import PauseWatch
+        from worker.ledger.operator_pauses import OperatorPauses
+
+        return PauseWatch(OperatorPauses(self.batch_engine), self.clock)
+
+    @cached_property
+    def tally(self) -> LaneTally:
+        """Tally of what this worker has done of each lane."""
+        from worker.broker import BILLING
+        from worker.lanes.tally import LaneTally
+
+        return LaneTally([queue.name for queue in BILLING.work], self.clock, self._seconds)
+
+    @property
+    def workers(self) -> Workers:
+        """The processes that run, as they described themselves."""
+        from worker.ledger.workers import Workers
+
+        return Workers(self.engine)
+
+    def presence_of_worker(self, consumer: Consumer, supervisor: int | None = None) -> Presence:
+        """Presence of the worker in this process, which also reads pauses and returns held messages."""
+        from worker.ledger.workers import WorkerKind, Workers
+        from worker.presence import Presence
+
+        describe = self._describing(WorkerKind.WORKER, supervisor)
+
+        def described() -> KnownWorker:
+            state, why = consumer.state()
+            batch_at, batch_size = self.tally.last_batch or (None, None)
+            return replace(
+                describe(),
+                state=state,
+                why=why,
+                lanes=self.tally.progress(consumer.paused()),
+                last_batch_at=batch_at,
+                last_batch_size=batch_size,
+                pauses_seen_at=self.pause_watch.read_at,
+            )
+
+        workers = Workers(self.batch_engine)
+        return Presence(
+            described,
+            workers,
+            clock=self.clock,
+            watch=self.pause_watch,
+            returner=self._held_returner(workers),
+            seconds=self._seconds,
+        )
+
+    def presence(self, kind: WorkerKind, supervisor: int | None = None) -> Presence:
+        """Presence of a process of another kind."""
+        from worker.ledger.workers import Workers
+        from worker.presence import Presence
+
+        describe, workers = self._describing(kind, supervisor), Workers(self.service_engine)
+        return Presence(describe, workers, clock=self.clock, seconds=self._seconds)
+
+    def _describing(self, kind: WorkerKind, supervisor: int | None) -> Callable[[], KnownWorker]:
+        """Return a function that describes this process as it is now."""
+        import os
+        import socket
+
+        from worker import __version__
+        from worker.ledger.workers import KnownWorker, WorkerState
+        from worker.queries.reports import catalog_hash
+        from worker.settings_report import changed_settings, settings_hash
+
+        settings = self.settings
+        first = KnownWorker(
+            name=runner_name(),
+            kind=kind,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            version=__version__,
+            settings_hash=settings_hash(settings),
+            started_at=self.clock(),
+            seen_at=self.clock(),
+            state=WorkerState.RUNNING,
+            settings=changed_settings(settings),
+            supervisor=supervisor,
+        )
+        return lambda: replace(
+            first, seen_at=self.clock(), catalog_hash=catalog_hash(self.catalog.model_dump_json())
+        )
+
+    def _held_returner(self, workers: Workers) -> HeldReturner:
+        from worker.broker import BILLING
+        from worker.lanes.returning import HeldReturner
+        from worker.ledger.operator_pauses import OperatorPauses
+        from worker.ledger.workers import seen_by_all
+
+        return HeldReturner(
+            lambda: self.link(consume=[BILLING.held.name], prefetch=0),
+            self.pause_watch,
+            OperatorPauses(self.batch_engine),
+            self.policy,
+            clock=self.clock,
+            seen_by_all=lambda now: seen_by_all(workers.all(now), now),
+        )
+
     def consumer(self, stop: Stop) -> Consumer:
         """The worker's loop, ready to run."""
         from worker.broker import BILLING
         from worker.consumer import Consumer, ConsumerPace
+        from worker.lanes.operator_pauses import OperatorPausedLanes
         from worker.lanes.pausing import Lanes, is_new_config
         from worker.lanes.poison import PoisonTrials
         from worker.lanes.schema import SchemaPause
@@ -353,6 +463,7 @@ class Application:
             clock=self.clock,
             rng=self.rng(),
             metrics=self.metrics,
+            operator=OperatorPausedLanes(work, self.pause_watch, self.metrics),
             seconds=self._seconds,
         )
         schema = SchemaPause(
@@ -391,6 +502,7 @@ class Application:
             bulk=BILLING.bulk.name,
             turned=self.health.turned,
             reload=self.catalog_reload,
+            tally=self.tally,
         )
 
     def scheduler(self, turned: Callable[[], None] = lambda: None) -> Scheduler:

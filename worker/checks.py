@@ -231,7 +231,7 @@ def _delivery_limits(application: Application) -> CheckResult:
     low = {queue: limit for queue, limit in limits.items() if limit is not None and limit < least[queue]}
     found = ", ".join(f"{queue} {limit} (at least {least[queue]})" for queue, limit in low.items())
     way_out = "set the policies that `billing-worker topology declare` prints"
-    if low.keys() & {BILLING.dead.name, BILLING.replies.name}:
+    if low.keys() & {BILLING.dead.name, BILLING.replies.name, BILLING.held.name}:
         raise ConfigurationError(f"messages would be dropped for being looked at: {found}; {way_out}")
     if low:
         return CheckResult(

@@ -27,8 +27,10 @@ from worker.lanes.pausing import Lanes
 from worker.lanes.poison import SHRINK, PoisonTrials, may_be_poison
 from worker.lanes.schema import SchemaPause
 from worker.lanes.sharing import LaneShares
+from worker.lanes.tally import LaneTally
 from worker.lanes.trials import TrialRunner
 from worker.ledger.store import Ledger
+from worker.ledger.workers import WorkerState
 from worker.metrics import Metrics
 from worker.pipeline import Pipeline
 from worker.runtime.backoff import Backoff, Outage, await_server
@@ -72,8 +74,8 @@ class Consumer:
     """Runs the pipeline on what a broker delivers, over one link after the other.
 
     ``connect`` opens a link that holds at most so many messages of each queue. ``exits_on_limit`` ends the
-    loop where a lane would be paused. ``bulk`` is the queue that is served last. ``turned`` is called while
-    it waits for the ledger. ``reload`` is run between batches.
+    loop where a lane would be paused. ``bulk`` is the queue that is served last. ``tally`` counts what is
+    done. ``turned`` is called while it waits for the ledger; ``reload`` is run between batches.
     """
 
     def __init__(
@@ -93,7 +95,9 @@ class Consumer:
         bulk: str | None = None,
         turned: Callable[[], None] = lambda: None,
         reload: Reload | None = None,
+        tally: LaneTally | None = None,
     ) -> None:
+        self._tally = tally
         self._connect, self._ledger, self._pipeline = connect, ledger, pipeline
         self._poison, self._lanes, self._schema = poison, lanes, schema
         self._pace, self._stop, self._rng, self._metrics = pace, stop, rng, metrics
@@ -109,9 +113,11 @@ class Consumer:
         """Reason why it does not take every message now; None while it does. Any thread may ask."""
         if away := [outage.server for outage in (self._broker, self._database) if outage.lasts]:
             return f"the {' and the '.join(away)} is away"
+        if self._schema.text is not None:
+            return f"paused: {self._schema.text}"
         if not self._is_linked:
             return "it consumes nothing yet"
-        if paused := self._lanes.paused:
+        if paused := self._lanes.reasons():
             return f"paused: {', '.join(paused)}"
         return None
 
@@ -130,6 +136,27 @@ class Consumer:
             self._pipeline.write_log(all_=True)
             self._lanes.end()
             self._schema.end()
+
+    def state(self) -> tuple[WorkerState, str | None]:
+        """Return what the loop does, and why where it isn't consuming; any thread may ask."""
+        waits_for = next((one.server for one in (self._database, self._broker) if one.lasts), None)
+        paused = self._lanes.reasons()
+        if self._stop.requested:
+            return WorkerState.STOPPING, None
+        if self._schema.text is not None:
+            return WorkerState.PAUSED, self._schema.text
+        if waits_for is not None:
+            return WorkerState.WAITING, f"the {waits_for}"
+        if not self._has_been_linked:
+            return WorkerState.STARTING, None
+        if len(paused) < len(self._lanes.queues):
+            return WorkerState.CONSUMING, None
+        is_quiesced = all(map(self._lanes.operator.is_quiesced, self._lanes.queues))
+        return (WorkerState.QUIESCED if is_quiesced else WorkerState.PAUSED), None
+
+    def paused(self) -> dict[str, str]:
+        """Return why each paused lane takes nothing; any thread may ask."""
+        return self._lanes.reasons()
 
     # -- links --------------------------------------------------------------------------------------------
 
@@ -256,7 +283,8 @@ class Consumer:
             look=self._schema.look,
             turned=self._turned,
         )
-        batches = Batches(link, session, self._pipeline, self._metrics)
+        on_done = self._tally.note if self._tally is not None else lambda _: None
+        batches = Batches(link, session, self._pipeline, self._metrics, on_done=on_done)
         trials = TrialRunner(self._poison, batches)
         return batches, LaneControl(self._lanes, trials, batches, exits_on_limit=self._exits_on_limit)
 

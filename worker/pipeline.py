@@ -6,7 +6,7 @@ unacknowledged delivery brings the same reply again. So the unacknowledged deliv
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -35,6 +35,7 @@ from worker.ledger.store import Ledger
 from worker.messages.dead_letter_limit import DeadLetterLimit, FaultStep
 from worker.messages.dead_letter_log import ANONYMOUS, FAULTS
 from worker.messages.dead_letters import Failure
+from worker.messages.held import held_copy, publish_held
 from worker.messages.known_ids import has_unruly_ids, unruly_ids, with_known
 from worker.messages.message_log import MessageLog
 from worker.messages.origin import origin_of
@@ -231,6 +232,14 @@ class Pipeline:
     def write_log(self, *, all_: bool = False) -> None:
         """Log the dead letters since the last line of their cause; ``all_`` before the process ends."""
         self._publisher.write_log(all_=all_)
+
+    def hold(self, link: Publishes, deliveries: Mapping[Delivery, str]) -> Sequence[Delivery]:
+        """Hold deliveries, each of a type that is paused; return those for which no queue is there.
+
+        Raises UnansweredError, and may be called again. The caller acknowledges what is held.
+        """
+        copies = [held_copy(delivery, type_, self._policy) for delivery, type_ in deliveries.items()]
+        return publish_held(link, list(deliveries), copies)
 
     # -- decode -------------------------------------------------------------------------------------------
 

@@ -1,12 +1,13 @@
 """The processes that run until they are stopped: worker, reader, and scheduler with its drainer."""
 
 import logging
-from collections.abc import Callable
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 
 from worker.bootstrap import Application
 from worker.broker import BILLING
 from worker.errors import BrokerUnavailableError, ConfigurationError
+from worker.ledger.workers import WorkerKind
 from worker.runtime import log_fields
 from worker.runtime.backoff import Backoff, Outage, await_server
 from worker.runtime.log_fields import Event
@@ -22,7 +23,12 @@ _RETRY_FIRST_S, _RETRY_MOST_S = 0.5, 2.0
 
 
 def run_worker(
-    application: Application, stop: SignalStop, *, drain: bool = False, with_scheduler: bool = False
+    application: Application,
+    stop: SignalStop,
+    *,
+    drain: bool = False,
+    with_scheduler: bool = False,
+    supervisor: int | None = None,
 ) -> None:
     """Run one worker in this process until ``stop``, or until nothing is left with ``drain``.
 
@@ -46,10 +52,14 @@ def run_worker(
             "payments": application.waiting_watch().run,
         }
     consumer = application.consumer(application.health.watched(stop))
+    presence = application.presence_of_worker(consumer, supervisor)
     application.health.add_obstacle(lambda: consumer.obstacle)
     application.health.add_probe(application.writable())
-    with beside(stop, **loops):
-        consumer.run(drain=drain)
+    try:
+        with beside(stop, presence=presence.run, **loops):
+            consumer.run(drain=drain)
+    finally:
+        presence.end()
     log.info("stopped", extra=log_fields.fields(Event.STOPPED))
 
 
@@ -71,12 +81,12 @@ def run_scheduler(application: Application, stop: SignalStop) -> None:
     scheduler = application.scheduler(application.health.turned)
     application.health.add_obstacle(lambda: scheduler.obstacle)
     application.health.add_probe(application.writable())
-    with beside(stop, **loops):
+    with _present(application, WorkerKind.SCHEDULER, stop), beside(stop, **loops):
         scheduler.run(application.loop_stop(stop))
     log.info("stopped", extra=log_fields.fields(Event.STOPPED))
 
 
-def run_reader(application: Application, stop: SignalStop) -> None:
+def run_reader(application: Application, stop: SignalStop, supervisor: int | None = None) -> None:
     """Answer queries in this process until ``stop``."""
     settings = application.settings
     _await_schema(application, application.require_readable_schema, stop)
@@ -84,8 +94,22 @@ def run_reader(application: Application, stop: SignalStop) -> None:
     reader = application.query_reader()
     application.health.add_obstacle(lambda: reader.obstacle)
     application.health.add_probe(application.readable())
-    reader.run(application.loop_stop(stop))
+    with _present(application, WorkerKind.READER, stop, supervisor):
+        reader.run(application.loop_stop(stop))
     log.info("stopped", extra=log_fields.fields(Event.STOPPED))
+
+
+@contextmanager
+def _present(
+    application: Application, kind: WorkerKind, stop: SignalStop, supervisor: int | None = None
+) -> Iterator[None]:
+    """Show this process to operators while the block runs."""
+    presence = application.presence(kind, supervisor)
+    try:
+        with beside(stop, presence=presence.run):
+            yield
+    finally:
+        presence.end()
 
 
 def _begin(application: Application, stop: SignalStop) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 from contextlib import closing
 from http.client import HTTPConnection
 
@@ -51,6 +52,15 @@ def test_long_wait_has_turns_in_it() -> None:
     turns: list[None] = []
     WatchedStop(FakeStop(), lambda: turns.append(None)).wait(10)
     assert len(turns) == 10
+
+
+def test_look_of_another_thread_is_no_turn(health: ProcessHealth, clock: Clock) -> None:
+    stop = health.watched(FakeStop())
+    clock.now += 61
+    thread = threading.Thread(target=lambda: stop.requested)
+    thread.start()
+    thread.join()
+    assert not health.is_live
 
 
 def test_process_without_known_obstacles_is_starting(health: ProcessHealth) -> None:

@@ -88,18 +88,21 @@ def run(
     if supervised is None and not drain and settings.workers + settings.readers > 1:
         programs = (*_workers(settings, with_scheduler=with_scheduler), *_readers(settings, settings.workers))
         sys.exit(_supervised(application, programs, stop))
+    with_scheduler &= not drain
     with reported(ServiceManager.take(os.environ), application.health, stop):
-        _run_worker(application, stop, drain=drain, with_scheduler=with_scheduler and not drain)
+        _run_worker(application, stop, drain=drain, with_scheduler=with_scheduler, supervisor=supervised)
 
 
-def _run_worker(application: Application, stop: SignalStop, *, drain: bool, with_scheduler: bool) -> None:
+def _run_worker(
+    application: Application, stop: SignalStop, *, drain: bool, with_scheduler: bool, supervisor: int | None
+) -> None:
     application.serve_metrics()
     # The objects that exist by now stay, and a batch leaves no cycles: the search for them after every 700
     # objects took 5 of 95 µs a message.
     gc.freeze()
     gc.set_threshold(OBJECTS_A_COLLECTION)
     try:
-        run_worker(application, stop, drain=drain, with_scheduler=with_scheduler)
+        run_worker(application, stop, drain=drain, with_scheduler=with_scheduler, supervisor=supervisor)
     except LimitExceededError as error:
         log.critical("%s", error)
         sys.exit(LIMIT_EXIT)
@@ -192,7 +195,7 @@ def readers(application: Application, *, supervised: int | None, report: int | N
     gc.freeze()
     gc.set_threshold(OBJECTS_A_COLLECTION)
     with reported(ServiceManager.take(os.environ), application.health, stop):
-        run_reader(application, stop)
+        run_reader(application, stop, supervised)
 
 
 @click.command()

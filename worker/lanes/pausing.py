@@ -18,6 +18,7 @@ from typing import Protocol, TypeVar
 
 from worker.broker import Consumes
 from worker.errors import TransientError
+from worker.lanes.operator_pauses import OperatorPausedLanes
 from worker.ledger.pauses import Pause
 from worker.messages.dead_letter_limit import DeadLetterLimit, LimitExceeded, PauseCode
 from worker.metrics import Metrics
@@ -113,9 +114,11 @@ class Lanes:
         clock: Callable[[], datetime],
         rng: random.Random,
         metrics: Metrics,
+        operator: OperatorPausedLanes,
         seconds: Callable[[], float] = monotonic,
     ) -> None:
-        self._queues, self._limit = queues, limit
+        self.operator = operator
+        self.queues, self._limit = queues, limit
         self._record, self._worker, self._config = record, worker, config
         self._clock, self._rng, self._metrics, self._seconds = clock, rng, metrics, seconds
         self._prefetch = 0
@@ -142,6 +145,11 @@ class Lanes:
         else:
             self._limit.accept_config()
 
+    def reasons(self) -> dict[str, str]:
+        """Return why each paused lane takes nothing; any thread may ask."""
+        by_worker = {queue: paused.exceeded.text for queue, paused in list(self._paused.items())}
+        return by_worker | {queue: pause.text for queue, pause in self.operator.paused.items()}
+
     # -- prefetch -----------------------------------------------------------------------------------------
 
     def open(self, most: int) -> Mapping[str, int]:
@@ -153,8 +161,12 @@ class Lanes:
         for paused in self._paused.values():
             paused.probes.clear()
         return {
-            queue: self._paused[queue].prefetch if queue in self._paused else most for queue in self._queues
+            queue: 0 if self.operator.is_paused(queue) else self.prefetch_of(queue) for queue in self.queues
         }
+
+    def prefetch_of(self, queue: str) -> int:
+        """Return how many messages a lane holds that no operator has paused."""
+        return self._paused[queue].prefetch if queue in self._paused else self._prefetch
 
     def raise_prefetch(self, link: Consumes, most: int, *, factor: int | None = None) -> None:
         """Set the prefetch of lanes that go on to ``most``, or to ``factor`` times the one before if less."""
@@ -162,8 +174,8 @@ class Lanes:
         if prefetch == self._prefetch:
             return
         self._prefetch = prefetch
-        for queue in self._queues:
-            if queue not in self._paused:
+        for queue in self.queues:
+            if queue not in self._paused and not self.operator.is_paused(queue):
                 link.hold_at_most(queue, prefetch)
 
     # -- pause and resume ---------------------------------------------------------------------------------
@@ -172,17 +184,20 @@ class Lanes:
         """Return True where a lane must be paused, tried or resumed; asked with every batch."""
         if self._is_watching and not self._limit.is_watching:
             self._is_watching, self._must_accept = False, True
-        return bool(self._paused) or self.must_sync or any(map(self._limit.is_over, self._queues))
+        if self._paused or self.operator.needs_attention or self.must_sync:
+            return True
+        return any(map(self._limit.is_over, self.queues))
 
     def exceeded(self) -> Sequence[LimitExceeded]:
         """Return the limits that lanes have passed and are not paused for."""
         # A list, complete before anything acts on it: what is done about one lane may accept the
         # configuration, and the other lanes' kept messages must be given back all the same.
-        found = [exceeded for queue in self._queues if (exceeded := self._limit.exceeded(queue)) is not None]
+        found = [exceeded for queue in self.queues if (exceeded := self._limit.exceeded(queue)) is not None]
         return [exceeded for exceeded in found if not self._is_paused_for(exceeded)]
 
     def adopt_pauses(self) -> None:
-        """Pause lanes that a worker before this one, or beside it, paused because of the configuration."""
+        """Pause lanes that operators have paused, or workers because of the configuration."""
+        self.operator.look()
         for queue, text in self._record.suspected(self._config).items():
             if queue not in self._paused:
                 self._begin(LimitExceeded(queue, PauseCode.CONFIG_SUSPECT, text))
@@ -196,12 +211,12 @@ class Lanes:
     def go_on(self, link: Consumes, queue: str) -> None:
         """Go on with a lane that would be paused: its configuration is accepted, and kept messages return."""
         self._limit.accept_config()
-        link.hold_at_most(queue, self._prefetch, give_back=True)
+        self._hold(link, queue, self._prefetch, give_back=True)
 
     def pause(self, link: Consumes, exceeded: LimitExceeded) -> None:
         """Pause a lane: what it holds goes back, and the first of that comes again, to be tried."""
         paused = self._begin(exceeded)
-        link.hold_at_most(exceeded.queue, paused.prefetch, give_back=True)
+        self._hold(link, exceeded.queue, paused.prefetch, give_back=True)
         extra = log_fields.fields(Event.LANE_PAUSED, queue=exceeded.queue, code=exceeded.code)
         log.critical("paused %s: %s", exceeded.queue, exceeded.text, extra=extra)
 
@@ -209,7 +224,7 @@ class Lanes:
         """Take a lane's messages again; return those that it was to try and did not."""
         paused = self._paused.pop(queue)
         self._end(paused)
-        link.hold_at_most(queue, self._prefetch)
+        self._hold(link, queue, self._prefetch)
         log.warning("%s goes on: %s", queue, why, extra=log_fields.fields(Event.LANE_RESUMED, queue=queue))
         return list(paused.probes)
 
@@ -228,6 +243,13 @@ class Lanes:
             if paused.pause_id is not None and not paused.awaits_operator
         ]
         self._unless_away(self._write_ended)
+
+    def _hold(self, link: Consumes, queue: str, most: int, *, give_back: bool = False) -> None:
+        """Hold at most so many messages of a lane; none of one that an operator has paused."""
+        if not self.operator.is_paused(queue):
+            link.hold_at_most(queue, most, give_back=give_back)
+        elif give_back:
+            link.hold_at_most(queue, 0, give_back=True)
 
     def _is_paused_for(self, exceeded: LimitExceeded) -> bool:
         paused = self._paused.get(exceeded.queue)
@@ -261,6 +283,11 @@ class Lanes:
             if paused.probes and paused.try_at <= now:
                 return paused.probes[0]
         return None
+
+    def forget_probes(self, queue: str) -> None:
+        """Forget the messages that a lane was to try: they are given back."""
+        if queue in self._paused:
+            self._paused[queue].probes.clear()
 
     def postpone(self, item: Item) -> None:
         """Postpone the next try in the item's lane: its message met the fault again."""

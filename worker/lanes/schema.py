@@ -47,7 +47,7 @@ class SchemaPause:
         self._worker, self._config = worker, config
         self._clock, self._metrics, self._seconds = clock, metrics, seconds
         self._looked_at = seconds()
-        self._text: str | None = None
+        self.text: str | None = None  #: why the lanes are paused; None while they are not
         self._ids: list[int] = []
 
     def use_config(self, config: str) -> None:
@@ -83,10 +83,10 @@ class SchemaPause:
 
     def end(self) -> None:
         """End the pause, if there is one: the lanes go on, or the worker ends."""
-        if self._text is None:
+        if self.text is None:
             return
         log.warning("the pause for the schema has ended", extra=log_fields.fields(Event.LANE_RESUMED))
-        self._text = None
+        self.text = None
         self._set_metric(0)
         ids, self._ids = self._ids, []
         if ids:
@@ -94,10 +94,10 @@ class SchemaPause:
 
     def _hold(self, text: str) -> None:
         """Begin the pause, or show that it lasts; one that an operator ended begins again."""
-        if text != self._text:
+        if text != self.text:
             extra = log_fields.fields(Event.LANE_PAUSED, code=PauseCode.SCHEMA_UNUSABLE)
             log.critical("paused %s: %s", ", ".join(self._queues), text, extra=extra)
-            self._text = text
+            self.text = text
             self._set_metric(1)
         self._unless_away(lambda: self._show(text))
 

@@ -27,6 +27,8 @@ class PauseCode(StrEnum):
     CONSECUTIVE_FAULTS = "consecutive_faults"
     CONFIG_SUSPECT = "config_suspect"
     SCHEMA_UNUSABLE = "schema_unusable"
+    OPERATOR = "operator"
+    OPERATOR_TYPE = "operator_type"
 
 
 class FaultStep(StrEnum):

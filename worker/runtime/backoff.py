@@ -51,6 +51,11 @@ class Outage:
         self._since: float | None = None
         self._tries = 0
 
+    @property
+    def lasts(self) -> bool:
+        """True from the first failed try until a success."""
+        return self._since is not None
+
     def began(self, error: Exception) -> None:
         """Record a failed try; only the first one of an outage is logged."""
         self._tries += 1
@@ -59,11 +64,6 @@ class Outage:
             self._on_begin()
             extra = log_fields.fields(Event.OUTAGE_BEGAN, server=self.server)
             self._log.error("%s: %s", error, self._while_away, extra=extra)
-
-    @property
-    def lasts(self) -> bool:
-        """True from the first failed try until a success."""
-        return self._since is not None
 
     def ended(self) -> None:
         """Record a success; logged where it ends an outage."""

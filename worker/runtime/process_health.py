@@ -6,6 +6,7 @@ Liveness never depends on a server: a restart mends no outage, and a storm of re
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from threading import get_ident
 from time import monotonic
 
 from worker.runtime.stop import Stop
@@ -82,15 +83,20 @@ class ProcessHealth:
 
 
 class WatchedStop:
-    """Stop of a loop whose turns are watched: each look at it is a turn, and a long wait has several."""
+    """Stop of a loop whose turns are watched: each look at it is a turn, and a long wait has several.
+
+    It is made in the loop's thread: looks of other threads say nothing of the loop.
+    """
 
     def __init__(self, stop: Stop, turned: Callable[[], None]) -> None:
         self._stop, self._turned = stop, turned
+        self._thread = get_ident()
 
     @property
     def requested(self) -> bool:
         """True as soon as the loop is to end."""
-        self._turned()
+        if get_ident() == self._thread:
+            self._turned()
         return self._stop.requested
 
     def wait(self, seconds: float) -> None:
