@@ -77,6 +77,8 @@ _PATIENCE = 3
 _WAITS_A_TURN = 2
 #: Longest statement of a query, in seconds.
 _QUERY_TIMEOUT_S = 15.0
+#: Longest statement of a check, which has its own deadline a little later.
+_SCAN_TIMEOUT_S = 10.0
 
 
 def utc_now() -> datetime:
@@ -539,6 +541,11 @@ class Application:
         service = QueryService(sources, self.catalog, clock=self.clock, sleep=self._sleep)
         self.catalog_reload.add(service.use)
         return service
+
+    @cached_property
+    def scan_engine(self) -> Engine:
+        """The database as checks that read whole tables use it: the server ends what takes long."""
+        return self._engine(statement_timeout_s=_SCAN_TIMEOUT_S, only_reads=True)
 
     @cached_property
     def replica_engine(self) -> Engine | None:

@@ -12,13 +12,15 @@ from worker.ledger.durability import durability_of
 from worker.ledger.engine import translated_errors
 from worker.ledger.queries import snapshot
 from worker.ledger.queries.incidents import overdue_before, waiting_counts
+from worker.ledger.queries.tiers import accounts_on_missing_tiers
 from worker.ledger.replica import replica_age
 from worker.ledger.revisions import current_revision, newest_revision
 from worker.ledger.session_settings import MissingSettings, missing_settings
 from worker.ledger.store import Ledger
 from worker.messages.reply_queue import ReplyQueueStatus
 from worker.runtime.health import CheckResult, Health, HealthCheck, HealthState, run_checks
-from worker.settings import redacted
+from worker.settings import given_variables, redacted
+from worker.settings_report import changed_settings, unknown_names
 
 #: Time for one check. Servers that are up answer in milliseconds.
 _DEADLINE_S = 15.0
@@ -28,15 +30,21 @@ _DEADLINE_S = 15.0
 Ask = tuple[str, str, Callable[[Application], CheckResult]]
 
 
-def health_of(application: Application, *, deadline_s: float = _DEADLINE_S) -> Iterator[Health]:
+def health_of(
+    application: Application, *, deadline_s: float = _DEADLINE_S, with_scans: bool = False
+) -> Iterator[Health]:
     """Yield the health of each part of the installation, in the order in which they depend on each other."""
-    return run_checks(checks_of(application), deadline_s)
+    return run_checks(checks_of(application, with_scans=with_scans), deadline_s)
 
 
-def checks_of(application: Application) -> Sequence[HealthCheck]:
-    """Return all checks. Those that need a server which refuses its own check say "unknown"."""
+def checks_of(application: Application, *, with_scans: bool = False) -> Sequence[HealthCheck]:
+    """Return all checks; those that read whole tables ``with_scans`` alone.
+
+    Those that need a server which refuses its own check say "unknown".
+    """
     settings = application.settings
     asks: list[Ask] = [
+        ("settings", "", _settings),
         ("catalog", "", _catalog),
         ("database", redacted(settings.database_url), _database),
         ("schema", "", _schema),
@@ -45,6 +53,7 @@ def checks_of(application: Application) -> Sequence[HealthCheck]:
         ("session", "", _session),
         *_replica_asked(application),
         ("payments", "", _payments),
+        *([("tiers", "", _tiers)] if with_scans else []),
         ("broker", redacted(settings.broker_url), _broker),
         ("senders", "", _senders),
         ("topology", "", _topology),
@@ -72,6 +81,39 @@ def _ok(text: str) -> CheckResult:
 
 def _unknown(why: object) -> CheckResult:
     return CheckResult(HealthState.UNKNOWN, str(why))
+
+
+def _settings(application: Application) -> CheckResult:
+    """Check that each variable with our prefix is a setting: a misspelled one changes nothing."""
+    environment, lines = given_variables()
+    if unknown := unknown_names([*environment, *lines]):
+        return CheckResult(HealthState.NOTE, "; ".join(map(str, unknown)))
+    count = len(changed_settings(application.settings))
+    return _ok(f"{count} differ from the defaults: see `billing-worker config --changed`")
+
+
+def _tiers(application: Application) -> CheckResult:
+    """Check that no account is on a tier that the catalog lacks."""
+    try:
+        tiers = application.catalog.tiers
+        application.require_readable_schema()
+        with snapshot(application.scan_engine) as connection:
+            found = accounts_on_missing_tiers(connection, tiers, _TIERS_MOST)
+    except (ConfigurationError, TransientError):
+        return _unknown("the accounts can't be read, or not fast enough; see the lines above")
+    if not found:
+        return _ok("the catalog has those of all accounts")
+    counted = ", ".join(f"{count:,} on {tier!r}" for tier, count in list(found.items())[:_TIERS_SHOWN])
+    more = f" and {len(found) - _TIERS_SHOWN} more tiers" if len(found) > _TIERS_SHOWN else ""
+    least = "at least " if sum(found.values()) > _TIERS_MOST else ""
+    way_out = "put the tiers back, or change the accounts"
+    return CheckResult(
+        HealthState.NOTE, f"the catalog lacks the tier of accounts: {least}{counted}{more}; {way_out}"
+    )
+
+
+#: Accounts on missing tiers that are counted, and the tiers that are named.
+_TIERS_MOST, _TIERS_SHOWN = 10_000, 10
 
 
 def _catalog(application: Application) -> CheckResult:

@@ -39,6 +39,8 @@ OTHER_NAMES = frozenset(
         "CONSOLE_TRUSTED_PROXIES",
     )
 )
+#: Prefix of the variables of the project's own tests.
+_TESTS = f"{ENV_PREFIX}TEST_"
 _SERVICE_HOST = re.compile(r"(.+)_SERVICE_HOST")
 _CLOSE = 0.6
 
@@ -145,7 +147,9 @@ def unknown_names(names: Collection[str]) -> list[UnknownName]:
     strange = [
         name
         for name in sorted(given - known)
-        if name.startswith(ENV_PREFIX) and not any(_is_of_service(name, service) for service in services)
+        if name.startswith(ENV_PREFIX)
+        and not name.startswith(_TESTS)
+        and not any(_is_of_service(name, service) for service in services)
     ]
     return [UnknownName(name, _nearest(name, known)) for name in strange]
 

@@ -60,6 +60,10 @@ _COMMANDS = {
         "worker.cli.check:check",
         "Check configuration, connections, topology, schema and workers; a line each.",
     ),
+    "config": Lazy(
+        "worker.cli.config:config",
+        "Show the effective settings: each with its value, its default, and where it comes from.",
+    ),
     "console": Lazy(
         "worker.cli.console:console",
         "Serve the console: queues, dead letters and accounts in the browser.",
