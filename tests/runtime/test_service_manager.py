@@ -3,7 +3,6 @@
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -16,53 +15,19 @@ from uuid import uuid4
 import pytest
 
 from tests.support.fake_stop import FakeStop
+from tests.support.notify_socket import NotifySocket
 from tests.support.processes import ROOT
-from tests.support.waiting import PATIENCE_S, eventually
+from tests.support.waiting import eventually
 from tests.support.worker_thread import FlagStop
 from worker.runtime.process_health import ProcessHealth
 from worker.runtime.service_manager import ServiceManager, ServiceReport, reported
 from worker.runtime.supervisor import Program, Supervisor
 
 
-class Listener:
-    """Service manager's end of the socket."""
-
-    def __init__(self, address: str) -> None:
-        self.address = address
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.bind(f"\0{address[1:]}" if address.startswith("@") else address)
-        self._socket.settimeout(PATIENCE_S)
-
-    def receive(self) -> list[str]:
-        """Return the lines of the next notification."""
-        return self._socket.recv(4096).decode().splitlines()
-
-    def until(self, line: str) -> list[str]:
-        """Return the lines that come until ``line`` does."""
-        lines: list[str] = []
-        while line not in lines:
-            lines += self.receive()
-        return lines
-
-    def is_silent_for(self, seconds: float) -> bool:
-        """Return True where nothing comes for so long."""
-        self._socket.settimeout(seconds)
-        try:
-            self._socket.recv(4096)
-        except TimeoutError:
-            return True
-        finally:
-            self._socket.settimeout(PATIENCE_S)
-        return False
-
-    def close(self) -> None:
-        self._socket.close()
-
-
 @pytest.fixture(params=["path", "abstract"])
-def listener(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Listener]:
+def listener(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[NotifySocket]:
     address = str(tmp_path / "notify") if request.param == "path" else f"@billing-{uuid4().hex}"
-    with closing(Listener(address)) as listener:
+    with closing(NotifySocket(address)) as listener:
         yield listener
 
 
@@ -70,7 +35,7 @@ def environment(address: str, **more: str) -> dict[str, str]:
     return {"NOTIFY_SOCKET": address, **more}
 
 
-def test_service_manager_is_taken_out_of_the_environment(listener: Listener) -> None:
+def test_service_manager_is_taken_out_of_the_environment(listener: NotifySocket) -> None:
     variables = environment(
         listener.address, WATCHDOG_USEC="30000000", WATCHDOG_PID=str(os.getpid()), OTHER="x"
     )
@@ -136,7 +101,7 @@ def test_report_without_a_watchdog_sends_no_sign_of_life() -> None:
     assert sent.lines == ["READY=1", "STATUS=works"]
 
 
-def test_single_process_reports_itself(listener: Listener) -> None:
+def test_single_process_reports_itself(listener: NotifySocket) -> None:
     health, stop = ProcessHealth(), FakeStop()
     health.add_obstacle(lambda: None)
     with reported(ServiceManager(listener.address, 60), health, stop):
@@ -174,7 +139,7 @@ def test_stopped_child_ends_the_signs_of_life_and_its_return_brings_them_back(tm
         children.append(start(program))
         return children[-1]
 
-    with closing(Listener(str(tmp_path / "notify"))) as listener:
+    with closing(NotifySocket(str(tmp_path / "notify"))) as listener:
         service = ServiceManager(listener.address, watchdog_s=0.4)
         supervisor = Supervisor(
             [Program("run", (), {})], random.Random(1), start=started, service=service, live_s=1.5
