@@ -8,7 +8,7 @@ from worker.errors import ConfigurationError
 from worker.queries.reports import catalog_hash
 from worker.runtime import log_fields
 from worker.runtime.hang_up import HangUp
-from worker.runtime.log_fields import Event
+from worker.runtime.log_fields import LogEvent
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class CatalogReload:
                 judge(fresh)
         except ConfigurationError as error:
             log.error(  # noqa: TRY400 - a person's fault, without a traceback
-                "the catalog stays as it was: %s", error, extra=log_fields.fields(Event.CATALOG_REFUSED)
+                "the catalog stays as it was: %s", error, extra=log_fields.fields(LogEvent.CATALOG_REFUSED)
             )
             return None
         return fresh
@@ -86,5 +86,5 @@ def _report(old: Catalog, fresh: Catalog) -> None:
         "the catalog is reloaded: it %s%s",
         text,
         lost,
-        extra=log_fields.fields(Event.CATALOG_RELOADED),
+        extra=log_fields.fields(LogEvent.CATALOG_RELOADED),
     )

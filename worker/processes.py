@@ -10,7 +10,7 @@ from worker.errors import BrokerUnavailableError, ConfigurationError
 from worker.ledger.workers import WorkerKind
 from worker.runtime import log_fields
 from worker.runtime.backoff import Backoff, Outage, await_server
-from worker.runtime.log_fields import Event
+from worker.runtime.log_fields import LogEvent
 from worker.runtime.stop import SignalStop
 from worker.runtime.threads import beside
 from worker.settings import redacted
@@ -40,7 +40,7 @@ def run_worker(
         "consuming from %s into %s",
         redacted(settings.broker_url),
         redacted(settings.database_url),
-        extra=log_fields.fields(Event.STARTED),
+        extra=log_fields.fields(LogEvent.STARTED),
     )
     _log_differences(application)
     loops: dict[str, Callable[[SignalStop], None]] = {}
@@ -60,7 +60,7 @@ def run_worker(
             consumer.run(drain=drain)
     finally:
         presence.end()
-    log.info("stopped", extra=log_fields.fields(Event.STOPPED))
+    log.info("stopped", extra=log_fields.fields(LogEvent.STOPPED))
 
 
 def run_scheduler(application: Application, stop: SignalStop) -> None:
@@ -71,7 +71,7 @@ def run_scheduler(application: Application, stop: SignalStop) -> None:
         "scheduling what falls due in %s through %s",
         redacted(settings.database_url),
         redacted(settings.broker_url),
-        extra=log_fields.fields(Event.STARTED),
+        extra=log_fields.fields(LogEvent.STARTED),
     )
     loops = {
         "drainer": application.drainer().run,
@@ -83,20 +83,22 @@ def run_scheduler(application: Application, stop: SignalStop) -> None:
     application.health.add_probe(application.writable())
     with _present(application, WorkerKind.SCHEDULER, stop), beside(stop, **loops):
         scheduler.run(application.loop_stop(stop))
-    log.info("stopped", extra=log_fields.fields(Event.STOPPED))
+    log.info("stopped", extra=log_fields.fields(LogEvent.STOPPED))
 
 
 def run_reader(application: Application, stop: SignalStop, supervisor: int | None = None) -> None:
     """Answer queries in this process until ``stop``."""
     settings = application.settings
     _await_schema(application, application.require_readable_schema, stop)
-    log.info("answering queries of %s", redacted(settings.broker_url), extra=log_fields.fields(Event.STARTED))
+    log.info(
+        "answering queries of %s", redacted(settings.broker_url), extra=log_fields.fields(LogEvent.STARTED)
+    )
     reader = application.query_reader()
     application.health.add_obstacle(lambda: reader.obstacle)
     application.health.add_probe(application.readable())
     with _present(application, WorkerKind.READER, stop, supervisor):
         reader.run(application.loop_stop(stop))
-    log.info("stopped", extra=log_fields.fields(Event.STOPPED))
+    log.info("stopped", extra=log_fields.fields(LogEvent.STOPPED))
 
 
 @contextmanager

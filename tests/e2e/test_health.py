@@ -17,7 +17,7 @@ from tests.support.process_group import Member, process_group
 from tests.support.rabbit_client import RabbitClient
 from tests.support.waiting import eventually
 from worker.catalog import DEFAULT_CATALOG
-from worker.runtime.log_fields import COMMON, FIELDS, Event
+from worker.runtime.log_fields import COMMON, FIELDS, LogEvent
 from worker.settings import Settings
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -61,7 +61,7 @@ def run(
         yield group.start("run")
 
 
-def lines(run: Member, event: Event | None = None) -> list[dict[str, Any]]:
+def lines(run: Member, event: LogEvent | None = None) -> list[dict[str, Any]]:
     """Return the lines of the log, or those of an event."""
     whole = run.log.rpartition("\n")[0].splitlines()
     return [line for line in map(json.loads, whole) if event is None or line["event"] == event]
@@ -87,7 +87,7 @@ def result_of(run: Member, reference: str, attempt: int | None = 1) -> dict[str,
 
     def found() -> list[dict[str, Any]]:
         wanted = (reference, attempt)
-        messages = lines(run, Event.MESSAGE)
+        messages = lines(run, LogEvent.MESSAGE)
         return [line for line in messages if (line.get("referenceId"), line.get("attempt")) == wanted]
 
     return eventually(found, what=f"the line of {reference}")[0]
@@ -110,19 +110,19 @@ def test_machines_see_how_processes_are_and_sighup_brings_a_new_catalog(
     assert result_of(run, "o")["traceId"] == TRACE
     assert result_of(run, "o")["code"] == "unknown_tier"
     publish(rabbit, {"type": "usage.deduct", "referenceId": "d", "userId": "ann", "tokens": 1, "toknes": 2})
-    (dead,) = eventually(lambda: lines(run, Event.DEAD_LETTERS))
+    (dead,) = eventually(lambda: lines(run, LogEvent.DEAD_LETTERS))
     assert (dead["count"], dead["code"], dead["field"]) == (1, "unknown_field", "toknes")
     assert dead["referenceId"] == "d"
 
     # A bad catalog changes nothing; a good one holds for the next message, in both processes.
     catalog_file.write_text("[tiers")
     run.process.send_signal(signal.SIGHUP)
-    (refused,) = eventually(lambda: lines(run, Event.CATALOG_REFUSED))
+    (refused,) = eventually(lambda: lines(run, LogEvent.CATALOG_REFUSED))
     assert refused["level"] == "ERROR"
     assert str(catalog_file) in refused["message"]
     catalog_file.write_text(DEFAULT_CATALOG.read_text() + GOLD)
     run.process.send_signal(signal.SIGHUP)
-    eventually(lambda: len({line["worker"] for line in lines(run, Event.CATALOG_RELOADED)}) == 2)
+    eventually(lambda: len({line["worker"] for line in lines(run, LogEvent.CATALOG_RELOADED)}) == 2)
     publish(rabbit, {**OPEN, "attempt": 2})
     assert result_of(run, "o", 2)["code"] == "account_opened"
 
@@ -132,8 +132,8 @@ def test_machines_see_how_processes_are_and_sighup_brings_a_new_catalog(
     found = lines(run)
     assert {name for line in found for name in line} <= FIELDS
     assert all({*COMMON} <= line.keys() for line in found)
-    assert {Event.STARTED, Event.STOPPED, Event.MESSAGE} <= {line["event"] for line in found}
-    (unknown,) = [line for line in found if line["event"] == Event.UNKNOWN_SETTING]
+    assert {LogEvent.STARTED, LogEvent.STOPPED, LogEvent.MESSAGE} <= {line["event"] for line in found}
+    (unknown,) = [line for line in found if line["event"] == LogEvent.UNKNOWN_SETTING]
     assert "did you mean BILLING_CATALOG?" in unknown["message"]
 
 

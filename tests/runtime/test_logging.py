@@ -12,7 +12,7 @@ from schemas.trace import trace_in
 from worker import __version__
 from worker.runtime import log_fields
 from worker.runtime.identity import process_name
-from worker.runtime.log_fields import COMMON, OPTIONAL, Event
+from worker.runtime.log_fields import COMMON, OPTIONAL, LogEvent
 from worker.runtime.logging import configure_logging
 
 
@@ -39,7 +39,7 @@ def test_json_record_has_the_fields_that_are_known(capsys: pytest.CaptureFixture
     configure_logging("INFO", "json")
     trace = trace_in("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
     extra = log_fields.fields(
-        Event.MESSAGE, reference_id="r", user_id=None, duplicate=False, count=0, trace=trace
+        LogEvent.MESSAGE, reference_id="r", user_id=None, duplicate=False, count=0, trace=trace
     )
     logging.getLogger("worker.test").info("a message", extra=extra)
     fields = json.loads(capsys.readouterr().err)
@@ -60,7 +60,7 @@ def test_names_of_fields_are_those_that_a_call_can_give() -> None:
         if name not in ("event", "trace")
     }
     trace = trace_in("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
-    record = logging.makeLogRecord(log_fields.fields(Event.OTHER, trace=trace, **given))
+    record = logging.makeLogRecord(log_fields.fields(LogEvent.OTHER, trace=trace, **given))
     assert set(log_fields.fields_of(record)) == {*OPTIONAL, "event"} - {"traceback"}
 
 

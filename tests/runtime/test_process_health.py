@@ -15,7 +15,7 @@ from worker.runtime.child_report import ChildReport
 from worker.runtime.process_health import ProcessHealth, WatchedStop
 
 
-class Clock:
+class TurnClock:
     now = 1_000.0
 
     def __call__(self) -> float:
@@ -23,16 +23,16 @@ class Clock:
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock() -> TurnClock:
+    return TurnClock()
 
 
 @pytest.fixture
-def health(clock: Clock) -> ProcessHealth:
+def health(clock: TurnClock) -> ProcessHealth:
     return ProcessHealth(60, seconds=clock)
 
 
-def test_process_is_live_while_its_loop_turns(health: ProcessHealth, clock: Clock) -> None:
+def test_process_is_live_while_its_loop_turns(health: ProcessHealth, clock: TurnClock) -> None:
     clock.now += 60
     assert health.is_live
     clock.now += 1
@@ -41,7 +41,7 @@ def test_process_is_live_while_its_loop_turns(health: ProcessHealth, clock: Cloc
     assert health.is_live
 
 
-def test_each_look_at_the_stop_is_a_turn(health: ProcessHealth, clock: Clock) -> None:
+def test_each_look_at_the_stop_is_a_turn(health: ProcessHealth, clock: TurnClock) -> None:
     stop = health.watched(FakeStop())
     clock.now += 61
     assert not stop.requested
@@ -54,7 +54,7 @@ def test_long_wait_has_turns_in_it() -> None:
     assert len(turns) == 10
 
 
-def test_look_of_another_thread_is_no_turn(health: ProcessHealth, clock: Clock) -> None:
+def test_look_of_another_thread_is_no_turn(health: ProcessHealth, clock: TurnClock) -> None:
     stop = health.watched(FakeStop())
     clock.now += 61
     thread = threading.Thread(target=lambda: stop.requested)
@@ -76,7 +76,7 @@ def test_servers_are_asked_only_where_somebody_may_wait(health: ProcessHealth) -
     assert health.obstacles(probed=True) == ["paused: billing.usage", "the ledger takes no writes"]
 
 
-def test_supervisor_learns_of_turns_and_of_obstacles(health: ProcessHealth, clock: Clock) -> None:
+def test_supervisor_learns_of_turns_and_of_obstacles(health: ProcessHealth, clock: TurnClock) -> None:
     report = ChildReport(0)
     health.report_to(os.dup(report.writing))
     report.close_writing()
@@ -123,7 +123,7 @@ def ask(port: int, path: str, method: str = "GET") -> tuple[int, str]:
         return response.status, response.read().decode()
 
 
-def test_port_answers_livez_by_the_turns_alone(health: ProcessHealth, clock: Clock, port: int) -> None:
+def test_port_answers_livez_by_the_turns_alone(health: ProcessHealth, clock: TurnClock, port: int) -> None:
     health.add_obstacle(lambda: "the database is away")
     assert ask(port, "/livez") == (200, '{"state": "live"}\n')
     clock.now += 61
@@ -131,7 +131,7 @@ def test_port_answers_livez_by_the_turns_alone(health: ProcessHealth, clock: Clo
     assert (status, json.loads(body)["state"]) == (503, "stuck")
 
 
-def test_port_answers_readyz_with_the_obstacles(health: ProcessHealth, clock: Clock, port: int) -> None:
+def test_port_answers_readyz_with_the_obstacles(health: ProcessHealth, clock: TurnClock, port: int) -> None:
     assert ask(port, "/readyz") == (503, '{"state": "not ready", "obstacles": ["it is starting"]}\n')
     health.add_obstacle(lambda: None)
     assert ask(port, "/readyz") == (200, '{"state": "ready"}\n')

@@ -51,7 +51,7 @@ def test_watchdog_of_another_process_is_none_of_ours() -> None:
     assert ServiceManager.take(environment("@x", WATCHDOG_USEC="nonsense")).watchdog_s is None
 
 
-def test_nobody_is_told_where_nobody_listens(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_untaken_notification_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     ServiceManager.take({}).send("READY=1")
     assert caplog.records == []
     ServiceManager.take(environment("vsock:2:1")).send("READY=1")

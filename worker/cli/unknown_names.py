@@ -3,7 +3,7 @@
 import logging
 
 from worker.runtime import log_fields
-from worker.runtime.log_fields import Event
+from worker.runtime.log_fields import LogEvent
 from worker.settings import given_variables
 
 log = logging.getLogger(__name__)
@@ -17,4 +17,4 @@ def warn_of_unknown_names() -> None:
     from worker.settings_report import unknown_names
 
     for unknown in unknown_names([*environment, *lines]):
-        log.warning("%s", unknown, extra=log_fields.fields(Event.UNKNOWN_SETTING, field=unknown.name))
+        log.warning("%s", unknown, extra=log_fields.fields(LogEvent.UNKNOWN_SETTING, field=unknown.name))

@@ -25,7 +25,7 @@ from worker.metrics import Metrics
 from worker.pipeline import Item
 from worker.runtime import log_fields
 from worker.runtime.backoff import Backoff
-from worker.runtime.log_fields import Event
+from worker.runtime.log_fields import LogEvent
 
 log = logging.getLogger(__name__)
 
@@ -201,7 +201,7 @@ class Lanes:
         for queue, text in self._record.suspected(self._config).items():
             if queue not in self._paused:
                 self._begin(LimitExceeded(queue, PauseCode.CONFIG_SUSPECT, text))
-                extra = log_fields.fields(Event.LANE_PAUSED, queue=queue, code=PauseCode.CONFIG_SUSPECT)
+                extra = log_fields.fields(LogEvent.LANE_PAUSED, queue=queue, code=PauseCode.CONFIG_SUSPECT)
                 log.critical("%s is paused: %s", queue, text, extra=extra)
 
     def is_accepted(self) -> bool:
@@ -217,7 +217,7 @@ class Lanes:
         """Pause a lane: what it holds goes back, and the first of that comes again, to be tried."""
         paused = self._begin(exceeded)
         self._hold(link, exceeded.queue, paused.prefetch, give_back=True)
-        extra = log_fields.fields(Event.LANE_PAUSED, queue=exceeded.queue, code=exceeded.code)
+        extra = log_fields.fields(LogEvent.LANE_PAUSED, queue=exceeded.queue, code=exceeded.code)
         log.critical("paused %s: %s", exceeded.queue, exceeded.text, extra=extra)
 
     def resume(self, link: Consumes, queue: str, why: str) -> Sequence[Item]:
@@ -225,7 +225,7 @@ class Lanes:
         paused = self._paused.pop(queue)
         self._end(paused)
         self._hold(link, queue, self._prefetch)
-        log.warning("%s goes on: %s", queue, why, extra=log_fields.fields(Event.LANE_RESUMED, queue=queue))
+        log.warning("%s goes on: %s", queue, why, extra=log_fields.fields(LogEvent.LANE_RESUMED, queue=queue))
         return list(paused.probes)
 
     def resume_released(self, link: Consumes, queue: str) -> Sequence[Item]:

@@ -16,7 +16,7 @@ from worker.messages.dead_letter_limit import PauseCode
 from worker.metrics import Metrics
 from worker.runtime import log_fields
 from worker.runtime.backoff import Backoff
-from worker.runtime.log_fields import Event
+from worker.runtime.log_fields import LogEvent
 from worker.runtime.stop import Stop
 
 log = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ class SchemaPause:
         """End the pause, if there is one: the lanes go on, or the worker ends."""
         if self.text is None:
             return
-        log.warning("the pause for the schema has ended", extra=log_fields.fields(Event.LANE_RESUMED))
+        log.warning("the pause for the schema has ended", extra=log_fields.fields(LogEvent.LANE_RESUMED))
         self.text = None
         self._set_metric(0)
         ids, self._ids = self._ids, []
@@ -95,7 +95,7 @@ class SchemaPause:
     def _hold(self, text: str) -> None:
         """Begin the pause, or show that it lasts; one that an operator ended begins again."""
         if text != self.text:
-            extra = log_fields.fields(Event.LANE_PAUSED, code=PauseCode.SCHEMA_UNUSABLE)
+            extra = log_fields.fields(LogEvent.LANE_PAUSED, code=PauseCode.SCHEMA_UNUSABLE)
             log.critical("paused %s: %s", ", ".join(self._queues), text, extra=extra)
             self.text = text
             self._set_metric(1)

@@ -10,7 +10,7 @@ from schemas.dead_letter import SENDER_HEADER
 from schemas.trace import TRACEPARENT, TraceContext, trace_in
 from worker.messages.outgoing import OutgoingDeadLetter
 from worker.runtime import log_fields
-from worker.runtime.log_fields import Event
+from worker.runtime.log_fields import LogEvent
 
 #: Reasons that are faults of the worker's; the others are refusals.
 FAULTS = frozenset({DeadLetterReason.UNPROCESSABLE, DeadLetterReason.DELIVERY_LIMIT})
@@ -107,7 +107,7 @@ class DeadLetterLog:
             "one without a reference" if reference is None else _shown(reference),
             _shown(cause.sender),
             extra=log_fields.fields(
-                Event.DEAD_LETTERS,
+                LogEvent.DEAD_LETTERS,
                 count=pending.count,
                 code=cause.code,
                 field=cause.field,

@@ -5,7 +5,7 @@ import logging
 from worker.broker import Delivery
 from worker.messages.tracing import trace_of
 from worker.runtime import log_fields
-from worker.runtime.log_fields import Event
+from worker.runtime.log_fields import LogEvent
 
 
 class MessageLog:
@@ -35,7 +35,7 @@ class MessageLog:
             reference_id,
             "duplicate" if duplicate else code,
             extra=log_fields.fields(
-                Event.MESSAGE,
+                LogEvent.MESSAGE,
                 type=type_,
                 reference_id=reference_id,
                 user_id=user_id,

@@ -10,7 +10,7 @@ from worker.messages.origin import origin_of
 from worker.messages.tracing import trace_of
 from worker.metrics import Metrics
 from worker.runtime import log_fields
-from worker.runtime.log_fields import Event
+from worker.runtime.log_fields import LogEvent
 
 
 class RejectedPayments:
@@ -38,7 +38,7 @@ class RejectedPayments:
             outcome.reference_id,
             outcome.code.value,
             extra=log_fields.fields(
-                Event.PAYMENT_REJECTED,
+                LogEvent.PAYMENT_REJECTED,
                 type=outcome.type,
                 reference_id=outcome.reference_id,
                 user_id=outcome.user_id or None,

@@ -7,7 +7,7 @@ from time import monotonic
 
 from worker.errors import TransientError
 from worker.runtime import log_fields
-from worker.runtime.log_fields import Event
+from worker.runtime.log_fields import LogEvent
 from worker.runtime.stop import Stop
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class Outage:
         if self._since is None:
             self._since = self._seconds()
             self._on_begin()
-            extra = log_fields.fields(Event.OUTAGE_BEGAN, server=self.server)
+            extra = log_fields.fields(LogEvent.OUTAGE_BEGAN, server=self.server)
             self._log.error("%s: %s", error, self._while_away, extra=extra)
 
     def ended(self) -> None:
@@ -74,7 +74,7 @@ class Outage:
                 self.server,
                 lasted_s,
                 self._tries,
-                extra=log_fields.fields(Event.OUTAGE_ENDED, server=self.server),
+                extra=log_fields.fields(LogEvent.OUTAGE_ENDED, server=self.server),
             )
             self._since, self._tries = None, 0
 

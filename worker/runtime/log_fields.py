@@ -14,7 +14,7 @@ from schemas.trace import TraceContext
 _ATTRIBUTE: Final = "billing_fields"
 
 
-class Event(StrEnum):
+class LogEvent(StrEnum):
     """Event of a log line: stable, for alerts and searches; the text of the line may change."""
 
     OTHER = "other"
@@ -57,7 +57,7 @@ FIELDS: Final = frozenset({*COMMON, *OPTIONAL})
 
 
 def fields(
-    event: Event,
+    event: LogEvent,
     *,
     type: str | None = None,  # noqa: A002 - the contract's name
     reference_id: str | None = None,
@@ -97,4 +97,4 @@ def fields(
 def fields_of(record: logging.LogRecord) -> Mapping[str, Any]:
     """Return the fields that a log call has given its line; at least the event."""
     given: Mapping[str, Any] | None = getattr(record, _ATTRIBUTE, None)
-    return {"event": Event.OTHER.value} if given is None else given
+    return {"event": LogEvent.OTHER.value} if given is None else given

@@ -83,7 +83,7 @@ class ProcessHealth:
 
 
 class WatchedStop:
-    """Stop of a loop whose turns are watched: each look at it is a turn, and a long wait has several.
+    """Stop of a watched loop: each look at it is a turn, and a long wait has several.
 
     It is made in the loop's thread: looks of other threads say nothing of the loop.
     """

@@ -16,7 +16,7 @@ from worker.runtime import log_fields
 from worker.runtime.backoff import Backoff
 from worker.runtime.child_report import ChildReport
 from worker.runtime.hang_up import HangUp
-from worker.runtime.log_fields import Event
+from worker.runtime.log_fields import LogEvent
 from worker.runtime.process_health import LIVE_S
 from worker.runtime.service_manager import ServiceManager, ServiceReport
 from worker.runtime.stop import Stop
@@ -202,7 +202,7 @@ class Supervisor:
                 child.process.pid,
                 code,
                 wait_s,
-                extra=log_fields.fields(Event.PROCESS_ENDED, code=str(code)),
+                extra=log_fields.fields(LogEvent.PROCESS_ENDED, code=str(code)),
             )
 
     def _stop_all(self, children: list[_Child]) -> None:
