@@ -10,6 +10,7 @@ from worker.broker import BILLING, broker_is_embedded
 from worker.errors import BillingError, ConfigurationError, TransientError
 from worker.ledger.durability import durability_of
 from worker.ledger.engine import translated_errors
+from worker.ledger.operator_pauses import OperatorPauses
 from worker.ledger.queries import snapshot
 from worker.ledger.queries.incidents import overdue_before, waiting_counts
 from worker.ledger.replica import replica_age
@@ -291,9 +292,13 @@ def _consumers(count: int | None) -> str:
 
 
 def _paused(application: Application) -> CheckResult:
-    """Check that no lane is paused; the error names the lanes and the reasons."""
+    """Check that no lane is paused; the error names the lanes and the reasons.
+
+    An operator's pause is meant: it is noted, and `status` exits with 1 for it.
+    """
     try:
         pauses = application.pauses.lasting(application.clock())
+        asked = [pause for pause in OperatorPauses(application.engine).current() if pause.lasts]
     except (ConfigurationError, TransientError) as error:
         return _unknown(error)  # the lines above say that it is bad
     if pauses:
@@ -304,6 +309,9 @@ def _paused(application: Application) -> CheckResult:
                 for pause in pauses
             )
         )
+    if asked:
+        listed = "; ".join(f"{pause.queue}: {pause.text}" for pause in asked)
+        return CheckResult(HealthState.NOTE, f"{listed}; `billing-worker resume` ends it")
     return _ok("nothing")
 
 
