@@ -79,10 +79,15 @@ class LanePause:
     way_out: str
 
     @property
+    def is_of_operator(self) -> bool:
+        """True where an operator asked for it; False where a worker began it by itself."""
+        return self.code in {"paused", "quiesced"}
+
+    @property
     def shown_code(self) -> str:
         """The code in words; a worker's own pause says so."""
         words = self.code.replace("_", " ")
-        return words if self.code in {"paused", "quiesced"} else f"paused ({words})"
+        return words if self.is_of_operator else f"paused ({words})"
 
     def __str__(self) -> str:
         what = f"{self.type} " if self.type else ""
@@ -135,6 +140,7 @@ class Advice:
 
     text: str
     needs_somebody: bool = False
+    is_about_pause: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +157,11 @@ class Status:
     def needs_somebody(self) -> bool:
         """True where something doesn't mend itself."""
         return any(advice.needs_somebody for advice in self.advice)
+
+    @property
+    def advice_beside_pauses(self) -> Sequence[Advice]:
+        """The advice that is about no pause: for pages that show the pauses themselves."""
+        return [advice for advice in self.advice if not advice.is_about_pause]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the status as JSON can carry it, in camelCase."""
@@ -287,9 +298,11 @@ def _advice_on_pauses(lane: LaneStatus) -> Iterator[Advice]:
     for pause in lane.pauses:
         what = f"{pause.type} of {lane.name}" if pause.type else lane.name
         since = f"{pause.since:%Y-%m-%d %H:%M:%S} UTC"
-        yield _needed(
+        yield Advice(
             f"{what} is {pause.shown_code} by {pause.by} since {since}: {pause.reason}; "
-            f"to go on: `{pause.way_out}`"
+            f"to go on: `{pause.way_out}`",
+            needs_somebody=True,
+            is_about_pause=True,
         )
 
 

@@ -11,6 +11,7 @@ from worker.console.pages import (
     payments,
     replays,
     session,
+    workers,
 )
 
 PAGES = (
@@ -22,6 +23,7 @@ PAGES = (
     payments.page,
     accounts.page,
     explain.page,
+    workers.page,
     activity_log.page,
     old_paths.page,
 )
