@@ -272,11 +272,25 @@ def _workers(application: Application) -> CheckResult:
     except (ConfigurationError, TransientError) as error:
         return _unknown(error)  # the lines above say that it is bad
     found = ", ".join(f"{name} has {_consumers(count)}, {depth} waiting" for name, count, depth in queues)
+    paused = _paused_queues(application)
+    if any(count == 0 and name in paused for name, count, _ in queues):
+        return CheckResult(HealthState.NOTE, f"{found}; what is paused takes nothing: see the line below")
     if any(count == 0 and depth for _, count, depth in queues):
         raise BillingError(f"{found}: messages wait and nobody consumes them; start a worker, see its log")
     if any(count == 0 for _, count, _ in queues):
         return CheckResult(HealthState.NOTE, f"{found}: a queue without a consumer waits until a worker runs")
     return _ok(found)
+
+
+def _paused_queues(application: Application) -> set[str]:
+    """Return the queues of paused lanes; an outage hides them."""
+    try:
+        by_workers = application.pauses.lasting(application.clock())
+        by_operators = OperatorPauses(application.engine).current()
+    except (ConfigurationError, TransientError):
+        return set()
+    asked = {pause.queue for pause in by_operators if pause.lasts and pause.type is None}
+    return asked | {pause.queue for pause in by_workers}
 
 
 def _queues_of_work(application: Application) -> list[tuple[str, int | None, int]]:

@@ -6,6 +6,7 @@ from datetime import timedelta
 import pytest
 
 from tests.cli.console import Cli, FilledLedger
+from tests.support.rabbit_client import RabbitClient
 from worker.bootstrap import utc_now
 from worker.broker import BILLING
 from worker.broker.link import open_link
@@ -186,3 +187,13 @@ def test_check_notes_the_pause_of_an_operator(cli: Cli) -> None:
     (line,) = [line for line in cli("check").lines if "paused:" in line]
     assert line.startswith("note")
     assert "billing.usage: all of it paused by ann: a wrong price" in line
+
+
+def test_check_asks_nobody_to_start_a_worker_while_the_lane_is_paused(cli: Cli, rabbit: RabbitClient) -> None:
+    rabbit.publish({"type": "usage.deduct", "referenceId": "r", "userId": "u", "tokens": 1})
+    (line,) = [line for line in cli("check").lines if "workers:" in line]
+    assert "start a worker" in line
+    cli("pause", "usage", "--reason", "x")
+    (line,) = [line for line in cli("check").lines if "workers:" in line]
+    assert line.startswith("note")
+    assert "start a worker" not in line
