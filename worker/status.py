@@ -144,7 +144,7 @@ class Advice:
 
 
 @dataclass(frozen=True, slots=True)
-class Status:
+class InstallationStatus:
     """Status at one time. ``held`` counts messages of paused types."""
 
     at: datetime
@@ -175,12 +175,14 @@ class Status:
         }
 
 
-def status_of(broker: BrokerFacts, ledger: LedgerFacts, before: BrokerFacts | None = None) -> Status:
+def status_of(
+    broker: BrokerFacts, ledger: LedgerFacts, before: BrokerFacts | None = None
+) -> InstallationStatus:
     """Return the status; ``before`` has the queues a moment earlier, for rates it doesn't count."""
     lanes = tuple(_lane(queue.name, broker, ledger, before) for queue in BILLING.work)
     held = broker.depth(BILLING.held.name)
     advice = tuple(_advice(lanes, broker, ledger, held))
-    return Status(broker.at, lanes, tuple(ledger.workers), held, advice)
+    return InstallationStatus(broker.at, lanes, tuple(ledger.workers), held, advice)
 
 
 def _lane(queue: str, broker: BrokerFacts, ledger: LedgerFacts, before: BrokerFacts | None) -> LaneStatus:

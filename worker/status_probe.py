@@ -12,7 +12,7 @@ from worker.bootstrap import Application
 from worker.broker import BILLING, Administers
 from worker.errors import BillingError, BrokerUnavailableError, ConfigurationError, TransientError
 from worker.ledger.operator_pauses import OperatorPauses
-from worker.status import BrokerFacts, LedgerFacts, QueueFacts, Status, status_of
+from worker.status import BrokerFacts, InstallationStatus, LedgerFacts, QueueFacts, status_of
 
 #: Time for which the management API isn't asked again after it has not answered.
 _MANAGEMENT_AGAIN = timedelta(minutes=1)
@@ -29,7 +29,7 @@ class StatusProbe:
         self._before: BrokerFacts | None = None
         self._no_management_until: datetime | None = None
 
-    def read(self) -> Status:
+    def read(self) -> InstallationStatus:
         """Return the status now; rates that the broker doesn't count are those since the last call."""
         with self._lock:
             broker, ledger = self._broker(), self._ledger()

@@ -77,7 +77,7 @@ def test_type_is_paused_and_its_lane_goes_on(with_broker: Application) -> None:
     assert "usage.deduct of usage paused by" in words(visitor.get("/workers"))
     visitor.post("/workers/resume", lane="usage", type="usage.deduct")
     assert "usage.deduct of usage" not in words(visitor.get("/workers/live"))
-    app.extensions["billing"].status_probe.close()
+    app.extensions["billing"].close()
 
 
 @pytest.mark.parametrize(

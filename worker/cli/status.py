@@ -16,7 +16,7 @@ from worker.cli.table_width import Column
 from worker.cli.text import printable
 from worker.cli.times import moment
 from worker.ledger.workers import KnownWorker
-from worker.status import LaneStatus, Status, lane_name
+from worker.status import InstallationStatus, LaneStatus, lane_name
 from worker.status_probe import StatusProbe
 
 #: Time between two looks at depths, where the broker counts no rates.
@@ -71,7 +71,7 @@ def status(application: Application, *, watch: bool, every_s: float, as_json: bo
     sys.exit(1 if found.needs_somebody else 0)
 
 
-def _first(probe: StatusProbe) -> Status:
+def _first(probe: StatusProbe) -> InstallationStatus:
     """Return the status after two looks; after one where the broker counts rates, or nothing is known."""
     found = probe.read()
     if probe.counts_rates or all(lane.depth is None for lane in found.lanes):
@@ -80,7 +80,7 @@ def _first(probe: StatusProbe) -> Status:
     return probe.read()
 
 
-def _show(found: Status, *, as_json: bool) -> None:
+def _show(found: InstallationStatus, *, as_json: bool) -> None:
     if as_json:
         show_json(found.to_dict())
         return

@@ -19,7 +19,7 @@ from worker.ledger.queries import Reader, Statement, Stats, snapshot
 from worker.ledger.queries.incidents import counts, overdue_before
 from worker.runtime.cached_value import CachedValue, KnownValue, Unknown
 from worker.runtime.health import Health
-from worker.status import Status
+from worker.status import InstallationStatus
 from worker.status_probe import StatusProbe
 
 T = TypeVar("T")
@@ -77,6 +77,11 @@ class ConsoleContext:
             serve_stale=True,
         )
 
+    def close(self) -> None:
+        """Close the links to the broker."""
+        self.probe.close()
+        self.status_probe.close()
+
     def overdue_before(self, now: datetime) -> datetime:
         """Return the time before which an event was recorded that is overdue at ``now``."""
         return overdue_before(now, self.catalog.payments.waiting_days)
@@ -93,7 +98,7 @@ class ConsoleContext:
         """Return the health of each part, as `billing-worker check` has it, not older than some seconds."""
         return self._health.get()
 
-    def status(self) -> KnownValue[Status] | Unknown:
+    def status(self) -> KnownValue[InstallationStatus] | Unknown:
         """Return the lanes and the workers, as `billing-worker status` has them, not older than seconds."""
         return self._status.get()
 

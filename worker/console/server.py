@@ -40,8 +40,7 @@ def serve(app: Flask, context: ConsoleContext, address: Address, on_listening: C
         )
     finally:
         context.replays.stop()
-        context.probe.close()
-        context.status_probe.close()
+        context.close()
 
 
 def _as_text(problem: Problem) -> tuple[Mapping[str, str], bytes]:

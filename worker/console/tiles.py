@@ -15,7 +15,7 @@ from worker.ledger.queries import Stats
 from worker.ledger.queries.pace import Pace
 from worker.ledger.workers import WorkerKind
 from worker.runtime.cached_value import KnownValue, Unknown
-from worker.status import LaneStatus, Status
+from worker.status import InstallationStatus, LaneStatus
 
 _NO_BROKER, _NO_LEDGER = Unknown("the broker does not answer"), Unknown("the ledger does not answer")
 #: Number of tiles.
@@ -41,7 +41,7 @@ class Tiles:
 
 
 def tiles_of(
-    status: KnownValue[Status] | Unknown,
+    status: KnownValue[InstallationStatus] | Unknown,
     counts: Counts | Unknown,
     pace: Pace | Unknown,
     totals: KnownValue[Stats] | Unknown,
@@ -58,7 +58,7 @@ def tiles_of(
     return Tiles(tuple(known[:SHOWN]), unknown)
 
 
-def _of_status(status: KnownValue[Status] | Unknown) -> Iterator[Tile]:
+def _of_status(status: KnownValue[InstallationStatus] | Unknown) -> Iterator[Tile]:
     if isinstance(status, Unknown):
         for name in ("Messages waiting", "Lag", "Workers"):
             yield Tile(name, status)

@@ -18,7 +18,7 @@ from worker.ledger.queries.pace import Pace, PaceBucket, pace
 from worker.ledger.slots import parts_of
 from worker.runtime.cached_value import KnownValue, Unknown
 from worker.runtime.health import Health, HealthState
-from worker.status import Status
+from worker.status import InstallationStatus
 
 page = Blueprint("overview", __name__)
 
@@ -161,7 +161,7 @@ def _checks(
     health: KnownValue[Sequence[Health]] | Unknown,
     queues: KnownValue[QueueStatus] | Unknown,
     found: Pace | Unknown,
-    status: KnownValue[Status] | Unknown,
+    status: KnownValue[InstallationStatus] | Unknown,
     now: datetime,
 ) -> list[Check]:
     """Return what `billing-worker check` says, and whether work goes on."""
@@ -179,7 +179,7 @@ def _check_of(health: Health) -> Check:
 def _progress_check(
     queues: KnownValue[QueueStatus] | Unknown,
     found: Pace | Unknown,
-    status: KnownValue[Status] | Unknown,
+    status: KnownValue[InstallationStatus] | Unknown,
     now: datetime,
 ) -> Check:
     """Check that messages don't wait while nothing is posted; the status says what to do."""
