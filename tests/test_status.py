@@ -62,7 +62,7 @@ def test_rates_are_those_that_the_broker_counts() -> None:
     assert (lane.arrivals, lane.departures, lane.eta) == (40.0, 100.0, timedelta(seconds=10))
 
 
-def test_rates_come_from_the_workers_and_from_two_depths_where_the_broker_counts_none() -> None:
+def test_rates_come_from_workers_and_two_depths_where_the_broker_counts_none() -> None:
     before = broker(500, at=NOW - timedelta(seconds=2))
     lane = usage_of(broker(600), ledger(WORKER, replace(WORKER, name="host:2:bb")), before)
     assert (lane.departures, lane.arrivals, lane.growth) == (200.0, 250.0, 50.0)
@@ -225,7 +225,7 @@ def test_advice_follows_from_what_is_known(
         ledger(problem="down"),
     ],
 )
-def test_nobody_is_asked_to_start_a_worker_while_one_is_there_or_nobody_knows(known: LedgerFacts) -> None:
+def test_advice_to_start_a_worker_needs_certainty_that_none_is_there(known: LedgerFacts) -> None:
     texts, _ = advice_on(broker(5, consumers=0), known)
     assert texts
     assert not [text for text in texts if "start one" in text or "billing-worker run`" in text]

@@ -10,6 +10,7 @@ from worker.broker import BILLING, broker_is_embedded
 from worker.errors import BillingError, ConfigurationError, TransientError
 from worker.ledger.durability import durability_of
 from worker.ledger.engine import translated_errors
+from worker.ledger.operator_pauses import OperatorPauses
 from worker.ledger.queries import snapshot
 from worker.ledger.queries.incidents import overdue_before, waiting_counts
 from worker.ledger.queries.tiers import accounts_on_missing_tiers
@@ -313,11 +314,25 @@ def _workers(application: Application) -> CheckResult:
     except (ConfigurationError, TransientError) as error:
         return _unknown(error)  # the lines above say that it is bad
     found = ", ".join(f"{name} has {_consumers(count)}, {depth} waiting" for name, count, depth in queues)
+    paused = _paused_queues(application)
+    if any(count == 0 and name in paused for name, count, _ in queues):
+        return CheckResult(HealthState.NOTE, f"{found}; what is paused takes nothing: see the line below")
     if any(count == 0 and depth for _, count, depth in queues):
         raise BillingError(f"{found}: messages wait and nobody consumes them; start a worker, see its log")
     if any(count == 0 for _, count, _ in queues):
         return CheckResult(HealthState.NOTE, f"{found}: a queue without a consumer waits until a worker runs")
     return _ok(found)
+
+
+def _paused_queues(application: Application) -> set[str]:
+    """Return the queues of paused lanes; an outage hides them."""
+    try:
+        by_workers = application.pauses.lasting(application.clock())
+        by_operators = OperatorPauses(application.engine).current()
+    except (ConfigurationError, TransientError):
+        return set()
+    asked = {pause.queue for pause in by_operators if pause.lasts and pause.type is None}
+    return asked | {pause.queue for pause in by_workers}
 
 
 def _queues_of_work(application: Application) -> list[tuple[str, int | None, int]]:
@@ -333,9 +348,13 @@ def _consumers(count: int | None) -> str:
 
 
 def _paused(application: Application) -> CheckResult:
-    """Check that no lane is paused; the error names the lanes and the reasons."""
+    """Check that no lane is paused; the error names the lanes and the reasons.
+
+    An operator's pause is meant: it is noted, and `status` exits with 1 for it.
+    """
     try:
         pauses = application.pauses.lasting(application.clock())
+        asked = [pause for pause in OperatorPauses(application.engine).current() if pause.lasts]
     except (ConfigurationError, TransientError) as error:
         return _unknown(error)  # the lines above say that it is bad
     if pauses:
@@ -346,6 +365,9 @@ def _paused(application: Application) -> CheckResult:
                 for pause in pauses
             )
         )
+    if asked:
+        listed = "; ".join(f"{pause.queue}: {pause.text}" for pause in asked)
+        return CheckResult(HealthState.NOTE, f"{listed}; `billing-worker resume` ends it")
     return _ok("nothing")
 
 

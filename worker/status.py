@@ -79,10 +79,15 @@ class LanePause:
     way_out: str
 
     @property
+    def is_of_operator(self) -> bool:
+        """True where an operator asked for it; False where a worker began it by itself."""
+        return self.code in {"paused", "quiesced"}
+
+    @property
     def shown_code(self) -> str:
         """The code in words; a worker's own pause says so."""
         words = self.code.replace("_", " ")
-        return words if self.code in {"paused", "quiesced"} else f"paused ({words})"
+        return words if self.is_of_operator else f"paused ({words})"
 
     def __str__(self) -> str:
         what = f"{self.type} " if self.type else ""
@@ -135,10 +140,11 @@ class Advice:
 
     text: str
     needs_somebody: bool = False
+    is_about_pause: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Status:
+class InstallationStatus:
     """Status at one time. ``held`` counts messages of paused types."""
 
     at: datetime
@@ -152,6 +158,11 @@ class Status:
         """True where something doesn't mend itself."""
         return any(advice.needs_somebody for advice in self.advice)
 
+    @property
+    def advice_beside_pauses(self) -> Sequence[Advice]:
+        """The advice that is about no pause: for pages that show the pauses themselves."""
+        return [advice for advice in self.advice if not advice.is_about_pause]
+
     def to_dict(self) -> dict[str, Any]:
         """Return the status as JSON can carry it, in camelCase."""
         return {
@@ -164,12 +175,14 @@ class Status:
         }
 
 
-def status_of(broker: BrokerFacts, ledger: LedgerFacts, before: BrokerFacts | None = None) -> Status:
+def status_of(
+    broker: BrokerFacts, ledger: LedgerFacts, before: BrokerFacts | None = None
+) -> InstallationStatus:
     """Return the status; ``before`` has the queues a moment earlier, for rates it doesn't count."""
     lanes = tuple(_lane(queue.name, broker, ledger, before) for queue in BILLING.work)
     held = broker.depth(BILLING.held.name)
     advice = tuple(_advice(lanes, broker, ledger, held))
-    return Status(broker.at, lanes, tuple(ledger.workers), held, advice)
+    return InstallationStatus(broker.at, lanes, tuple(ledger.workers), held, advice)
 
 
 def _lane(queue: str, broker: BrokerFacts, ledger: LedgerFacts, before: BrokerFacts | None) -> LaneStatus:
@@ -287,9 +300,11 @@ def _advice_on_pauses(lane: LaneStatus) -> Iterator[Advice]:
     for pause in lane.pauses:
         what = f"{pause.type} of {lane.name}" if pause.type else lane.name
         since = f"{pause.since:%Y-%m-%d %H:%M:%S} UTC"
-        yield _needed(
+        yield Advice(
             f"{what} is {pause.shown_code} by {pause.by} since {since}: {pause.reason}; "
-            f"to go on: `{pause.way_out}`"
+            f"to go on: `{pause.way_out}`",
+            needs_somebody=True,
+            is_about_pause=True,
         )
 
 

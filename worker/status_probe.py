@@ -6,12 +6,13 @@ What one server doesn't answer is unknown; the other's part is shown all the sam
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import datetime, timedelta
+from threading import Lock
 
 from worker.bootstrap import Application
 from worker.broker import BILLING, Administers
 from worker.errors import BillingError, BrokerUnavailableError, ConfigurationError, TransientError
 from worker.ledger.operator_pauses import OperatorPauses
-from worker.status import BrokerFacts, LedgerFacts, QueueFacts, Status, status_of
+from worker.status import BrokerFacts, InstallationStatus, LedgerFacts, QueueFacts, status_of
 
 #: Time for which the management API isn't asked again after it has not answered.
 _MANAGEMENT_AGAIN = timedelta(minutes=1)
@@ -19,20 +20,22 @@ _QUEUES = (*(queue.name for queue in BILLING.work), BILLING.held.name)
 
 
 class StatusProbe:
-    """Reads the status again and again, over a link that it keeps; for one thread at a time."""
+    """Reads the status again and again, over a link that it keeps. Threads wait for each other."""
 
     def __init__(self, application: Application) -> None:
         self._application = application
+        self._lock = Lock()
         self._link: Administers | None = None
         self._before: BrokerFacts | None = None
         self._no_management_until: datetime | None = None
 
-    def read(self) -> Status:
+    def read(self) -> InstallationStatus:
         """Return the status now; rates that the broker doesn't count are those since the last call."""
-        broker, ledger = self._broker(), self._ledger()
-        status = status_of(broker, ledger, self._before)
-        self._before = broker
-        return status
+        with self._lock:
+            broker, ledger = self._broker(), self._ledger()
+            status = status_of(broker, ledger, self._before)
+            self._before = broker
+            return status
 
     @property
     def counts_rates(self) -> bool:

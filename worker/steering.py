@@ -57,7 +57,7 @@ def pause_lanes(
     reason: str | None,
     actor: str,
 ) -> Sequence[OperatorPause]:
-    """Pause a lane (None: all), or a type of it, for a reason; return what wasn't paused in this way before.
+    """Pause a lane, all lanes or a type, for a reason; return the pauses that are new.
 
     Raises QueryError, NotPossibleError without a reason, and LedgerUnavailableError: nothing is paused then.
     ConfigurationError where the broker has no queue to hold messages of a type.

@@ -363,13 +363,13 @@ def test_lane_whose_type_cannot_be_held_is_paused_as_a_whole(world: ControlWorld
     assert world.link.holds == {USAGE: 64}
 
 
-def test_suspect_of_a_paused_type_is_held_unread(world: ControlWorld) -> None:
+def test_possible_poison_message_of_a_paused_type_is_held_unread(world: ControlWorld) -> None:
     world.set_pauses(TYPE)
     world.control.attend()
-    suspect = usage(delivery_count=TRIAL_AFTER)
-    world.control.try_on_record([suspect])
+    poison = usage(delivery_count=TRIAL_AFTER)
+    world.control.try_on_record([poison])
     assert world.pipeline.steps == ["hold 1"]
-    assert world.link.acknowledged == [suspect]
+    assert world.link.acknowledged == [poison]
 
 
 def test_outage_of_the_database_leaves_pauses_as_they_are(world: ControlWorld) -> None:

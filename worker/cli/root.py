@@ -100,6 +100,10 @@ _COMMANDS = {
     "migrate": Lazy(
         "worker.cli.migrate:migrate_command", "Bring the ledger's database to the newest schema."
     ),
+    "pause": Lazy(
+        "worker.cli.pause:pause",
+        "Pause a LANE (payments, usage or bulk; without LANE all three) until `billing-worker resume`.",
+    ),
     "payments": Lazy(
         "worker.cli.payments:list_incidents",
         "List payments that need somebody: money without tokens.",
@@ -107,6 +111,10 @@ _COMMANDS = {
     "publish": Lazy(
         "worker.cli.publish:publish",
         "Publish a file of JSON lines, one message a line; each is confirmed by the broker.",
+    ),
+    "quiesce": Lazy(
+        "worker.cli.pause:quiesce",
+        "Finish what workers hold of a LANE and take nothing more, until `billing-worker resume`.",
     ),
     "readers": Lazy("worker.cli.run:readers", "Answer queries; until SIGTERM."),
     "recover": Lazy(
@@ -118,7 +126,7 @@ _COMMANDS = {
     ),
     "resume": Lazy(
         "worker.cli.resume:resume",
-        "Resume a queue that workers have paused, such as billing.usage; without QUEUE all of them.",
+        "Resume a LANE that operators or workers have paused, such as usage; without LANE all of them.",
     ),
     "retry": Lazy("worker.cli.retry:retry", "Try rejected payments again, once their cause is mended."),
     "run": Lazy("worker.cli.run:run", "Consume messages, apply them to the ledger, reply; until SIGTERM."),
@@ -135,6 +143,7 @@ _COMMANDS = {
         "worker.cli.totals:stats",
         "Sum up the whole ledger as it is posted: users, tokens, outcomes, revenue.",
     ),
+    "status": Lazy("worker.cli.status:status", "Show lanes and workers, and what needs somebody."),
     "tokens": Lazy(
         "worker.cli.tokens:tokens", "Add, list and remove the bearer tokens that may ask over HTTP."
     ),

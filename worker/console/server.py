@@ -48,7 +48,7 @@ def serve(
         )
     finally:
         context.replays.stop()
-        context.probe.close()
+        context.close()
 
 
 def _as_text(problem: Problem) -> tuple[Mapping[str, str], bytes]:

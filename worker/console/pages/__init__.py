@@ -12,6 +12,7 @@ from worker.console.pages import (
     payments,
     replays,
     session,
+    workers,
 )
 
 PAGES = (
@@ -23,6 +24,7 @@ PAGES = (
     payments.page,
     accounts.page,
     explain.page,
+    workers.page,
     activity_log.page,
     old_paths.page,
     health.page,
