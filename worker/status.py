@@ -70,7 +70,7 @@ class LedgerFacts:
 
 @dataclass(frozen=True, slots=True)
 class LanePause:
-    """Pause of a lane, or of a ``type`` of it: since when, by whom, why, and the command that ends it.
+    """Pause of a lane, or of a ``type`` of it, with the command that ends it.
 
     ``way_out`` is None where no operator ends it: it goes on by itself when the cause is gone.
     """

@@ -92,7 +92,7 @@ def test_messages_of_a_type_that_is_still_paused_stay_in_their_order(world: Retu
     assert world.pauses.returned == [1]
 
 
-def test_nothing_returns_before_every_worker_obeys_the_end(world: ReturnWorld) -> None:
+def test_messages_return_when_every_worker_obeys_the_end(world: ReturnWorld) -> None:
     world.hold(3)
     for seen_at in (None, NOW, NOW + timedelta(seconds=1)):
         world.seen_at = seen_at
