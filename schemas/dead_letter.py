@@ -17,6 +17,12 @@ RECOVERY_HEADER = "x-billing-recovery"
 #: Header beside it: the seconds of the time since which the recovery reads; deadlines before that were over.
 RECOVERY_SINCE_HEADER = "x-billing-recovery-since"
 
+#: Header of a message of a paused type, while it is held and when it returns: the queue of its lane. Believed
+#: like the sender's.
+HELD_HEADER = "x-billing-held"
+#: Header beside it: the type of the message.
+HELD_TYPE_HEADER = "x-billing-held-type"
+
 
 class DeadLetter(BaseModel):
     """Reason why a message could not be applied, and its origin.

@@ -49,6 +49,7 @@ from worker.processes import run_reader
 
 ROOT = Path(__file__).parents[1]
 OPEN = OpenAccount(reference_id="open-ann", user_id="ann", tier="free")
+TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 DEDUCT = DeductUsage(reference_id="d-1", user_id="ann", tokens=400)
 
 
@@ -100,6 +101,20 @@ def test_request_gets_a_reply_of_a_worker(client: BillingClient, workers: Worker
     assert again == deducted.model_copy(update={"duplicate": True})
     refused = client.request(DeductUsage(reference_id="d-2", user_id="ann", tokens=9_601))
     assert (refused.status, refused.code, refused.shortfall) == ("rejected", "insufficient_balance", 1)
+
+
+def test_trace_context_comes_back_with_the_reply_and_the_answer(
+    client: BillingClient, application: Application
+) -> None:
+    with running(application), running(application, run_reader):
+        client.request(OPEN, timeout_s=60, traceparent=TRACEPARENT)
+        assert client.reply_traceparent == TRACEPARENT
+        client.request(DEDUCT)
+        assert client.reply_traceparent is None
+        client.ask(QueryBalance(user_id="ann"), traceparent=TRACEPARENT)
+        assert client.reply_traceparent == TRACEPARENT
+    with pytest.raises(ValueError, match="00-TRACE-SPAN-FLAGS"):
+        client.request(DEDUCT, traceparent="nonsense")
 
 
 def test_event_of_a_payment_needs_no_user(client: BillingClient, workers: WorkerProcesses) -> None:

@@ -12,10 +12,10 @@ import pytest
 
 from tests.support.fake_broker import FakeBroker
 from tests.support.fake_stop import FakeStop
-from tests.support.fakes import FakeLink, FakePauses, FakeRecord, delivery
+from tests.support.fakes import FakeLink, FakePauses, FakeRecord, delivery, operator_paused_lanes
 from tests.support.waiting import PATIENCE_S
 from worker.broker import Consumes, Delivery, Link, Publishes
-from worker.consumer import Consumer, ConsumerPace
+from worker.consumer import Consumer, ConsumerPace, Reload
 from worker.errors import BrokerUnavailableError, ConfigurationError, LedgerUnavailableError, UnansweredError
 from worker.lanes.pausing import Lanes
 from worker.lanes.poison import PoisonTrials, key_of
@@ -59,6 +59,9 @@ class BatchRecorder:
     def receive(self, deliveries: Sequence[Delivery]) -> list[Item]:
         return [Item(one) for one in deliveries]
 
+    def write_log(self, *, all_: bool = False) -> None:
+        """Log nothing: there are no dead letters."""
+
     def give_up(self, one: Delivery, _crashes: int, *, decoded: bool) -> Item:
         del decoded
         self.given_up.append(one)
@@ -93,6 +96,7 @@ def consumer(
     metrics: Metrics | None = None,
     record: FakeRecord | None = None,
     bulk: str | None = None,
+    reload: Reload | None = None,
     **pace: Any,
 ) -> Consumer:
     """Return a loop that opens ``links`` one after the other; an exception among them is raised instead."""
@@ -122,6 +126,7 @@ def consumer(
             clock=lambda: NOW,
             rng=random.Random(1),
             metrics=counters,
+            operator=operator_paused_lanes(lanes, counters),
         ),
         "schema": SchemaPause(
             ledger.require_usable,
@@ -141,6 +146,7 @@ def consumer(
         rng=random.Random(1),
         metrics=counters,
         bulk=bulk,
+        reload=reload,
     )
 
 
@@ -509,3 +515,49 @@ def test_message_that_may_be_poison_joins_no_batch() -> None:
     consumer([link], pipeline, FakeStop(), bulk=BULK).run(drain=True)
     assert [poison] in pipeline.batches
     assert len(link.acknowledged) == 5
+
+
+# -- reload and health ------------------------------------------------------------------------------------
+
+
+@dataclass
+class ReloadRecorder:
+    """Reload that records what was acknowledged when it ran."""
+
+    link: FakeLink
+    requested: bool = False
+    acknowledged: list[int] = field(default_factory=list)
+
+    def run(self) -> None:
+        self.requested = False
+        self.acknowledged.append(len(self.link.acknowledged))
+
+
+def test_reload_runs_between_batches_with_none_in_flight() -> None:
+    link, pipeline = FakeLink(*messages(9)), BatchRecorder()
+    reload = ReloadRecorder(link)
+
+    def after() -> None:
+        reload.requested |= len(pipeline.batches) == 2
+
+    pipeline.after = after
+    consumer([link], pipeline, FakeStop(), reload=reload).run(drain=True)
+    assert [len(batch) for batch in pipeline.batches] == [3, 3, 3]
+    assert len(reload.acknowledged) == 1
+    assert reload.acknowledged[0] in {6, 9}  # whole batches
+
+
+def test_obstacle_of_a_consumer_says_why_it_takes_nothing() -> None:
+    found: list[str | None] = []
+    link = FakeLink(*messages(2))
+    pipeline = BatchRecorder(errors=[LedgerUnavailableError("down")] * 2)
+    loop = consumer([BrokerUnavailableError("gone"), link], pipeline, (stop := FakeStop()))
+    stop.on_wait = lambda: found.append(loop.obstacle)
+    link.on_keep_alive = lambda: found.append(loop.obstacle)
+    pipeline.after = lambda: found.append(loop.obstacle)
+    assert loop.obstacle == "it consumes nothing yet"
+    loop.run(drain=True)
+    assert found[0] == "the broker is away"
+    assert "the database is away" in found
+    assert found[-1] is None
+    assert loop.obstacle == "it consumes nothing yet"

@@ -53,6 +53,17 @@ def test_fake_replies_and_answers_as_a_worker_would() -> None:
         assert [message.reference_id for message in client.sent] == ["open", "d", "d", "d", "b"]
 
 
+def test_fake_hands_the_trace_context_on() -> None:
+    traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    with FakeBillingClient() as client:
+        client.request(OPEN, traceparent=traceparent)
+        assert client.reply_traceparent == traceparent
+        client.ask(QueryBalance(user_id="ann"))
+        assert client.reply_traceparent is None
+        with pytest.raises(ValueError, match="00-TRACE-SPAN-FLAGS"):
+            client.send(OPEN, traceparent="nonsense")
+
+
 def test_fake_knows_what_happens_to_payments() -> None:
     money: Any = {"amount_minor": 499, "currency": "USD"}
     with FakeBillingClient() as client:

@@ -4,7 +4,7 @@ The next one is read and decoded meanwhile: each step waits for its own server, 
 the other.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
 
@@ -29,9 +29,21 @@ class Batch:
 
 
 class Batches:
-    """Runs batches through the pipeline: applied in the ledger's thread, replied to over the link."""
+    """Runs batches through the pipeline: applied in the ledger's thread, replied to over the link.
 
-    def __init__(self, link: Link, session: Session, pipeline: Pipeline, metrics: Metrics) -> None:
+    ``on_done`` is called with the items of each batch that is acknowledged.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        session: Session,
+        pipeline: Pipeline,
+        metrics: Metrics,
+        *,
+        on_done: Callable[[Sequence[Item]], None] = lambda _: None,
+    ) -> None:
+        self._on_done = on_done
         self.link, self.session, self.pipeline = link, session, pipeline
         self._metrics = metrics
         self._in_flight = Batch()
@@ -98,3 +110,4 @@ class Batches:
         self._metrics.batch_size.observe(len(batch.items))
         self._metrics.batch_seconds.observe(monotonic() - batch.began)
         self._metrics.last_progress.set_to_current_time()
+        self._on_done(batch.items)

@@ -31,7 +31,9 @@ from worker.ledger.primary import DatabaseGuard
 from worker.ledger.revisions import newest_revision
 from worker.ledger.session_settings import SessionSettings, needed, server_timeout_s
 from worker.ledger.slots import slot_by_slot
+from worker.runtime.hang_up import HangUp
 from worker.runtime.identity import process_name, runner_name
+from worker.runtime.process_health import LIVE_S, ProcessHealth, WatchedStop
 from worker.settings import Settings, broker_user, catalog_digest, config_digest, own_users
 
 if TYPE_CHECKING:
@@ -40,19 +42,25 @@ if TYPE_CHECKING:
 
     from worker.broker import Link
     from worker.broker.management import Management
+    from worker.catalog_reload import CatalogReload
     from worker.consumer import Consumer
     from worker.deadletters.body_check import Receive
     from worker.deadletters.drainer import Drainer
     from worker.deadletters.link_drainer import LinkDrainer
     from worker.deadletters.replay.runner import ReplayRunner
     from worker.deadletters.service import DeadLetters
+    from worker.lanes.operator_pauses import PauseWatch
+    from worker.lanes.returning import HeldReturner
+    from worker.lanes.tally import LaneTally
     from worker.ledger.pauses import Pauses
     from worker.ledger.roles import RoleNames
     from worker.ledger.store import Ledger
+    from worker.ledger.workers import KnownWorker, WorkerKind, Workers
     from worker.messages.policy import Policy
     from worker.messages.reply_queue import ReplyQueueWatch
     from worker.metrics import Metrics, ProcessRole
     from worker.pipeline import Pipeline
+    from worker.presence import Presence
     from worker.queries import QueryService
     from worker.queries.reader import QueryReader
     from worker.queries.sources import Database
@@ -68,8 +76,12 @@ if TYPE_CHECKING:
 _HELD_SHARE = 0.8
 #: Factor on the database's deadlines for work that is no batch: a page of due accounts, a replay.
 _PATIENCE = 3
+#: Waits for the database, each as long as may be, after which a loop has surely turned.
+_WAITS_A_TURN = 2
 #: Longest statement of a query, in seconds.
 _QUERY_TIMEOUT_S = 15.0
+#: Longest statement of a check, which has its own deadline a little later.
+_SCAN_TIMEOUT_S = 10.0
 
 
 def utc_now() -> datetime:
@@ -159,6 +171,59 @@ class Application:
         return load_catalog(self.settings.catalog)
 
     @cached_property
+    def hang_up(self) -> HangUp:
+        """Request to read the catalog again."""
+        return HangUp()
+
+    @cached_property
+    def catalog_reload(self) -> CatalogReload:
+        """Reload of the catalog, for all parts of this process that hold one."""
+        from worker.catalog_reload import CatalogReload
+
+        reload = CatalogReload(
+            lambda: load_catalog(self.settings.catalog), lambda: self.catalog, self.hang_up
+        )
+        reload.add(self._use_catalog)
+        return reload
+
+    def _use_catalog(self, catalog: Catalog) -> None:
+        self.catalog = catalog
+
+    @cached_property
+    def health(self) -> ProcessHealth:
+        """Health of this process: the turns of its main loop, and what keeps it from its work."""
+        longest_wait_s = self.settings.database_timeout_s * _PATIENCE
+        return ProcessHealth(max(LIVE_S, _WAITS_A_TURN * longest_wait_s), seconds=self._seconds)
+
+    def loop_stop(self, stop: Stop) -> Stop:
+        """Return ``stop`` for a main loop between whose turns the catalog may be reloaded."""
+        return WatchedStop(stop, self.turned)
+
+    def turned(self) -> None:
+        """Note a turn of the main loop, and reload the catalog where that is asked for."""
+        self.health.turned()
+        if self.hang_up.requested:
+            self.catalog_reload.run()
+
+    def writable(self) -> Callable[[], str | None]:
+        """Return a probe of the ledger: the reason why it takes no writes, not older than some seconds."""
+        from worker.ledger.store import Ledger
+
+        return self._probed(Ledger(self.service_engine, self.settings.ledger_form).probe)
+
+    def readable(self) -> Callable[[], str | None]:
+        """Return a probe of the ledger: the reason why it can't be read, not older than some seconds."""
+        return self._probed(self.require_readable_schema)
+
+    def _probed(self, probe: Callable[[], None]) -> Callable[[], str | None]:
+        from worker.runtime.cached_value import CachedValue, probe_text
+
+        cached = CachedValue(
+            probe, name="the ledger", max_age_s=1.0, timeout_s=2.0, clock=self.clock, pause_factor=1
+        )
+        return lambda: probe_text(cached.get(), self.clock())
+
+    @cached_property
     def engine(self) -> Engine:
         """The ledger's database."""
         return self._engine()
@@ -172,13 +237,13 @@ class Application:
         return Metrics([queue.name for queue in BILLING.work])
 
     def serve_metrics(self, *roles: ProcessRole) -> None:
-        """Serve the metrics of this process, where a port is set. Raises ConfigurationError."""
+        """Serve the metrics and the health of this process, where a port is set. Raises ConfigurationError."""
         settings = self.settings
         if settings.metrics_port:
             self.metrics.describe(
                 catalog=catalog_digest(self.catalog), config=config_digest(settings, self.catalog)
             )
-        self.metrics.serve(settings.metrics_listen, settings.metrics_port, *roles)
+        self.metrics.serve(settings.metrics_listen, settings.metrics_port, *roles, health=self.health)
 
     @cached_property
     def guard(self) -> DatabaseGuard:
@@ -277,10 +342,115 @@ class Application:
             name=self._name,
         )
 
+    @cached_property
+    def pause_watch(self) -> PauseWatch:
+        """Pauses of operators, as this process last read them."""
+        from worker.lanes.operator_pauses import PauseWatch
+        from worker.ledger.operator_pauses import OperatorPauses
+
+        return PauseWatch(OperatorPauses(self.batch_engine), self.clock)
+
+    @cached_property
+    def tally(self) -> LaneTally:
+        """Tally of what this worker has done of each lane."""
+        from worker.broker import BILLING
+        from worker.lanes.tally import LaneTally
+
+        return LaneTally([queue.name for queue in BILLING.work], self.clock, self._seconds)
+
+    @property
+    def workers(self) -> Workers:
+        """The processes that run, as they described themselves."""
+        from worker.ledger.workers import Workers
+
+        return Workers(self.engine)
+
+    def presence_of_worker(self, consumer: Consumer, supervisor: int | None = None) -> Presence:
+        """Presence of the worker in this process, which also reads pauses and returns held messages."""
+        from worker.ledger.workers import WorkerKind, Workers
+        from worker.presence import Presence
+
+        describe = self._describing(WorkerKind.WORKER, supervisor)
+
+        def described() -> KnownWorker:
+            state, why = consumer.state()
+            batch_at, batch_size = self.tally.last_batch or (None, None)
+            return replace(
+                describe(),
+                state=state,
+                why=why,
+                lanes=self.tally.progress(consumer.paused()),
+                last_batch_at=batch_at,
+                last_batch_size=batch_size,
+                pauses_seen_at=consumer.obeyed_at(),
+            )
+
+        workers = Workers(self.batch_engine)
+        return Presence(
+            described,
+            workers,
+            clock=self.clock,
+            watch=self.pause_watch,
+            returner=self._held_returner(workers),
+            seconds=self._seconds,
+        )
+
+    def presence(self, kind: WorkerKind, supervisor: int | None = None) -> Presence:
+        """Presence of a process of another kind."""
+        from worker.ledger.workers import Workers
+        from worker.presence import Presence
+
+        describe, workers = self._describing(kind, supervisor), Workers(self.service_engine)
+        return Presence(describe, workers, clock=self.clock, seconds=self._seconds)
+
+    def _describing(self, kind: WorkerKind, supervisor: int | None) -> Callable[[], KnownWorker]:
+        """Return a function that describes this process as it is now."""
+        import os
+        import socket
+
+        from worker import __version__
+        from worker.ledger.workers import KnownWorker, WorkerState
+        from worker.queries.reports import catalog_hash
+        from worker.settings_report import changed_settings, settings_hash
+
+        settings = self.settings
+        first = KnownWorker(
+            name=runner_name(),
+            kind=kind,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            version=__version__,
+            settings_hash=settings_hash(settings),
+            started_at=self.clock(),
+            seen_at=self.clock(),
+            state=WorkerState.RUNNING,
+            settings=changed_settings(settings),
+            supervisor=supervisor,
+        )
+        return lambda: replace(
+            first, seen_at=self.clock(), catalog_hash=catalog_hash(self.catalog.model_dump_json())
+        )
+
+    def _held_returner(self, workers: Workers) -> HeldReturner:
+        from worker.broker import BILLING
+        from worker.lanes.returning import HeldReturner
+        from worker.ledger.operator_pauses import OperatorPauses
+        from worker.ledger.workers import seen_by_all
+
+        return HeldReturner(
+            lambda: self.link(consume=[BILLING.held.name], prefetch=0),
+            self.pause_watch,
+            OperatorPauses(self.batch_engine),
+            self.policy,
+            clock=self.clock,
+            seen_by_all=lambda now: seen_by_all(workers.all(now), now),
+        )
+
     def consumer(self, stop: Stop) -> Consumer:
         """The worker's loop, ready to run."""
         from worker.broker import BILLING
         from worker.consumer import Consumer, ConsumerPace
+        from worker.lanes.operator_pauses import OperatorPausedLanes
         from worker.lanes.pausing import Lanes, is_new_config
         from worker.lanes.poison import PoisonTrials
         from worker.lanes.schema import SchemaPause
@@ -294,33 +464,44 @@ class Application:
         is_new = is_new_config(pauses, config, worker, self.clock())
         ledger = self.ledger
         pipeline = self.pipeline(ledger, is_new_config=is_new)
+        lanes = Lanes(
+            work,
+            pipeline.limit,
+            pauses,
+            worker=worker,
+            config=config,
+            clock=self.clock,
+            rng=self.rng(),
+            metrics=self.metrics,
+            operator=OperatorPausedLanes(work, self.pause_watch, self.metrics),
+            seconds=self._seconds,
+        )
+        schema = SchemaPause(
+            ledger.require_usable,
+            work,
+            pauses,
+            worker=worker,
+            config=config,
+            clock=self.clock,
+            metrics=self.metrics,
+            seconds=self._seconds,
+        )
+
+        def use(catalog: Catalog) -> None:
+            config = config_digest(settings, catalog)
+            pipeline.use(catalog, self.policy_of_commands)
+            lanes.use_config(config, is_new=is_new_config(pauses, config, worker, self.clock()))
+            schema.use_config(config)
+
+        self.catalog_reload.add(use)
         return Consumer(
             # A broker that was declared for the version before has no bulk queue: that stops no other lane.
             lambda prefetch: self.link(consume=work, prefetch=prefetch, bulk=BILLING.bulk.name),
             ledger,
             pipeline,
             poison=PoisonTrials(Trials(self.batch_engine, worker), self.clock),
-            lanes=Lanes(
-                work,
-                pipeline.limit,
-                pauses,
-                worker=worker,
-                config=config,
-                clock=self.clock,
-                rng=self.rng(),
-                metrics=self.metrics,
-                seconds=self._seconds,
-            ),
-            schema=SchemaPause(
-                ledger.require_usable,
-                work,
-                pauses,
-                worker=worker,
-                config=config,
-                clock=self.clock,
-                metrics=self.metrics,
-                seconds=self._seconds,
-            ),
+            lanes=lanes,
+            schema=schema,
             pace=ConsumerPace(
                 batch_size=settings.batch_size, prefetch=settings.prefetch, hold_most_s=self._hold_most_s
             ),
@@ -329,10 +510,13 @@ class Application:
             metrics=self.metrics,
             exits_on_limit=settings.on_limit == "exit",
             bulk=BILLING.bulk.name,
+            turned=self.health.turned,
+            reload=self.catalog_reload,
+            tally=self.tally,
         )
 
-    def scheduler(self) -> Scheduler:
-        """Scheduler of commands for what falls due, ready to run."""
+    def scheduler(self, turned: Callable[[], None] = lambda: None) -> Scheduler:
+        """Scheduler of commands for what falls due, ready to run; ``turned`` is called between its steps."""
         from worker.broker import open_link
         from worker.scheduler import Scheduler
 
@@ -347,6 +531,7 @@ class Application:
             rng=self.rng(),
             metrics=self.metrics,
             sent_as=broker_user(settings.broker_url),
+            turned=turned,
         )
 
     def queries(self) -> QueryService:
@@ -361,7 +546,14 @@ class Application:
             max_lag=timedelta(seconds=self.settings.read_max_lag_s),
             clock=self.clock,
         )
-        return QueryService(sources, self.catalog, clock=self.clock, sleep=self._sleep)
+        service = QueryService(sources, self.catalog, clock=self.clock, sleep=self._sleep)
+        self.catalog_reload.add(service.use)
+        return service
+
+    @cached_property
+    def scan_engine(self) -> Engine:
+        """The database as checks that read whole tables use it: the server ends what takes long."""
+        return self._engine(statement_timeout_s=_SCAN_TIMEOUT_S, only_reads=True)
 
     @cached_property
     def replica_engine(self) -> Engine | None:
@@ -396,6 +588,7 @@ class Application:
             clock=self.clock,
             rng=self.rng(),
             metrics=self.metrics,
+            turned=self.health.turned,
         )
 
     def reply_queue_watch(self) -> ReplyQueueWatch:
@@ -409,7 +602,9 @@ class Application:
         from worker.waiting_watch import WaitingWatch
 
         days = self.catalog.payments.waiting_days
-        return WaitingWatch(self.service_engine, days, self.metrics, self.clock)
+        watch = WaitingWatch(self.service_engine, days, self.metrics, self.clock)
+        self.catalog_reload.add(lambda catalog: watch.use(catalog.payments.waiting_days))
+        return watch
 
     def watches(self) -> Watches:
         """Watches of the scheduler's gauges, ready to run."""
@@ -440,7 +635,7 @@ class Application:
 
         return Drainer(
             lambda: self.link(consume=[BILLING.dead.name]),
-            self._service(self.service_engine),
+            self.reloading(self._service(self.service_engine), self.service_engine),
             self.rng(),
             hold_most_s=self._hold_most_s,
         )
@@ -458,6 +653,7 @@ class Application:
             pause=self._sleep,
             metrics=self.metrics,
             limit=DeadLetterLimit(self.settings.max_consecutive_faults, is_new_config=is_new_config),
+            log_references=self.settings.log_references,
         )
 
     @property
@@ -489,6 +685,11 @@ class Application:
     def service(self) -> DeadLetters:
         """The dead letters, judged by this worker's own rules."""
         return self._service(self.engine)
+
+    def reloading(self, service: DeadLetters, engine: Engine | None = None) -> DeadLetters:
+        """Return ``service``, which judges by each catalog that is loaded later."""
+        self.catalog_reload.add(lambda catalog: service.use(catalog, self._receive(engine or self.engine)))
+        return service
 
     def _receive(self, engine: Engine) -> Receive:
         """Return the judgement of deliveries by this worker's own rules."""

@@ -10,15 +10,18 @@ from worker.broker import BILLING, broker_is_embedded
 from worker.errors import BillingError, ConfigurationError, TransientError
 from worker.ledger.durability import durability_of
 from worker.ledger.engine import translated_errors
+from worker.ledger.operator_pauses import OperatorPauses
 from worker.ledger.queries import snapshot
 from worker.ledger.queries.incidents import overdue_before, waiting_counts
+from worker.ledger.queries.tiers import accounts_on_missing_tiers
 from worker.ledger.replica import replica_age
 from worker.ledger.revisions import current_revision, newest_revision
 from worker.ledger.session_settings import MissingSettings, missing_settings
 from worker.ledger.store import Ledger
 from worker.messages.reply_queue import ReplyQueueStatus
 from worker.runtime.health import CheckResult, Health, HealthCheck, HealthState, run_checks
-from worker.settings import redacted
+from worker.settings import given_variables, redacted
+from worker.settings_report import changed_settings, unknown_names
 
 #: Time for one check. Servers that are up answer in milliseconds.
 _DEADLINE_S = 15.0
@@ -28,15 +31,21 @@ _DEADLINE_S = 15.0
 Ask = tuple[str, str, Callable[[Application], CheckResult]]
 
 
-def health_of(application: Application, *, deadline_s: float = _DEADLINE_S) -> Iterator[Health]:
+def health_of(
+    application: Application, *, deadline_s: float = _DEADLINE_S, with_scans: bool = False
+) -> Iterator[Health]:
     """Yield the health of each part of the installation, in the order in which they depend on each other."""
-    return run_checks(checks_of(application), deadline_s)
+    return run_checks(checks_of(application, with_scans=with_scans), deadline_s)
 
 
-def checks_of(application: Application) -> Sequence[HealthCheck]:
-    """Return all checks. Those that need a server which refuses its own check say "unknown"."""
+def checks_of(application: Application, *, with_scans: bool = False) -> Sequence[HealthCheck]:
+    """Return all checks; those that read whole tables ``with_scans`` alone.
+
+    Those that need a server which refuses its own check say "unknown".
+    """
     settings = application.settings
     asks: list[Ask] = [
+        ("settings", "", _settings),
         ("catalog", "", _catalog),
         ("database", redacted(settings.database_url), _database),
         ("schema", "", _schema),
@@ -45,6 +54,7 @@ def checks_of(application: Application) -> Sequence[HealthCheck]:
         ("session", "", _session),
         *_replica_asked(application),
         ("payments", "", _payments),
+        *([("tiers", "", _tiers)] if with_scans else []),
         ("broker", redacted(settings.broker_url), _broker),
         ("senders", "", _senders),
         ("topology", "", _topology),
@@ -72,6 +82,39 @@ def _ok(text: str) -> CheckResult:
 
 def _unknown(why: object) -> CheckResult:
     return CheckResult(HealthState.UNKNOWN, str(why))
+
+
+def _settings(application: Application) -> CheckResult:
+    """Check that each variable with our prefix is a setting: a misspelled one changes nothing."""
+    environment, lines = given_variables()
+    if unknown := unknown_names([*environment, *lines]):
+        return CheckResult(HealthState.NOTE, "; ".join(map(str, unknown)))
+    count = len(changed_settings(application.settings))
+    return _ok(f"{count} differ from the defaults: see `billing-worker config --changed`")
+
+
+def _tiers(application: Application) -> CheckResult:
+    """Check that no account is on a tier that the catalog lacks."""
+    try:
+        tiers = application.catalog.tiers
+        application.require_readable_schema()
+        with snapshot(application.scan_engine) as connection:
+            found = accounts_on_missing_tiers(connection, tiers, _TIERS_MOST)
+    except (ConfigurationError, TransientError):
+        return _unknown("the accounts can't be read, or not fast enough; see the lines above")
+    if not found:
+        return _ok("the catalog has those of all accounts")
+    counted = ", ".join(f"{count:,} on {tier!r}" for tier, count in list(found.items())[:_TIERS_SHOWN])
+    more = f" and {len(found) - _TIERS_SHOWN} more tiers" if len(found) > _TIERS_SHOWN else ""
+    least = "at least " if sum(found.values()) > _TIERS_MOST else ""
+    way_out = "put the tiers back, or change the accounts"
+    return CheckResult(
+        HealthState.NOTE, f"the catalog lacks the tier of accounts: {least}{counted}{more}; {way_out}"
+    )
+
+
+#: Accounts on missing tiers that are counted, and the tiers that are named.
+_TIERS_MOST, _TIERS_SHOWN = 10_000, 10
 
 
 def _catalog(application: Application) -> CheckResult:
@@ -232,7 +275,7 @@ def _delivery_limits(application: Application) -> CheckResult:
     low = {queue: limit for queue, limit in limits.items() if limit is not None and limit < least[queue]}
     found = ", ".join(f"{queue} {limit} (at least {least[queue]})" for queue, limit in low.items())
     way_out = "set the policies that `billing-worker topology declare` prints"
-    if low.keys() & {BILLING.dead.name, BILLING.replies.name}:
+    if low.keys() & {BILLING.dead.name, BILLING.replies.name, BILLING.held.name}:
         raise ConfigurationError(f"messages would be dropped for being looked at: {found}; {way_out}")
     if low:
         return CheckResult(
@@ -272,11 +315,25 @@ def _workers(application: Application) -> CheckResult:
     except (ConfigurationError, TransientError) as error:
         return _unknown(error)  # the lines above say that it is bad
     found = ", ".join(f"{name} has {_consumers(count)}, {depth} waiting" for name, count, depth in queues)
+    paused = _paused_queues(application)
+    if any(count == 0 and name in paused for name, count, _ in queues):
+        return CheckResult(HealthState.NOTE, f"{found}; what is paused takes nothing: see the line below")
     if any(count == 0 and depth for _, count, depth in queues):
         raise BillingError(f"{found}: messages wait and nobody consumes them; start a worker, see its log")
     if any(count == 0 for _, count, _ in queues):
         return CheckResult(HealthState.NOTE, f"{found}: a queue without a consumer waits until a worker runs")
     return _ok(found)
+
+
+def _paused_queues(application: Application) -> set[str]:
+    """Return the queues of paused lanes; an outage hides them."""
+    try:
+        by_workers = application.pauses.lasting(application.clock())
+        by_operators = OperatorPauses(application.engine).current()
+    except (ConfigurationError, TransientError):
+        return set()
+    asked = {pause.queue for pause in by_operators if pause.lasts and pause.type is None}
+    return asked | {pause.queue for pause in by_workers}
 
 
 def _queues_of_work(application: Application) -> list[tuple[str, int | None, int]]:
@@ -292,9 +349,13 @@ def _consumers(count: int | None) -> str:
 
 
 def _paused(application: Application) -> CheckResult:
-    """Check that no lane is paused; the error names the lanes and the reasons."""
+    """Check that no lane is paused; the error names the lanes and the reasons.
+
+    An operator's pause is meant: it is noted, and `status` exits with 1 for it.
+    """
     try:
         pauses = application.pauses.lasting(application.clock())
+        asked = [pause for pause in OperatorPauses(application.engine).current() if pause.lasts]
     except (ConfigurationError, TransientError) as error:
         return _unknown(error)  # the lines above say that it is bad
     if pauses:
@@ -305,6 +366,9 @@ def _paused(application: Application) -> CheckResult:
                 for pause in pauses
             )
         )
+    if asked:
+        listed = "; ".join(f"{pause.queue}: {pause.text}" for pause in asked)
+        return CheckResult(HealthState.NOTE, f"{listed}; `billing-worker resume` ends it")
     return _ok("nothing")
 
 

@@ -6,6 +6,7 @@ pika and not kombu: a producer installs one client, and the worker's tests speak
 the worker.
 """
 
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from time import monotonic, time_ns
@@ -27,6 +28,7 @@ from pydantic import ValidationError
 
 from schemas import Message, Query, QueryAnswer, Reply, answer_in
 from schemas.queries import BaseQuery
+from schemas.trace import TRACEPARENT, require_traceparent, trace_in
 from worker.addresses import BrokerAddress, Server
 from worker.broker.topology import BILLING
 from worker.errors import (
@@ -90,6 +92,7 @@ class BillingClient:
         self._own_queue: str | None = None
         self._awaited: str | None = None
         self._reply: bytes | None = None
+        self._reply_trace: str | None = None
 
     def __enter__(self) -> Self:
         self._connect()
@@ -103,18 +106,24 @@ class BillingClient:
     ) -> None:
         self._drop()
 
-    def send(self, message: Message, *, lane: Lane = "interactive") -> str:
+    @property
+    def reply_traceparent(self) -> str | None:
+        """Trace context of the latest reply or answer: its message's own; None without one."""
+        return self._reply_trace
+
+    def send(self, message: Message, *, lane: Lane = "interactive", traceparent: str | None = None) -> str:
         """Publish ``message`` with a confirm of the broker; return the correlation id.
 
         ``lane="bulk"`` is for usage that nobody waits for: it is served last. Raises ValueError for another
-        type there. ``message.replies`` says which replies are wanted.
+        type there, and for a ``traceparent`` (W3C) that is none. ``message.replies`` says which replies are
+        wanted.
         """
         exchange = exchange_of(lane, message)
         correlation_id = uuid4().hex
-        self._publish(message, correlation_id, exchange, waits=False)
+        self._publish(message, correlation_id, exchange, trace_headers(traceparent), waits=False)
         return correlation_id
 
-    def request(self, message: Message, timeout_s: float = 10.0) -> Reply:
+    def request(self, message: Message, timeout_s: float = 10.0, *, traceparent: str | None = None) -> Reply:
         """Publish ``message`` and wait for its reply, rejections included. Raises NoReplyError.
 
         The reply to a batch counts the applied, rejected and malformed (``failed``) items, and has
@@ -122,68 +131,73 @@ class BillingClient:
         message whose ``replies`` are not all wanted: it might wait in vain.
         """
         require_reply(message)
-        correlation_id = uuid4().hex
-        self._awaited, self._reply = correlation_id, None
-        try:
-            self._publish(message, correlation_id, BILLING.exchange, waits=True)
-            return _reply_in(self._wait(message, timeout_s))
-        finally:
-            self._awaited = self._reply = None
+        return _reply_in(self._asked(message, timeout_s, traceparent))
 
-    def ask(self, query: Query, timeout_s: float = 5.0) -> QueryAnswer:
+    def ask(self, query: Query, timeout_s: float = 5.0, *, traceparent: str | None = None) -> QueryAnswer:
         """Publish ``query`` and wait for its answer, or for the problem in its place. Raises NoReplyError.
 
         A query moves nothing: it may be asked again at any time.
         """
+        return _answer_in(self._asked(query, timeout_s, traceparent))
+
+    def _asked(self, message: Message | Query, timeout_s: float, traceparent: str | None) -> bytes:
+        """Publish ``message`` and return what comes back."""
+        headers = trace_headers(traceparent)
         correlation_id = uuid4().hex
-        self._awaited, self._reply = correlation_id, None
+        self._awaited, self._reply, self._reply_trace = correlation_id, None, None
         try:
-            self._publish(query, correlation_id, BILLING.exchange, waits=True)
-            return _answer_in(self._wait(query, timeout_s))
+            self._publish(message, correlation_id, BILLING.exchange, headers, waits=True)
+            return self._wait(message, timeout_s)
         finally:
             self._awaited = self._reply = None
 
-    def _publish(self, message: Message | Query, correlation_id: str, exchange: str, *, waits: bool) -> None:
+    def _publish(
+        self,
+        message: Message | Query,
+        correlation_id: str,
+        exchange: str,
+        headers: Mapping[str, str] | None = None,
+        *,
+        waits: bool,
+    ) -> None:
         """Publish, and repeat with the same ids on a new connection where the old one is lost."""
-        message_id = uuid4().hex
         is_new = not self._is_alive()
+        now_ms = time_ns() // 10**6
+        properties: dict[str, Any] = {
+            "content_type": "application/json",
+            "delivery_mode": 1 if isinstance(message, BaseQuery) else 2,
+            "correlation_id": correlation_id,
+            "message_id": uuid4().hex,
+            # The broker vouches for it, and the workers' rules about senders and reply queues go by it.
+            "user_id": self._user,
+            # Workers observe how old a message is when it is applied; AMQP's own stamp counts whole seconds.
+            "timestamp": now_ms // 1000,
+            "headers": {"timestamp_in_ms": now_ms, **(headers or {})},
+        }
         try:
-            self._publish_once(message, correlation_id, message_id, exchange, waits=waits)
+            self._publish_once(message, properties, exchange, waits=waits)
         except BrokerUnavailableError:
             if is_new:
                 raise
-            self._publish_once(message, correlation_id, message_id, exchange, waits=waits)
+            self._publish_once(message, properties, exchange, waits=waits)
 
     def _publish_once(
         self,
         message: Message | Query,
-        correlation_id: str,
-        message_id: str,
+        properties: Mapping[str, Any],
         exchange: str,
         *,
         waits: bool,
     ) -> None:
         if not self._is_alive():
             self._connect()
-        now_ms = time_ns() // 10**6
-        properties: dict[str, Any] = {
-            "content_type": "application/json",
-            "delivery_mode": 1 if isinstance(message, BaseQuery) else 2,
-            "correlation_id": correlation_id,
-            "message_id": message_id,
-            # The broker vouches for it, and the workers' rules about senders and reply queues go by it.
-            "user_id": self._user,
-            # Workers observe how old a message is when it is applied; AMQP's own stamp counts whole seconds.
-            "timestamp": now_ms // 1000,
-            "headers": {"timestamp_in_ms": now_ms},
-        }
         try:
-            properties["reply_to"] = self._own_reply_queue() if waits else self._reply_queue
+            reply_to = self._own_reply_queue() if waits else self._reply_queue
             self._channel.basic_publish(
                 exchange,
                 message.type,
                 message.to_json(),
-                pika.BasicProperties(**properties),
+                pika.BasicProperties(**properties, reply_to=reply_to),
                 mandatory=True,
             )
         except UnroutableError as error:
@@ -230,6 +244,8 @@ class BillingClient:
         """Keep the awaited reply; others are late replies to earlier requests."""
         if properties.correlation_id == self._awaited:
             self._reply = body
+            trace = trace_in((properties.headers or {}).get(TRACEPARENT))
+            self._reply_trace = None if trace is None else trace.traceparent
 
     def _is_alive(self) -> bool:
         """Read what the broker has sent; return True while the connection is open."""
@@ -285,6 +301,11 @@ def exchange_of(lane: Lane, message: Message) -> str:
         kinds = ", ".join(BILLING.bulk.routing_keys)
         raise ValueError(f"the bulk lane takes {kinds}, not {message.type}; leave `lane` out")
     return BILLING.bulk_exchange
+
+
+def trace_headers(traceparent: str | None) -> dict[str, str]:
+    """Return the headers of a message with this trace context. Raises ValueError for one that is none."""
+    return {} if traceparent is None else {TRACEPARENT: require_traceparent(traceparent)}
 
 
 def require_reply(message: Message) -> None:

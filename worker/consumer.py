@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
 
 from worker.batches import Batch, Batches
 from worker.broker import Consumes, Delivery, Link
@@ -26,8 +28,10 @@ from worker.lanes.pausing import Lanes
 from worker.lanes.poison import SHRINK, PoisonTrials, may_be_poison
 from worker.lanes.schema import SchemaPause
 from worker.lanes.sharing import LaneShares
+from worker.lanes.tally import LaneTally
 from worker.lanes.trials import TrialRunner
 from worker.ledger.store import Ledger
+from worker.ledger.workers import WorkerState
 from worker.metrics import Metrics, ProcessRole
 from worker.pipeline import Pipeline
 from worker.runtime.backoff import Backoff, Outage, await_server
@@ -54,11 +58,25 @@ class ConsumerPace:
     hold_most_s: float = 1440.0
 
 
+class Reload(Protocol):
+    """Reload of what may change while a worker runs; it may ask the ledger."""
+
+    @property
+    def requested(self) -> bool:
+        """True where somebody has asked for it."""
+        ...
+
+    def run(self) -> None:
+        """Reload; what is bad is logged, and stays as it was."""
+        ...
+
+
 class Consumer:
     """Runs the pipeline on what a broker delivers, over one link after the other.
 
     ``connect`` opens a link that holds at most so many messages of each queue. ``exits_on_limit`` ends the
-    loop where a lane would be paused. ``bulk`` is the queue that is served last.
+    loop where a lane would be paused. ``bulk`` is the queue that is served last. ``tally`` counts what is
+    done. ``turned`` is called while it waits for the ledger; ``reload`` is run between batches.
     """
 
     def __init__(
@@ -76,7 +94,11 @@ class Consumer:
         metrics: Metrics,
         exits_on_limit: bool = False,
         bulk: str | None = None,
+        turned: Callable[[], None] = lambda: None,
+        reload: Reload | None = None,
+        tally: LaneTally | None = None,
     ) -> None:
+        self._tally = tally
         self._connect, self._ledger, self._pipeline = connect, ledger, pipeline
         self._poison, self._lanes, self._schema = poison, lanes, schema
         self._pace, self._stop, self._rng, self._metrics = pace, stop, rng, metrics
@@ -84,7 +106,21 @@ class Consumer:
         self._shares = LaneShares(bulk, pace.batch_size)
         self._broker, self._database = self._outage("broker"), self._outage("database")
         self._relinking = self._backoff()
-        self._has_been_linked = False
+        self._has_been_linked = self._is_linked = False
+        self._turned, self._reload = turned, reload
+
+    @property
+    def obstacle(self) -> str | None:
+        """Reason why it does not take every message now; None while it does. Any thread may ask."""
+        if away := [outage.server for outage in (self._broker, self._database) if outage.lasts]:
+            return f"the {' and the '.join(away)} is away"
+        if self._schema.text is not None:
+            return f"paused: {self._schema.text}"
+        if not self._is_linked:
+            return "it consumes nothing yet"
+        if paused := self._lanes.reasons():
+            return f"paused: {', '.join(paused)}"
+        return None
 
     def run(self, *, drain: bool = False) -> None:
         """Consume until stopped; with ``drain``, until nothing more arrives.
@@ -98,8 +134,34 @@ class Consumer:
             while not (done or self._stop.requested):
                 done = self._consume_until_lost(drain=drain)
         finally:
+            self._pipeline.write_log(all_=True)
             self._lanes.end()
             self._schema.end()
+
+    def state(self) -> tuple[WorkerState, str | None]:
+        """Return what the loop does, and why where it isn't consuming; any thread may ask."""
+        waits_for = next((one.server for one in (self._database, self._broker) if one.lasts), None)
+        paused = self._lanes.reasons()
+        if self._stop.requested:
+            return WorkerState.STOPPING, None
+        if self._schema.text is not None:
+            return WorkerState.PAUSED, self._schema.text
+        if waits_for is not None:
+            return WorkerState.WAITING, f"the {waits_for}"
+        if not self._has_been_linked:
+            return WorkerState.STARTING, None
+        if len(paused) < len(self._lanes.queues):
+            return WorkerState.CONSUMING, None
+        is_quiesced = all(map(self._lanes.operator.is_quiesced, self._lanes.queues))
+        return (WorkerState.QUIESCED if is_quiesced else WorkerState.PAUSED), None
+
+    def obeyed_at(self) -> datetime | None:
+        """Return when the pauses that it obeys were read; any thread may ask."""
+        return self._lanes.operator.obeyed_at
+
+    def paused(self) -> dict[str, str]:
+        """Return why each paused lane takes nothing; any thread may ask."""
+        return self._lanes.reasons()
 
     # -- links --------------------------------------------------------------------------------------------
 
@@ -144,10 +206,11 @@ class Consumer:
                 f"stopped: {self._lanes.paused[0]} is paused, see `billing-worker check`"
             )
         link = self._connect(self._lanes.open(prefetch))
-        self._has_been_linked = True
+        self._has_been_linked = self._is_linked = True
         try:
             yield link
         finally:
+            self._is_linked = False
             with suppress(BrokerUnavailableError):
                 link.close()
 
@@ -163,6 +226,7 @@ class Consumer:
         """Run batches until the stop. Returns True when ``drain`` is set and nothing comes any more."""
         batches, control = self._parts_on(link, ledger)
         while not self._stop.requested:
+            self._reload_between(batches)
             is_idle = batches.is_idle
             deliveries = self._receive(link, self._pace.batch_size, IDLE_S if is_idle else 0)
             batch, on_record = _decoded(batches, control, deliveries)
@@ -185,11 +249,18 @@ class Consumer:
                 batches.finish()
                 batches.session.in_ledger(self._schema.look)
             self._lanes.raise_prefetch(link, self._pace.prefetch, factor=SHRINK if on_record else None)
+            self._pipeline.write_log()
             if drain and is_idle and not deliveries:
                 return True
             link.keep_alive()
         batches.finish()
         return False
+
+    def _reload_between(self, batches: Batches) -> None:
+        """Reload what may change while it runs, where that is asked for: between batches, never in one."""
+        if self._reload is not None and self._reload.requested:
+            batches.finish()
+            batches.session.in_ledger(self._reload.run)
 
     def _receive(self, link: Consumes, most: int, wait_s: float) -> Sequence[Delivery]:
         deliveries = link.receive(most, wait_s, self._shares.next())
@@ -214,8 +285,10 @@ class Consumer:
             stop=self._stop,
             hold_most_s=self._pace.hold_most_s,
             look=self._schema.look,
+            turned=self._turned,
         )
-        batches = Batches(link, session, self._pipeline, self._metrics)
+        on_done = self._tally.note if self._tally is not None else lambda _: None
+        batches = Batches(link, session, self._pipeline, self._metrics, on_done=on_done)
         trials = TrialRunner(self._poison, batches)
         return batches, LaneControl(self._lanes, trials, batches, exits_on_limit=self._exits_on_limit)
 

@@ -10,9 +10,10 @@ from typing import Self
 from uuid import uuid4
 
 from schemas import Message, Query, QueryAnswer, Reply, commands_of
+from schemas.trace import TRACEPARENT
 from worker.broker import Delivery
 from worker.catalog import Catalog, load_catalog
-from worker.client import Lane, exchange_of, require_reply
+from worker.client import Lane, exchange_of, require_reply, trace_headers
 from worker.core import Answer, decide
 from worker.errors import BrokerUnavailableError
 from worker.ledger.engine import ledger_engine
@@ -35,6 +36,7 @@ class FakeBillingClient:
         self.now = now or datetime(2026, 1, 1, tzinfo=UTC)
         self.sent: list[Message] = []
         self.is_unavailable = False
+        self._reply_trace: str | None = None
         self._catalog = catalog or load_catalog()
         self._engine = ledger_engine("sqlite://")
         migrate(self._engine)
@@ -57,23 +59,32 @@ class FakeBillingClient:
     ) -> None:
         self._engine.dispose()
 
-    def send(self, message: Message, *, lane: Lane = "interactive") -> str:
+    @property
+    def reply_traceparent(self) -> str | None:
+        """Trace context of the latest reply or answer."""
+        return self._reply_trace
+
+    def send(self, message: Message, *, lane: Lane = "interactive", traceparent: str | None = None) -> str:
         """Apply ``message``; return a correlation id. Raises ValueError as the client does."""
         exchange_of(lane, message)
+        trace_headers(traceparent)
         self._apply(message)
         return uuid4().hex
 
-    def request(self, message: Message, timeout_s: float = 10.0) -> Reply:
+    def request(self, message: Message, timeout_s: float = 10.0, *, traceparent: str | None = None) -> Reply:
         """Apply ``message`` and return its reply."""
         del timeout_s
         require_reply(message)
-        delivery = Delivery(message.to_json(), "fake", "billing", message.type, 0)
+        headers = trace_headers(traceparent)
+        delivery = Delivery(message.to_json(), "fake", "billing", message.type, 0, headers=headers)
         outgoing = self._replies.for_answers(delivery, message, self._apply(message), self.now)
+        self._reply_trace = outgoing[0].headers.get(TRACEPARENT)
         return Reply.model_validate_json(outgoing[0].body)
 
-    def ask(self, query: Query, timeout_s: float = 5.0) -> QueryAnswer:
+    def ask(self, query: Query, timeout_s: float = 5.0, *, traceparent: str | None = None) -> QueryAnswer:
         """Return the answer to ``query``."""
         del timeout_s
+        self._reply_trace = trace_headers(traceparent).get(TRACEPARENT)
         self._require_broker()
         (answer,) = self._queries.answer([query])
         return answer

@@ -11,12 +11,14 @@ from math import nan
 from typing import TypedDict, get_args
 
 import prometheus_client
-from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector, start_http_server
+from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector, make_wsgi_app
 
 from schemas import MESSAGE_TYPES, QUERY_TYPES, Code, DeadLetterReason, NoticeType, Status
 from worker import __version__
 from worker.errors import ConfigurationError
 from worker.observability.group import MetricGroup
+from worker.runtime.probes import ProbesApp, serve_probes
+from worker.runtime.process_health import ProcessHealth
 
 #: Pairs of a sender and a code that have labels of their own; the other senders share one.
 REFUSALS_MAX = 8
@@ -391,15 +393,16 @@ class Metrics:
         PlatformCollector(registry=registry)
         return registry
 
-    def serve(self, host: str, port: int, *roles: ProcessRole) -> None:
-        """Serve the metrics of ``roles`` on ``port`` of the address ``host``, in a thread; at 0 nowhere.
+    def serve(self, host: str, port: int, *roles: ProcessRole, health: ProcessHealth | None = None) -> None:
+        """Serve the metrics of ``roles`` and ``health`` on ``port`` of ``host``, in a thread; at 0 nowhere.
 
         Raises ConfigurationError where the port is taken, or the address is none of this machine's.
         """
         if not port:
             return
         try:
-            start_http_server(port, host, registry=self.registry_of(*roles))
+            metrics = make_wsgi_app(self.registry_of(*roles))
+            serve_probes(host, port, ProbesApp(metrics, health or ProcessHealth()))
         except OSError as error:
             raise ConfigurationError(
                 f"metrics can't be served on {host}, port {port}: {error.strerror}; "

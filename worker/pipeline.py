@@ -10,10 +10,19 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from schemas import Code, Command, DeadLetterReason, Message, Status, UsageBatch, commands_of, first_malformed
+from schemas import (
+    Code,
+    Command,
+    DeadLetterReason,
+    Message,
+    Status,
+    UsageBatch,
+    commands_of,
+    first_malformed,
+)
 from worker.broker import Consumes, Delivery, Link, Publishes
 from worker.catalog import Catalog
-from worker.core import Answer, Conflict, decide
+from worker.core import Answer, Conflict, Decided, decide
 from worker.errors import (
     BrokerUnavailableError,
     ConfigurationError,
@@ -25,8 +34,11 @@ from worker.ledger.senders import UNNAMED, Sender
 from worker.ledger.store import Ledger
 from worker.messages.ages import occurred_at, published_at
 from worker.messages.dead_letter_limit import DeadLetterLimit, FaultStep
+from worker.messages.dead_letter_log import ANONYMOUS, FAULTS
 from worker.messages.dead_letters import Failure
+from worker.messages.held import held_copy, publish_held
 from worker.messages.known_ids import has_unruly_ids, unruly_ids, with_known
+from worker.messages.message_log import MessageLog
 from worker.messages.origin import origin_of
 from worker.messages.outgoing import OutgoingResponse
 from worker.messages.policy import Policy
@@ -35,15 +47,11 @@ from worker.messages.receiving import message_in, poison_failure
 from worker.messages.rejected_payments import RejectedPayments
 from worker.messages.replies import Replies, failure_of
 from worker.messages.senders import sender_in
+from worker.messages.tracing import trace_headers
 from worker.metrics import Metrics, Since
-from worker.runtime.limited_log import LimitedLog
 from worker.runtime.retry import ContentionRetry
 
 log = logging.getLogger(__name__)
-
-#: Reasons that are faults of the worker's; the others are refusals.
-_FAULTS = {DeadLetterReason.UNPROCESSABLE, DeadLetterReason.DELIVERY_LIMIT}
-_ANONYMOUS = "anonymous"
 
 
 @dataclass(slots=True, eq=False)
@@ -86,7 +94,8 @@ class Item:
 class Pipeline:
     """Puts batches of deliveries through one ledger. ``pause`` waits so many seconds.
 
-    Items of a lane that is over its ``limit`` are kept: the caller pauses that lane.
+    Items of a lane that is over its ``limit`` are kept: the caller pauses that lane. ``log_references`` logs
+    a line for each message.
     """
 
     def __init__(
@@ -99,6 +108,7 @@ class Pipeline:
         pause: Callable[[float], None],
         metrics: Metrics,
         limit: DeadLetterLimit | None = None,
+        log_references: bool = False,
     ) -> None:
         self.limit = DeadLetterLimit() if limit is None else limit
         self._ledger, self._catalog, self._policy = ledger, catalog, policy
@@ -108,9 +118,12 @@ class Pipeline:
         )
         self._replies = Replies(policy)
         self._publisher = Publisher(policy, self._replies, metrics)
-        self._fault_log = LimitedLog(log, logging.ERROR, every_s=10.0)
-        self._refusal_log = LimitedLog(log, logging.WARNING)
-        self._rejected_payments = RejectedPayments(metrics, log)
+        self._message_log = MessageLog(log) if log_references else None
+        self._rejected_payments = RejectedPayments(metrics, log, policy.worker_users)
+
+    def use(self, catalog: Catalog, policy: Policy) -> None:
+        """Judge by another catalog, and by the policy that knows its ids; only between batches."""
+        self._catalog, self._policy = catalog, policy
 
     def receive(self, deliveries: Sequence[Delivery]) -> list[Item]:
         """Decode each delivery by itself; one without a command is refused and disturbs no neighbour."""
@@ -151,7 +164,7 @@ class Pipeline:
                 item.tries += 1
             else:
                 self._ledger.require_usable()
-                item.failure = self._failure_of(item, fault)
+                item.failure = failure_of(item.message, fault)
             return False
         self.limit.reset_all(item.queue)
         return True
@@ -201,7 +214,7 @@ class Pipeline:
             self._write_responses(item, now)
         self._count_refusals(fresh)
         for item in fresh:
-            self._rejected_payments.add(item.answers or ())
+            self._rejected_payments.add(item.delivery, item.answers or ())
         try:
             outgoing = [item.outgoing for item in items if item.outgoing and not item.kept]
             left = self._publisher.send(link, outgoing, now)
@@ -219,6 +232,21 @@ class Pipeline:
         items = [item for item in items if not item.kept]
         link.acknowledge([item.delivery for item in items])
         self._count(items)
+        if self._message_log is not None:
+            for item in items:
+                self._log_message(self._message_log, item)
+
+    def write_log(self, *, all_: bool = False) -> None:
+        """Log the dead letters since the last line of their cause; ``all_`` before the process ends."""
+        self._publisher.write_log(all_=all_)
+
+    def hold(self, link: Publishes, deliveries: Mapping[Delivery, str]) -> Sequence[Delivery]:
+        """Hold deliveries, each of a type that is paused; return those for which no queue is there.
+
+        Raises UnansweredError, and may be called again. The caller acknowledges what is held.
+        """
+        copies = [held_copy(delivery, type_, self._policy) for delivery, type_ in deliveries.items()]
+        return publish_held(link, list(deliveries), copies)
 
     # -- decode -------------------------------------------------------------------------------------------
 
@@ -289,14 +317,8 @@ class Pipeline:
             return
         # No message is to blame where the schema isn't for this version: it raises UnusableSchemaError.
         self._ledger.require_usable()
-        item.failure = self._failure_of(item, fault)
+        item.failure = failure_of(item.message, fault)
         self.limit.add_fault(item.queue)
-
-    def _failure_of(self, item: Item, fault: Exception) -> Failure:
-        # The text and the traceback may hold the producer's data; they go into the dead letter, not the log.
-        name = type(fault).__name__
-        self._fault_log.add(name, f"a message met a fault ({name}) and becomes a dead letter")
-        return failure_of(item.message, fault)
 
     # -- reply --------------------------------------------------------------------------------------------
 
@@ -311,8 +333,8 @@ class Pipeline:
         try:
             item.outgoing = self._responses_to(item, now)
         except Exception as fault:  # noqa: BLE001 - one strange property must not hold the batch
-            item.failure = self._failure_of(item, fault)
-            bare = replace(item.delivery, properties={}, headers={})
+            item.failure = failure_of(item.message, fault)
+            bare = replace(item.delivery, properties={}, headers=trace_headers(item.delivery))
             item.outgoing = [self._replies.dead_letter(bare, item.failure, item.tries, now)]
             self.limit.add_fault(item.queue, FaultStep.REPLY)
         else:
@@ -329,21 +351,35 @@ class Pipeline:
     # -- refusals -----------------------------------------------------------------------------------------
 
     def _count_refusals(self, items: Sequence[Item]) -> None:
-        """Count and log refusals by sender; under a new configuration too many of them are kept."""
+        """Count refusals by sender; under a new configuration too many of them are kept."""
         self._metrics.faults_in_a_row.set(self.limit.most_faults)
         for item in items:
             code = _refusal(item)
             if self.limit.is_watching and not self.limit.add_message(item.queue, code):
                 item.kept = True
             elif code is not None:
-                sender = origin_of(item.delivery, self._policy.worker_users).sender or _ANONYMOUS
-                self._metrics.count_refusal(sender, code)
-                self._refusal_log.add(
-                    sender,
-                    f"refused a message of {sender!r} ({code}): see `billing-worker dead-letters groups`",
-                )
+                self._metrics.count_refusal(self._sender_of(item) or ANONYMOUS, code)
 
-    # -- count --------------------------------------------------------------------------------------------
+    def _sender_of(self, item: Item) -> str | None:
+        return origin_of(item.delivery, self._policy.worker_users).sender
+
+    # -- count and log ------------------------------------------------------------------------------------
+
+    def _log_message(self, message_log: MessageLog, item: Item) -> None:
+        status, code = _result(item)
+        answer = item.answers[0] if item.answers and not isinstance(item.message, UsageBatch) else None
+        subject = item.failure if item.message is None else item.message
+        message_log.add(
+            item.delivery,
+            status=status,
+            code=code,
+            sender=self._sender_of(item),
+            type_=None if subject is None else subject.type,
+            reference_id=None if subject is None else subject.reference_id,
+            user_id=getattr(subject, "user_id", None),
+            attempt=answer.outcome.attempt if isinstance(answer, Decided) else None,
+            duplicate=answer.duplicate if isinstance(answer, Decided) else None,
+        )
 
     def _observe_confirm(self, items: Sequence[Item]) -> None:
         """Observe the time since the first commit of the batch; the broker has confirmed its replies."""
@@ -392,7 +428,7 @@ def _kept_of(senders: Sequence[Sender], erased: Collection[int]) -> Sequence[Sen
 def _refusal(item: Item) -> DeadLetterReason | None:
     """Return the reason code of a refusal, which is most often its sender's fault; None where it is none."""
     if item.failure is not None:
-        return None if item.failure.code in _FAULTS else item.failure.code
+        return None if item.failure.code in FAULTS else item.failure.code
     if (malformed := first_malformed(item.message)) is not None:
         return malformed.reason
     if any(isinstance(answer, Conflict) for answer in item.answers or ()):
@@ -404,6 +440,18 @@ _Outcome = tuple[Status, Code]
 _MALFORMED: _Outcome = (Status.FAILED, Code.MALFORMED)
 _UNPROCESSABLE: _Outcome = (Status.FAILED, Code.UNPROCESSABLE)
 _CONFLICT: _Outcome = (Status.REJECTED, Code.REFERENCE_CONFLICT)
+
+
+def _result(item: Item) -> tuple[Status, str]:
+    """Return the status and the code of the reply."""
+    if item.failure is not None or item.answers is None:
+        return Status.FAILED, Code.UNPROCESSABLE if item.failure is None else item.failure.code
+    if isinstance(item.message, UsageBatch):
+        return Status.APPLIED, Code.BATCH_PROCESSED
+    answer = item.answers[0]
+    if isinstance(answer, Conflict):
+        return Status.REJECTED, Code.REFERENCE_CONFLICT
+    return answer.outcome.status, answer.outcome.code
 
 
 def _type_of(item: Item) -> str:

@@ -1,13 +1,16 @@
 """The processes that run until they are stopped: worker, reader, and scheduler with its drainer."""
 
 import logging
-from collections.abc import Callable
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 
 from worker.bootstrap import Application
 from worker.broker import BILLING
 from worker.errors import BrokerUnavailableError, ConfigurationError
+from worker.ledger.workers import WorkerKind
+from worker.runtime import log_fields
 from worker.runtime.backoff import Backoff, Outage, await_server
+from worker.runtime.log_fields import LogEvent
 from worker.runtime.stop import SignalStop
 from worker.runtime.threads import beside
 from worker.settings import redacted
@@ -20,7 +23,12 @@ _RETRY_FIRST_S, _RETRY_MOST_S = 0.5, 2.0
 
 
 def run_worker(
-    application: Application, stop: SignalStop, *, drain: bool = False, with_scheduler: bool = False
+    application: Application,
+    stop: SignalStop,
+    *,
+    drain: bool = False,
+    with_scheduler: bool = False,
+    supervisor: int | None = None,
 ) -> None:
     """Run one worker in this process until ``stop``, or until nothing is left with ``drain``.
 
@@ -28,7 +36,12 @@ def run_worker(
     """
     settings = application.settings
     _begin(application, stop)
-    log.info("consuming from %s into %s", redacted(settings.broker_url), redacted(settings.database_url))
+    log.info(
+        "consuming from %s into %s",
+        redacted(settings.broker_url),
+        redacted(settings.database_url),
+        extra=log_fields.fields(LogEvent.STARTED),
+    )
     _log_differences(application)
     loops: dict[str, Callable[[SignalStop], None]] = {}
     if with_scheduler:
@@ -39,9 +52,16 @@ def run_worker(
             "payments": application.waiting_watch().run,
             "watches": application.watches().run,
         }
-    with beside(stop, **loops):
-        application.consumer(stop).run(drain=drain)
-    log.info("stopped")
+    consumer = application.consumer(application.health.watched(stop))
+    presence = application.presence_of_worker(consumer, supervisor)
+    application.health.add_obstacle(lambda: consumer.obstacle)
+    application.health.add_probe(application.writable())
+    try:
+        with beside(stop, presence=presence.run, **loops):
+            consumer.run(drain=drain)
+    finally:
+        presence.end()
+    log.info("stopped", extra=log_fields.fields(LogEvent.STOPPED))
 
 
 def run_scheduler(application: Application, stop: SignalStop) -> None:
@@ -52,6 +72,7 @@ def run_scheduler(application: Application, stop: SignalStop) -> None:
         "scheduling what falls due in %s through %s",
         redacted(settings.database_url),
         redacted(settings.broker_url),
+        extra=log_fields.fields(LogEvent.STARTED),
     )
     loops = {
         "drainer": application.drainer().run,
@@ -59,18 +80,40 @@ def run_scheduler(application: Application, stop: SignalStop) -> None:
         "payments": application.waiting_watch().run,
         "watches": application.watches().run,
     }
-    with beside(stop, **loops):
-        application.scheduler().run(stop)
-    log.info("stopped")
+    scheduler = application.scheduler(application.health.turned)
+    application.health.add_obstacle(lambda: scheduler.obstacle)
+    application.health.add_probe(application.writable())
+    with _present(application, WorkerKind.SCHEDULER, stop), beside(stop, **loops):
+        scheduler.run(application.loop_stop(stop))
+    log.info("stopped", extra=log_fields.fields(LogEvent.STOPPED))
 
 
-def run_reader(application: Application, stop: SignalStop) -> None:
+def run_reader(application: Application, stop: SignalStop, supervisor: int | None = None) -> None:
     """Answer queries in this process until ``stop``."""
     settings = application.settings
     _await_schema(application, application.require_readable_schema, stop)
-    log.info("answering queries of %s", redacted(settings.broker_url))
-    application.query_reader().run(stop)
-    log.info("stopped")
+    log.info(
+        "answering queries of %s", redacted(settings.broker_url), extra=log_fields.fields(LogEvent.STARTED)
+    )
+    reader = application.query_reader()
+    application.health.add_obstacle(lambda: reader.obstacle)
+    application.health.add_probe(application.readable())
+    with _present(application, WorkerKind.READER, stop, supervisor):
+        reader.run(application.loop_stop(stop))
+    log.info("stopped", extra=log_fields.fields(LogEvent.STOPPED))
+
+
+@contextmanager
+def _present(
+    application: Application, kind: WorkerKind, stop: SignalStop, supervisor: int | None = None
+) -> Iterator[None]:
+    """Show this process to operators while the block runs."""
+    presence = application.presence(kind, supervisor)
+    try:
+        with beside(stop, presence=presence.run):
+            yield
+    finally:
+        presence.end()
 
 
 def _begin(application: Application, stop: SignalStop) -> None:
@@ -79,11 +122,12 @@ def _begin(application: Application, stop: SignalStop) -> None:
     _await_schema(application, lambda: application.require_usable_schema(application.batch_engine), stop)
 
 
-def _await_schema(application: Application, require: Callable[[], None], stop: SignalStop) -> None:
+def _await_schema(application: Application, require: Callable[[], None], signals: SignalStop) -> None:
     """Wait out an outage, and a schema that isn't for this version where the settings say so.
 
     Raises ConfigurationError otherwise.
     """
+    stop = application.health.watched(signals)
     outage = Outage("database", "waiting for it", logger=log)
     backoff = Backoff(_RETRY_FIRST_S, _RETRY_MOST_S, application.rng())
     waits_for: str | None = None

@@ -56,7 +56,7 @@ class Scheduler:
     """Publishes ``account.settle`` for accounts that are due, at most ``rate`` of them a second.
 
     ``connect`` opens a link to the broker, which is kept while there is something to publish.
-    ``sent_as`` is the broker user that it publishes as.
+    ``sent_as`` is the broker user that it publishes as. ``turned`` is called between its steps.
     """
 
     def __init__(
@@ -70,6 +70,7 @@ class Scheduler:
         rng: random.Random,
         metrics: Metrics,
         sent_as: str | None = None,
+        turned: Callable[[], None] = lambda: None,
     ) -> None:
         self._connect, self._engine = connect, engine
         self._interval_s = interval_s
@@ -77,9 +78,17 @@ class Scheduler:
         self._clock, self._metrics = clock, metrics
         self._backoff = Backoff(_RETRY_FIRST_S, _RETRY_MOST_S, rng)
         self._broker, self._database = self._outage("broker"), self._outage("database")
-        self._sent_as = sent_as
+        self._sent_as, self._turned = sent_as, turned
+        self._has_ticked = False
         self._recent: dict[_Due, datetime] = {}
         self._after: DueAccount | None = None
+
+    @property
+    def obstacle(self) -> str | None:
+        """Reason why it schedules nothing now; None while it does. Any thread may ask."""
+        if away := [outage.server for outage in (self._broker, self._database) if outage.lasts]:
+            return f"the {' and the '.join(away)} is away"
+        return None if self._has_ticked else "it has not looked for what is due yet"
 
     def run(self, stop: Stop) -> None:
         """Run a tick every interval until ``stop``, through outages of either server.
@@ -123,6 +132,7 @@ class Scheduler:
             self._after = fresh[published - 1]
         published += self._publish_awaited(now, self._most - published)
         self._metrics.last_tick.set(now.timestamp())
+        self._has_ticked = True
         return published
 
     def _publish_awaited(self, now: datetime, most: int) -> int:
@@ -130,6 +140,7 @@ class Scheduler:
 
         Nearly always there are none: a payment takes in what waits for it.
         """
+        self._turned()
         found = awaited_payments(self._engine, now - _TAKEN_IN_AFTER, self._most)
         fresh = [awaited for awaited in found if awaited not in self._recent][: max(most, 0)]
         return self._publish(fresh, now) if fresh else 0
@@ -148,6 +159,7 @@ class Scheduler:
 
     def _publish_chunk(self, link: Publishes, chunk: Sequence[_Due], now: datetime) -> None:
         """Publish, and remember what the broker has. Raises BrokerUnavailableError unless it has all."""
+        self._turned()
         published: dict[Outgoing, _Due] = {self._command(due, now): due for due in chunk}
         result = link.publish(list(published))
         self._recent |= {published[command]: now for command in result.accepted}

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -151,6 +152,8 @@ class Settings(BaseSettings):
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["text", "json"] = "text"
+    #: A line of the log for each message, with its reference and its user.
+    log_references: bool = False
     #: Address that metrics are served on: in a container 0.0.0.0, so that others reach them.
     metrics_listen: Annotated[str, Field(min_length=1)] = "127.0.0.1"
     metrics_port: Annotated[int, Field(ge=0, le=65535)] = 0  # 0: none
@@ -245,6 +248,21 @@ def load_settings(**flags: Any) -> Settings:
     except (UnicodeDecodeError, OSError) as error:
         why = "is not UTF-8" if isinstance(error, UnicodeDecodeError) else f"can't be read: {error.strerror}"
         raise ConfigurationError(f"settings: the file .env {why}") from None
+
+
+def given_variables() -> tuple[dict[str, str], dict[str, str | None]]:
+    """Return the variables with our prefix: those of the environment, and those of the file ``.env``."""
+    environment = {name: value for name, value in os.environ.items() if _is_ours(name)}
+    if not Path(".env").is_file():
+        return environment, {}
+    from dotenv import dotenv_values  # what pydantic-settings reads it with; most installations have no file
+
+    lines = dotenv_values(".env", encoding="utf-8")
+    return environment, {name: value for name, value in lines.items() if _is_ours(name)}
+
+
+def _is_ours(name: str) -> bool:
+    return name.upper().startswith(ENV_PREFIX)
 
 
 def _problem(location: tuple[int | str, ...], message: str) -> str:

@@ -11,6 +11,8 @@ from worker.errors import TransientError
 from worker.ledger.queries import snapshot
 from worker.ledger.queries.incidents import OverdueEvent, overdue_before, overdue_events, waiting_counts
 from worker.metrics import Metrics
+from worker.runtime import log_fields
+from worker.runtime.log_fields import LogEvent
 from worker.runtime.stop import Stop
 
 log = logging.getLogger(__name__)
@@ -31,6 +33,10 @@ class WaitingWatch:
         self._engine, self._waiting_days = engine, waiting_days
         self._metrics, self._clock = metrics, clock
         self._logged: OverdueEvent | None = None
+
+    def use(self, waiting_days: int) -> None:
+        """Look for what waits longer than so many days from now on."""
+        self._waiting_days = waiting_days
 
     def run(self, stop: Stop) -> None:
         """Look until ``stop``; an outage hides what waits and ends nothing."""
@@ -59,6 +65,7 @@ class WaitingWatch:
                 event.name,
                 f"{event.recorded_at:%Y-%m-%d %H:%M}Z",
                 self._waiting_days,
+                extra=log_fields.fields(LogEvent.PAYMENT_OVERDUE, reference_id=event.reference_id),
             )
 
     def _set(self, waiting: float, overdue: float) -> None:

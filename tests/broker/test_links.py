@@ -272,6 +272,23 @@ def test_queue_with_prefetch_zero_waits(connect: Connect) -> None:
     assert len(received(link, 3)) == 3
 
 
+def test_queue_of_which_no_more_is_taken_brings_what_has_arrived(connect: Connect) -> None:
+    connect().publish([usage(number) for number in range(5)])
+    link = connect(PAYMENTS, USAGE, prefetch=3)
+    taken = received(link, 1)
+    link.take_no_more(USAGE)
+    while link.arrived(USAGE):
+        taken += link.receive(10, 0)
+    link.acknowledge(taken)
+    assert link.receive(10, 0.2) == []
+    link.hold_at_most(USAGE, 0, give_back=True)
+    assert link.receive(10, 0.2) == []
+    link.hold_at_most(USAGE, 10)
+    taken += received(link, 5 - len(taken))
+    assert bodies(taken) == [usage(number).body for number in range(5)]
+    assert [one.redelivered for one in taken[:1]] == [False]
+
+
 def test_deliveries_given_back_come_again_and_other_queues_keep_theirs(connect: Connect) -> None:
     payment = Outgoing(b"{}", "billing", "payment.succeeded", {"message_id": "p"})
     connect().publish([payment, *(usage(number) for number in range(5))])

@@ -17,7 +17,7 @@ from tests.support.rabbit_client import RabbitClient
 from tests.support.waiting import eventually
 from worker.bootstrap import utc_now
 from worker.broker import BILLING, open_link
-from worker.catalog import load_catalog
+from worker.catalog import DEFAULT_CATALOG, load_catalog
 from worker.messages import reply_queue
 
 
@@ -32,7 +32,10 @@ def test_check_says_of_each_part_in_a_line_that_it_is_well(
     ended = bare_cli("check", "--broker-url", broker_url, "--database-url", postgres_url)
     assert ended.code == 0, ended.all
     well = dict.fromkeys(
-        ["catalog", "database", "schema", "writes", "session", "broker", "topology", "replies", "paused"],
+        [
+            *("settings", "catalog", "database", "schema", "writes", "session", "tiers", "broker"),
+            *("topology", "replies", "paused"),
+        ],
         "ok",
     ) | {"payments": "ok"}
     noted = dict.fromkeys(
@@ -53,6 +56,34 @@ def test_check_warns_while_anyone_may_give_credit(cli: Cli) -> None:
     )
     ended = cli("check", BILLING_SENDERS='{"payment.*": ["gateway"]}')
     assert "ok   senders: rules say who may give credit" in ended.lines
+
+
+def test_check_names_the_setting_that_a_misspelled_variable_meant(cli: Cli) -> None:
+    ended = cli("check", BILLING_SENDERZ="{}")
+    line = next(line for line in ended.lines if "settings" in line)
+    assert line == (
+        "note settings: BILLING_SENDERZ is no setting and changes nothing: did you mean BILLING_SENDERS?"
+    )
+
+
+def test_check_counts_the_accounts_on_tiers_that_the_catalog_lacks(
+    cli: Cli, ledger: FilledLedger, tmp_path: Path
+) -> None:
+    def line() -> str:
+        ended = cli("check", "--catalog", str(catalog))
+        return next(line for line in ended.lines if " tiers:" in line)
+
+    catalog = tmp_path / "catalog.toml"
+    packaged = DEFAULT_CATALOG.read_text()
+    catalog.write_text(packaged)
+    for name in ("ann", "bob"):
+        ledger.open(name)
+    assert line() == "ok   tiers: the catalog has those of all accounts"
+    catalog.write_text(packaged.replace("tiers.free", "tiers.gratis"))
+    assert line() == (
+        "note tiers: the catalog lacks the tier of accounts: 2 on 'free'; "
+        "put the tiers back, or change the accounts"
+    )
 
 
 def test_check_is_coloured_on_a_terminal(cli: Cli) -> None:
@@ -85,7 +116,7 @@ def test_check_says_what_is_bad_and_what_to_do_and_looks_at_the_rest(
     ended = cli("check")
     assert ended.code == 1
     assert [name for name, forecast in states(ended).items() if forecast == "bad"] == bad
-    assert len(ended.lines) == 16
+    assert len(ended.lines) == 18
     assert advice in next(line for line in ended.lines if line.startswith("bad"))
 
 

@@ -39,12 +39,19 @@ def signed_in(app: Flask, name: str) -> Visitor:
 
 def test_visitor_without_a_sign_in_sees_no_page(guarded: Flask) -> None:
     visitor = Visitor(guarded.test_client())
-    for path in set(paths(guarded, "GET")) - {"/sign-in", "/static/7"}:
+    for path in set(paths(guarded, "GET")) - {"/sign-in", "/static/7", "/healthz"}:
         response = visitor.client.get(path)
         assert response.status_code == 303, path
         assert response.location.startswith("/sign-in?next="), path
     for path in set(paths(guarded, "POST")) - {"/sign-in"}:
         visitor.post(path, status=303)
+
+
+def test_liveness_needs_no_sign_in_and_no_name_of_ours(guarded: Flask, application_: Application) -> None:
+    for app in (guarded, app_on(application_)):
+        response = app.test_client().get("/healthz", headers={"Host": "10.0.0.7:8800", "Via": "a proxy"})
+        assert (response.status_code, response.json) == (200, {"state": "live"})
+        assert "Set-Cookie" not in response.headers
 
 
 def test_sign_in_redirects_to_the_requested_page(guarded: Flask) -> None:

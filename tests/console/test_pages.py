@@ -47,7 +47,7 @@ def test_every_page_is_served(on_each_database: Application) -> None:
         "/dead-letters/1", "/dead-letters/15", "/dead-letters/1/edit", "/dead-letters/1/body",
         "/dead-letters/dry-run", "/dead-letters/dry-run?n=1&n=11", "/dead-letters/replay",
         "/dead-letters/replay?n=1", "/dead-letters/discard?n=1",
-        "/replays", "/payments", "/payments?kind=all", "/operations", "/operations?status=rejected&feature=x",
+        "/replays", "/payments", "/payments?kind=all", "/workers", "/workers/live", "/operations", "/operations?status=rejected&feature=x",
         "/operations?top=user", "/operations?format=csv", "/account/operations?user=ada",
         "/reports", "/reports?report=revenue&by=month&by=package", "/reports?report=liability&by=day",
         "/reports?report=usage&by=day&by=feature", "/reports?report=breakage&format=csv",
@@ -358,8 +358,8 @@ def test_path_of_an_earlier_version_redirects_for_ever(old: str, new: str, visit
 
 def test_overview_without_a_broker_shows_unknown_values(visitor: Visitor) -> None:
     page = words(visitor.get("/"))
-    assert "Messages waiting unknown the broker does not answer" in page
-    assert "Oldest waiting unknown the broker does not answer" in page
+    assert "Unknown : Messages waiting, Lag: the broker does not answer" in page
+    assert "Users 0" in page, "a known number has the place"
     assert "Broker Failing:" in page
     assert "Workers unknown:" in page
     assert "Dead letters 0 waiting" in page  # the ledger answers
@@ -377,8 +377,8 @@ def test_overview_without_a_ledger_shows_unknown_values(tmp_path: object) -> Non
     application = Application(load_settings(broker_url=NOWHERE, database_url=nowhere))
     visitor = Visitor(app_on(application).test_client())
     page = words(visitor.get("/"))
-    for tile in ("Dead letters", "Tokens affected", "Last posted"):
-        assert f"{tile} unknown the ledger does not answer" in page
+    unknown = "Workers, Dead letters, Tokens affected, Last posted"
+    assert f"{unknown}: the ledger does not answer" in page
     assert "Database Failing:" in page
     assert not re.search(r"Dead letters 0", page)
     for path in (
@@ -424,6 +424,7 @@ def test_unreadable_amounts_are_unknown_not_zero(application_: Application) -> N
     sample_data.drain(application_.service(), [sample_data.refused(b"no json", datetime.now(UTC))])
     visitor = Visitor(app_on(application_).test_client())
     group = application_.service().groups().groups[0].fingerprint
-    for path in ("/", "/dead-letters", "/dead-letters/1", f"/groups/{group}"):
+    for path in ("/dead-letters", "/dead-letters/1", f"/groups/{group}"):
         assert "Tokens affected unknown" in words(visitor.get(path)), path
+    assert "Tokens affected: no waiting dead letter has a known amount" in words(visitor.get("/"))
     assert "Users unknown" in words(visitor.get(f"/groups/{group}"))

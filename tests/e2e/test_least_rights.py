@@ -147,8 +147,13 @@ def test_rights_suffice_for_an_operator(
         monkeypatch, environment_of(ours) | {"BILLING_WORKER_USERS": user_of(users.url("worker")) or ""}
     )
     with WorkerProcesses(settings) as workers, RabbitClient(users.url("app")) as rabbit:
+        assert cli("pause", "--type", "usage.deduct", "--reason", "test").code == 0
         workers.start(BILLING_WORKER_USERS=user_of(users.url("ops")) or "")
         assert rabbit.request(OPENING)["code"] == "account_opened"
+        held = rabbit.publish({**IN_BULK, "referenceId": "held"})
+        eventually(lambda: rabbit.depth(BILLING.held.name) == 1, what="a held message")
+        assert cli("resume").code == 0
+        assert rabbit.replies({held})[held][0]["code"] == "tokens_deducted"
         assert rabbit.request(CONFLICT)["code"] == "reference_conflict"
         rabbit.publish({**IN_BULK, "referenceId": "unasked"}, reply_to=None, user_id=rabbit.user)
         for arguments in (
@@ -182,7 +187,7 @@ def overview_of(settings: Settings) -> str:
     application = Application(settings)
     guard = AccessGuard(None, "127.0.0.1", read_only=False)
     context = ConsoleContext(application, guard, as_csv)
-    with closing(context.probe):
+    with closing(context):
         shown = Visitor(create_app(context, b"a secret of the tests").test_client()).get("/")
     application.engine.dispose()
     return shown

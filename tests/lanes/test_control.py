@@ -1,23 +1,25 @@
 """Control of the lanes over one link: pauses, tries of a paused lane's message, and their ends."""
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, cast
 
 import pytest
 
-from schemas import DeadLetterReason
-from tests.support.fakes import FakeLink, FakePauses, FakeRecord, delivery
+from schemas import DeadLetterReason, DeductUsage
+from tests.support.fakes import FakeLink, FakeOperatorPauses, FakePauses, FakeRecord, delivery
 from worker.batches import Batches
 from worker.broker import Delivery, Link
-from worker.errors import LimitExceededError
+from worker.errors import LedgerUnavailableError, LimitExceededError
 from worker.lanes.control import LaneControl
+from worker.lanes.operator_pauses import OperatorPausedLanes, PauseWatch
 from worker.lanes.pausing import Lanes
 from worker.lanes.poison import PoisonTrials, key_of
 from worker.lanes.trials import TrialRunner
+from worker.ledger.operator_pauses import OperatorPause, PauseKind
 from worker.ledger.trials import Trial
 from worker.messages.dead_letter_limit import WATCHED, DeadLetterLimit
 from worker.messages.dead_letters import Failure
@@ -42,6 +44,7 @@ class StepRecorder:
     steps: list[str] = field(default_factory=list)
     on_record: list[int] = field(default_factory=list)
     after_tries: Callable[[Item], None] = lambda _: None
+    has_held_queue: bool = True
 
     def receive(self, deliveries: Sequence[Delivery]) -> list[Item]:
         return [Item(one) for one in deliveries]
@@ -66,6 +69,10 @@ class StepRecorder:
     def reply(self, _link: Link, items: Sequence[Item]) -> None:
         self.steps.append(f"answer {len(items)}")
 
+    def hold(self, _link: Link, deliveries: Mapping[Delivery, str]) -> Sequence[Delivery]:
+        self.steps.append(f"hold {len(deliveries)}")
+        return [one for one in deliveries if not self.has_held_queue]
+
     def acknowledge(self, link: Link, items: Sequence[Item]) -> None:
         self.steps.append(f"acknowledge {len(items)}")
         link.acknowledge([item.delivery for item in items])
@@ -78,6 +85,7 @@ class ControlWorld:
         self.now, self.link, self.record, self.pauses = 0.0, FakeLink(), FakeRecord(), FakePauses()
         self.limit, metrics = DeadLetterLimit(1, is_new_config=True), Metrics()
         self.pipeline = StepRecorder(self.limit, self.record)
+        self.operator = FakeOperatorPauses()
         self.lanes = Lanes(
             QUEUES,
             self.limit,
@@ -87,8 +95,10 @@ class ControlWorld:
             clock=lambda: NOW,
             rng=random.Random(1),
             metrics=metrics,
+            operator=OperatorPausedLanes(QUEUES, watch := PauseWatch(self.operator, lambda: NOW), metrics),
             seconds=lambda: self.now,
         )
+        self.watch = watch
         self.lanes.open(64)
         session = Session(
             self.link,
@@ -109,6 +119,11 @@ class ControlWorld:
         self.control.attend()
         self.limit.reset_all(USAGE)
         self.now += 1_000
+
+    def set_pauses(self, *pauses: OperatorPause) -> None:
+        """Let an operator's pauses be these; the worker has read them."""
+        self.operator.pauses = list(pauses)
+        self.watch.look()
 
 
 @pytest.fixture
@@ -240,3 +255,128 @@ def test_accepted_configuration_gives_back_the_messages_of_every_lane(world: Con
     assert world.lanes.paused == []
     assert world.link.holds == {PAYMENTS: 64, USAGE: 64}
     assert world.link.given_back == [PAYMENTS, USAGE]
+
+
+# -- pauses of operators ----------------------------------------------------------------------------------
+
+LANE = OperatorPause(1, USAGE, None, PauseKind.PAUSE, "why", "ann", NOW)
+QUIESCED = replace(LANE, kind=PauseKind.QUIESCE)
+TYPE = replace(LANE, number=2, type="usage.deduct")
+
+
+def deduction() -> Item:
+    return Item(usage(), DeductUsage(reference_id="r", user_id="u", tokens=1))
+
+
+def test_paused_lane_gives_back_what_it_holds_until_it_is_resumed(world: ControlWorld) -> None:
+    world.set_pauses(LANE)
+    assert world.lanes.needs_attention()
+    world.control.attend()
+    assert (world.link.holds, world.link.given_back) == ({USAGE: 0}, [USAGE])
+    assert not world.lanes.needs_attention()
+    world.lanes.raise_prefetch(world.link, 1_500)
+    assert world.link.holds == {USAGE: 0, PAYMENTS: 1_500}
+    world.set_pauses()
+    world.control.attend()
+    assert world.link.holds[USAGE] == 1_500
+
+
+def test_quiesced_lane_finishes_what_it_holds(world: ControlWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    arrived = [2]
+    monkeypatch.setattr(world.link, "arrived", lambda _: arrived[0])
+    world.set_pauses(QUIESCED)
+    world.control.attend()
+    assert (world.link.cancelled, world.link.given_back) == ([USAGE], [])
+    assert world.lanes.needs_attention(), "it is not done"
+    items = [Item(usage())]
+    assert world.control.without_paused(items) == items
+    arrived[0] = 0
+    world.control.attend()
+    assert world.link.given_back == [USAGE]
+    assert world.lanes.operator.is_quiesced(USAGE)
+    assert not world.lanes.needs_attention()
+
+
+def test_quiesced_lane_that_is_paused_gives_back_at_once(
+    world: ControlWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(world.link, "arrived", lambda _: 2)
+    world.set_pauses(QUIESCED)
+    world.control.attend()
+    world.set_pauses(LANE)
+    world.control.attend()
+    assert world.link.given_back == [USAGE]
+    assert not world.lanes.needs_attention()
+
+
+def test_trial_of_a_worker_never_resumes_an_operators_pause(world: ControlWorld) -> None:
+    world.pause()
+    world.control.without_paused([Item(usage())])
+    world.pipeline.passes = [True]
+    world.set_pauses(LANE)
+    world.control.attend()
+    assert world.pipeline.steps == [], "nothing is tried"
+    assert world.link.holds == {USAGE: 0}
+    world.set_pauses()
+    world.control.attend()
+    assert world.link.holds == {USAGE: 1}, "the worker's own pause goes on"
+
+
+def test_fault_in_a_lane_that_an_operator_paused_takes_nothing_of_it(world: ControlWorld) -> None:
+    world.set_pauses(LANE)
+    world.control.attend()
+    world.pause()
+    assert world.link.holds == {USAGE: 0}
+    assert world.lanes.open(64) == {PAYMENTS: 64, USAGE: 0}
+
+
+def test_message_of_a_paused_type_is_held_and_its_lane_goes_on(world: ControlWorld) -> None:
+    world.set_pauses(TYPE)
+    world.control.attend()
+    held, other = deduction(), Item(usage())
+    assert world.control.without_paused([held, other]) == [other]
+    assert world.pipeline.steps == ["hold 1"]
+    assert world.link.acknowledged == [held.delivery]
+    assert USAGE not in world.link.holds
+    world.set_pauses()
+    world.control.attend()
+    assert world.control.without_paused([again := deduction()]) == [again]
+
+
+def test_refused_message_of_a_paused_type_is_refused(world: ControlWorld) -> None:
+    world.set_pauses(TYPE)
+    world.control.attend()
+    refused = Item(usage(), failure=replace(POISON, type="usage.deduct"))
+    assert world.control.without_paused([refused]) == [refused]
+
+
+def test_lane_whose_type_cannot_be_held_is_paused_as_a_whole(world: ControlWorld) -> None:
+    world.pipeline.has_held_queue = False
+    world.set_pauses(TYPE)
+    world.control.attend()
+    assert world.control.without_paused([deduction()]) == []
+    assert world.link.acknowledged == []
+    world.control.attend()
+    assert (world.link.holds, world.link.given_back) == ({USAGE: 0}, [USAGE])
+    world.set_pauses()
+    world.control.attend()
+    assert world.link.holds == {USAGE: 64}
+
+
+def test_possible_poison_message_of_a_paused_type_is_held_unread(world: ControlWorld) -> None:
+    world.set_pauses(TYPE)
+    world.control.attend()
+    poison = usage(delivery_count=TRIAL_AFTER)
+    world.control.try_on_record([poison])
+    assert world.pipeline.steps == ["hold 1"]
+    assert world.link.acknowledged == [poison]
+
+
+def test_outage_of_the_database_leaves_pauses_as_they_are(world: ControlWorld) -> None:
+    world.set_pauses(LANE)
+    world.control.attend()
+    world.operator.down = True
+    with pytest.raises(LedgerUnavailableError):
+        world.watch.look()
+    assert not world.lanes.needs_attention()
+    assert world.lanes.operator.is_paused(USAGE)

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from tests.support.fakes import FakeLink, FakePauses, delivery
+from tests.support.fakes import FakeLink, FakePauses, delivery, operator_paused_lanes
 from worker.errors import LedgerUnavailableError
 from worker.lanes.pausing import PROBE_MOST_S, Lanes, is_new_config
 from worker.messages.dead_letter_limit import DeadLetterLimit, LimitExceeded, PauseCode
@@ -33,6 +33,7 @@ class LanesWorld:
             clock=lambda: NOW,
             rng=random.Random(1),
             metrics=self.metrics,
+            operator=operator_paused_lanes([PAYMENTS, USAGE], self.metrics),
             seconds=lambda: self.now,
         )
 

@@ -299,7 +299,11 @@ def test_refusals_pause_nothing_and_are_counted_by_sender(
     assert not pipeline.limit.is_over(USAGE)
     labels = {"sender": sender or "anonymous", "code": "not_json"}
     assert metrics.registry.get_sample_value("billing_worker_refusals_total", labels) == 2_000
-    assert len([record for record in caplog.records if "refused a message" in record.getMessage()]) == 1
+    (line,) = [
+        record.getMessage() for record in caplog.records if "dead-letters groups" in record.getMessage()
+    ]
+    assert line.startswith("2000 × not_json of unknown type, such as one without a reference, sender ")
+    assert f"sender {sender or 'anonymous'}: see" in line
 
 
 def test_refusals_of_a_new_configuration_are_kept_from_the_limit_on(make: Make) -> None:

@@ -11,6 +11,8 @@ from typing import Any, cast
 
 import pytest
 
+from worker.runtime.hang_up import HangUp
+from worker.runtime.process_health import WORKS
 from worker.runtime.supervisor import CONFIGURATION_EXIT, LIMIT_EXIT, UNSUPPORTED_EXIT, Program, Supervisor
 
 
@@ -22,6 +24,10 @@ class FakeProcess:
     pid: int
     code: int | None = None
     ignores_sigterm: bool = False
+    signals: list[int] = field(default_factory=list)
+
+    def send_signal(self, number: int) -> None:
+        self.signals.append(number)
 
     def poll(self) -> int | None:
         return self.code
@@ -48,8 +54,13 @@ class SupervisorWorld:
     requested: bool = False
     processes: list[FakeProcess] = field(default_factory=list)
     started_at: list[float] = field(default_factory=list)
+    reports: bool = False
+    hang_up: HangUp = field(default_factory=HangUp)
+    is_good: bool = True
 
     def start(self, program: Program) -> FakeProcess:
+        if self.reports and program.report is not None:
+            os.write(program.report, WORKS)
         self.processes.append(FakeProcess(program, len(self.processes)))
         self.started_at.append(self.now)
         return self.processes[-1]
@@ -61,7 +72,15 @@ class SupervisorWorld:
     def run(self, *names: str) -> int:
         programs = [Program(name, (), {}) for name in names]
         start = cast(Any, self.start)
-        return Supervisor(programs, random.Random(1), start=start, seconds=lambda: self.now).run(self)
+        supervisor = Supervisor(
+            programs,
+            random.Random(1),
+            start=start,
+            hang_up=self.hang_up,
+            judge=lambda: self.is_good,
+            seconds=lambda: self.now,
+        )
+        return supervisor.run(self)
 
 
 def test_stop_ends_all_workers() -> None:
@@ -135,3 +154,27 @@ def test_worker_whose_supervisor_died_first_ends() -> None:
     code = f"from worker.runtime.supervisor import follow_parent; follow_parent({os.getppid()}); input()"
     ended = subprocess.run([sys.executable, "-c", code], input=b"", timeout=60, check=False)
     assert ended.returncode == -signal.SIGTERM
+
+
+def _ends_after(waits: int) -> Callable[[SupervisorWorld], None]:
+    def on_wait(world: SupervisorWorld) -> None:
+        world.requested = world.now > waits * 0.2
+
+    return on_wait
+
+
+def test_hang_up_is_passed_once_to_each_process_whose_loop_turns() -> None:
+    world = SupervisorWorld(_ends_after(5), reports=True)
+    world.hang_up.request()
+    world.run("a", "b")
+    assert [process.signals for process in world.processes] == [[signal.SIGHUP]] * 2
+
+
+@pytest.mark.parametrize(("reports", "is_good"), [(False, True), (True, False)])
+def test_hang_up_reaches_no_process_that_starts_and_none_for_what_is_bad(
+    *, reports: bool, is_good: bool
+) -> None:
+    world = SupervisorWorld(_ends_after(5), reports=reports, is_good=is_good)
+    world.hang_up.request()
+    world.run("a")
+    assert world.processes[0].signals == []

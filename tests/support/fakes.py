@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from tests.support.fake_broker import FakeBroker
@@ -10,10 +10,13 @@ from worker.broker import BILLING, Delivery, JournalLimits, Link, Outgoing, Publ
 from worker.broker.deliveries import front_of
 from worker.broker.journal import NO_JOURNAL
 from worker.broker.sharing import BulkShare, Waiting, batch_of
-from worker.errors import BrokerUnavailableError, ConfigurationError
+from worker.errors import BrokerUnavailableError, ConfigurationError, LedgerUnavailableError
+from worker.lanes.operator_pauses import OperatorPausedLanes, PauseWatch
+from worker.ledger.operator_pauses import OperatorPause
 from worker.ledger.pauses import Pause
 from worker.ledger.trials import Trial, Trying
 from worker.messages.outgoing import OutgoingDeadLetter, OutgoingDirectReply, OutgoingNotice, OutgoingReply
+from worker.metrics import Metrics
 
 _REPLIES = (OutgoingReply, OutgoingDirectReply)
 _WORK = [queue.name for queue in BILLING.work]
@@ -46,6 +49,7 @@ class FakeLink(Link):
         self.closed = False
         self.holds: dict[str, int] = {}
         self.given_back: list[str] = []
+        self.cancelled: list[str] = []
         self.refusing: set[str] = set()
         self.closing: set[str] = set()
         self.on_close: Callable[[], None] = lambda: None
@@ -82,6 +86,14 @@ class FakeLink(Link):
             self.given_back.append(queue)
             self._give_back({queue})
         self._most[queue] = most if give_back else max(most, self._most[queue])
+
+    def take_no_more(self, queue: str) -> None:
+        self.cancelled.append(queue)
+        self._most[queue] = 0
+
+    def arrived(self, queue: str) -> int:
+        del queue
+        return 0  # what waits, waits at the broker
 
     def _give_back(self, queues: Collection[str]) -> None:
         self._broker.give_back(each for each in self._held if each.queue in queues)
@@ -235,6 +247,33 @@ class FakePauses:
     def accept(self, config: str, by: str, now: datetime) -> None:
         del by, now
         self.accepted.append(config)
+
+
+class FakeOperatorPauses:
+    """The pauses of operators, in memory; ``down`` raises as in an outage."""
+
+    def __init__(self, *pauses: OperatorPause) -> None:
+        self.pauses = list(pauses)
+        self.down = False
+        self.returned: list[int] = []
+
+    def current(self) -> list[OperatorPause]:
+        if self.down:
+            raise LedgerUnavailableError("down")
+        return list(self.pauses)
+
+    def mark_returned(self, numbers: Sequence[int], now: datetime) -> None:
+        del now
+        self.returned += numbers
+        self.pauses = [pause for pause in self.pauses if pause.number not in numbers]
+
+
+def operator_paused_lanes(
+    queues: Sequence[str], metrics: Metrics, pauses: FakeOperatorPauses | None = None
+) -> OperatorPausedLanes:
+    """The lanes of a worker that obeys ``pauses``; without any it obeys none."""
+    watch = PauseWatch(pauses or FakeOperatorPauses(), lambda: datetime.now(UTC))
+    return OperatorPausedLanes(queues, watch, metrics)
 
 
 def lost() -> None:

@@ -74,7 +74,7 @@ class _ForkedAgain(subprocess.Popen[Any]):
 def _start(process: subprocess.Popen[Any], given: Sequence[Any], fork: Callable[..., int]) -> None:
     (_, _, module, *arguments), cwd, env, pipes = given[0], given[5], given[6], given[10:16]
     place = {"cwd": os.fspath(cwd or os.getcwd()), "env": dict(os.environ if env is None else env)}
-    group = {"in_session": given[-2], "process_group": given[-1]}
+    group = {"in_session": given[-2], "process_group": given[-1], "kept": list(given[4])}
     files = [end if end != -1 else number for number, end in enumerate((pipes[0], pipes[3], pipes[5]))]
     process.pid = fork({"module": module, "arguments": arguments} | place | group, files)
     process._child_created = True  # type: ignore[attr-defined]
@@ -209,7 +209,7 @@ def _run_here(request: dict[str, Any], files: Sequence[int]) -> int:
     for handled in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGCHLD):
         signal.signal(handled, signal.SIG_DFL)
     _become(request | {"files": [os.dup(file) for file in files]})
-    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+    _close_all_but(request["kept"])
     code: Any = 0
     try:
         runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
@@ -223,6 +223,15 @@ def _run_here(request: dict[str, Any], files: Sequence[int]) -> int:
     sys.stdout.flush()
     sys.stderr.flush()
     return code if isinstance(code, int) else 1
+
+
+def _close_all_but(kept: Sequence[int]) -> None:
+    """Close all files but the standard streams and those that are passed on."""
+    first = 3
+    for file in sorted(kept):
+        os.closerange(first, file)
+        first = file + 1
+    os.closerange(first, os.sysconf("SC_OPEN_MAX"))
 
 
 def _stream(file: int, *, is_line_wise: bool) -> TextIO:

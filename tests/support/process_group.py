@@ -45,7 +45,7 @@ class Member:
     @property
     def outages(self) -> list[str]:
         """Warnings about a server, without those about malformed messages and rejected payments."""
-        aside = ("refused a message", "rejected the payment")
+        aside = (" × ", "rejected the payment")
         return [line for line in self.warnings if not any(text in line for text in aside)]
 
     @property

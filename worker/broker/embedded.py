@@ -197,6 +197,16 @@ class EmbeddedLink(Link):
             if most and queue not in self._consuming:
                 self._consume(queue)
 
+    def take_no_more(self, queue: str) -> None:
+        self._most[queue] = 0
+        with _broker_errors():
+            if queue in self._consuming:
+                self._channel.basic_cancel(queue)
+                self._consuming.discard(queue)
+
+    def arrived(self, queue: str) -> int:
+        return len(self._arrived[queue])
+
     def keep_alive(self, wait_s: float = 0.0) -> None:
         # There is nothing to keep alive, only the time to wait.
         deadline = monotonic() + wait_s

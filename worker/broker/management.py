@@ -5,6 +5,8 @@ import http.client
 import json
 from collections.abc import Mapping
 from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
@@ -15,6 +17,29 @@ from worker.runtime.tls import tls_context
 _TIMEOUT_S = 5.0
 #: Default limit from this version on, without a policy.
 _DEFAULT_LIMIT_SINCE, _DEFAULT_LIMIT = 4, 20
+
+
+@dataclass(frozen=True, slots=True)
+class QueueStatistics:
+    """Messages a second into a queue and out of it, and when its oldest one was sent; None: not counted."""
+
+    arrivals: float | None = None
+    departures: float | None = None
+    oldest_at: datetime | None = None
+
+    @classmethod
+    def parse(cls, found: Mapping[str, Any]) -> "QueueStatistics":
+        """Return the statistics in what the API says of a queue."""
+        counted = found.get("message_stats") or {}
+        oldest = found.get("head_message_timestamp")
+        oldest_at = datetime.fromtimestamp(oldest, UTC) if isinstance(oldest, int) and oldest > 0 else None
+        return cls(_rate(counted, "publish"), _rate(counted, "ack"), oldest_at)
+
+
+def _rate(counted: Mapping[str, Any], name: str) -> float | None:
+    details = counted.get(f"{name}_details")
+    rate = details.get("rate") if isinstance(details, dict) else None
+    return float(rate) if isinstance(rate, int | float) else None
 
 
 class Management:
@@ -41,6 +66,10 @@ class Management:
         has_default = not major.isdigit() or int(major) >= _DEFAULT_LIMIT_SINCE
         default = _DEFAULT_LIMIT if has_default else None
         return {queue: self._limit(queue, default) for queue in queues}
+
+    def queue_statistics(self, queue: str) -> QueueStatistics:
+        """Return what the broker counts of a queue; a broker may be set to count no rates."""
+        return QueueStatistics.parse(self._get(f"queues/{self._vhost}/{quote(queue, safe='')}"))
 
     def set_policy(self, name: str, pattern: str, definition: Mapping[str, str | int]) -> None:
         """Set a policy for queues; needs the tag ``policymaker``."""

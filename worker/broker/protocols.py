@@ -48,6 +48,17 @@ class Consumes(Connected, Protocol):
         """
         ...
 
+    def take_no_more(self, queue: str) -> None:
+        """Take no more of ``queue``; what has arrived may still be received and acknowledged.
+
+        ``hold_at_most`` takes messages again, with ``give_back`` once nothing of the queue is held.
+        """
+        ...
+
+    def arrived(self, queue: str) -> int:
+        """Return how many messages of ``queue`` have arrived and wait to be received."""
+        ...
+
 
 class Publishes(Connected, Protocol):
     """A connection that publishes messages, each confirmed by the broker."""

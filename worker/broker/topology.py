@@ -34,6 +34,14 @@ class Queue:
         return any(fnmatchcase(type_, key) for key in self.routing_keys)
 
 
+#: One consumer at a time returns what is held, so that it returns in its order.
+_HELD = Queue(
+    "billing.held",
+    arguments={"x-queue-type": "quorum", "x-single-active-consumer": True},
+    readers=("worker",),
+)
+
+
 @dataclass(frozen=True, slots=True)
 class JournalLimits:
     """Limits of the journal: the broker drops whole segments that are older, or beyond the size.
@@ -71,7 +79,8 @@ class Topology:
 
     ``exchange`` takes commands and queries, ``bulk_exchange`` those of the bulk lane, which is served last.
     Notices go to ``events``, to which a listener binds its queue. ``journal`` may exist beside them: a stream
-    that keeps every command for some days, for the roles of ``journal_readers`` alone.
+    that keeps every command for some days, for the roles of ``journal_readers`` alone. Messages of a type
+    that an operator has paused wait in ``held``.
     """
 
     exchange: str
@@ -79,6 +88,7 @@ class Topology:
     replies: Queue
     dead: Queue
     queries: Queue
+    held: Queue = field(default_factory=lambda: _HELD)
     events: str = "billing.events"
     bulk_exchange: str = "billing.bulk"
     journal: str = "billing.journal"
@@ -103,7 +113,7 @@ class Topology:
     @property
     def queues(self) -> tuple[Queue, ...]:
         """Every queue."""
-        return (*self.work, self.queries, self.replies, self.dead)
+        return (*self.work, self.queries, self.replies, self.dead, self.held)
 
     @property
     def bulk(self) -> Queue:
@@ -151,14 +161,14 @@ class Topology:
         return {
             "billing-work": (_any_of(self.work), definition),
             "billing-queries": (_any_of((self.queries,)), passing),
-            "billing-kept": (_any_of((self.replies, self.dead)), kept),
+            "billing-kept": (_any_of((self.replies, self.dead, self.held)), kept),
         }
 
     def least_delivery_limits(self) -> Mapping[str, int]:
         """The lowest delivery limit of each queue's policy that loses nothing."""
         return {
             **{queue.name: WORK_DELIVERY_LIMIT for queue in self.work},
-            **{queue.name: KEPT_DELIVERY_LIMIT for queue in (self.replies, self.dead)},
+            **{queue.name: KEPT_DELIVERY_LIMIT for queue in (self.replies, self.dead, self.held)},
         }
 
 

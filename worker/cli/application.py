@@ -8,6 +8,7 @@ import click
 
 from worker.bootstrap import Application
 from worker.cli.options import Command, Decorator
+from worker.cli.unknown_names import warn_of_unknown_names
 from worker.ledger.queries import Reader
 from worker.runtime.logging import configure_logging
 from worker.settings import broker_user, load_settings
@@ -76,6 +77,12 @@ _FLAGS: dict[str, Decorator] = {
     "log_format": click.option(
         "--log-format", type=click.Choice(["text", "json"]), help="[BILLING_LOG_FORMAT, text]"
     ),
+    "log_references": click.option(
+        "--log-references",
+        is_flag=True,
+        default=None,
+        help="Log a line for each message, with its reference and its user  [BILLING_LOG_REFERENCES]",
+    ),
 }
 
 
@@ -87,6 +94,8 @@ def with_application(*flags: str) -> Decorator:
         def run(**parameters: Any) -> Any:
             settings = load_settings(**{name: parameters.pop(name) for name in flags})
             configure_logging(settings.log_level, settings.log_format)
+            if parameters.get("supervised") is None:  # its supervisor has said it
+                warn_of_unknown_names()
             application = Application(settings)
             try:
                 return command(application, **parameters)

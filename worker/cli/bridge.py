@@ -1,5 +1,7 @@
 """``bridge``: the webhooks of payment gateways, published as commands."""
 
+import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,10 +10,12 @@ from pydantic import SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from worker.bootstrap import Application
+from worker.catalog import Catalog
 from worker.cli.application import sender_of, with_application
 from worker.cli.listening import listen_address, refuse_clear_text
 from worker.errors import ConfigurationError
 from worker.runtime.address import Address
+from worker.runtime.service_manager import ServiceManager, reported
 from worker.runtime.stop import SignalStop
 from worker.settings import ENV_PREFIX
 
@@ -135,8 +139,12 @@ def _endpoints(
             "`billing-worker bridge --help` shows one"
         )
     config = load_bridge_config(path)
-    catalog = application.catalog
-    config.require_sold([package.id for package in catalog.packages], catalog.tiers)
+
+    def judge(catalog: Catalog) -> None:
+        config.require_sold([package.id for package in catalog.packages], catalog.tiers)
+
+    judge(application.catalog)
+    application.catalog_reload.add(lambda _: None, judge)
     return endpoints_of(config, _secrets(settings)), config
 
 
@@ -186,7 +194,7 @@ def _serve(
     from worker.metrics import ProcessRole
     from worker.runtime.cached_value import CachedValue
 
-    settings, clock = application.settings, application.clock
+    clock = application.clock
     stop = SignalStop()
     stop.install()
     app = create_webhooks_app(
@@ -194,7 +202,7 @@ def _serve(
             Bridge(
                 publisher,
                 # Whether an id is new is the worker's to say: a bridge has no ledger.
-                limits=Limits(max_quantity=settings.max_quantity, ids=None),
+                limits=Limits(max_quantity=application.settings.max_quantity, ids=None),
                 clock=clock,
                 replies=config.replies,
             ),
@@ -206,15 +214,23 @@ def _serve(
             is_stopping=lambda: stop.requested,
         )
     )
+    application.hang_up.install()
     application.serve_metrics(ProcessRole.HTTP, ProcessRole.BRIDGE)
-    serve_until(
-        app,
-        address,
-        stop,
-        application.metrics,
-        limits=ServerLimits(_THREADS, body_max=WEBHOOK_MAX_BYTES),
-        on_listening=lambda url: click.echo(f"serving on {url}"),
-    )
+    with reported(ServiceManager.take(os.environ), application.health, stop):
+        serve_until(
+            app,
+            address,
+            stop,
+            application.metrics,
+            limits=ServerLimits(_THREADS, body_max=WEBHOOK_MAX_BYTES),
+            on_listening=partial(_on_listening, application),
+            turned=application.turned,
+        )
+
+
+def _on_listening(application: Application, url: str) -> None:
+    application.health.add_obstacle(lambda: None)
+    click.echo(f"serving on {url}")
 
 
 def _require_extra() -> None:

@@ -24,7 +24,7 @@ def check(application: Application, *, as_json: bool) -> None:
     `management` or `monitoring`; where it doesn't answer they are noted as unknown.
     """
     found = []
-    for health in health_of(application):
+    for health in health_of(application, with_scans=True):
         found.append(health)
         if not as_json:
             _show(health)

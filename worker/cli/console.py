@@ -1,6 +1,7 @@
 """``console``: the pages in the browser, and the users who may sign in to them."""
 
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from worker.cli.statement import as_csv
 from worker.errors import ConfigurationError
 from worker.runtime.address import Address
 from worker.runtime.secret_file import read_secret
+from worker.runtime.service_manager import ServiceManager, reported
 from worker.settings import ENV_PREFIX
 
 if TYPE_CHECKING:
@@ -180,7 +182,14 @@ def _serve(
             "such as `openssl rand -hex 32` prints"
         )
     app = create_app(context, key, through_https=https)
-    serve(app, context, address, lambda url: click.echo(f"console on {url}"))
+    application.hang_up.install()
+
+    def on_listening(url: str) -> None:
+        application.health.add_obstacle(lambda: None)
+        click.echo(f"console on {url}")
+
+    with reported(ServiceManager.take(os.environ), application.health):
+        serve(app, context, address, on_listening, application.turned)
 
 
 with_role = click.option(

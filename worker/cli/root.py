@@ -62,6 +62,10 @@ _COMMANDS = {
         "worker.cli.check:check",
         "Check configuration, connections, topology, schema and workers; a line each.",
     ),
+    "config": Lazy(
+        "worker.cli.config:config",
+        "Show the effective settings: each with its value, its default, and where it comes from.",
+    ),
     "console": Lazy(
         "worker.cli.console:console",
         "Serve the console: queues, dead letters and accounts in the browser.",
@@ -105,6 +109,10 @@ _COMMANDS = {
         "worker.cli.operations:operations",
         "List operations, newest first: what was applied, and what was rejected and why.",
     ),
+    "pause": Lazy(
+        "worker.cli.pause:pause",
+        "Pause a LANE (payments, usage or bulk; without LANE all three) until `billing-worker resume`.",
+    ),
     "payments": Lazy(
         "worker.cli.payments:list_incidents",
         "List payments that need somebody: money without tokens.",
@@ -112,6 +120,10 @@ _COMMANDS = {
     "publish": Lazy(
         "worker.cli.publish:publish",
         "Publish a file of JSON lines, one message a line; each is confirmed by the broker.",
+    ),
+    "quiesce": Lazy(
+        "worker.cli.pause:quiesce",
+        "Finish what workers hold of a LANE and take nothing more, until `billing-worker resume`.",
     ),
     "readers": Lazy("worker.cli.run:readers", "Answer queries; until SIGTERM."),
     "recover": Lazy(
@@ -127,7 +139,7 @@ _COMMANDS = {
     ),
     "resume": Lazy(
         "worker.cli.resume:resume",
-        "Resume a queue that workers have paused, such as billing.usage; without QUEUE all of them.",
+        "Resume a LANE that operators or workers have paused, such as usage; without LANE all of them.",
     ),
     "retry": Lazy("worker.cli.retry:retry", "Try rejected payments again, once their cause is mended."),
     "reverse": Lazy(
@@ -148,6 +160,7 @@ _COMMANDS = {
         "worker.cli.totals:stats",
         "Sum up the whole ledger as it is posted: users, tokens, outcomes, revenue.",
     ),
+    "status": Lazy("worker.cli.status:status", "Show lanes and workers, and what needs somebody."),
     "tokens": Lazy(
         "worker.cli.tokens:tokens", "Add, list and remove the bearer tokens that may ask over HTTP."
     ),

@@ -2,7 +2,7 @@
 
 import gc
 import logging
-import random
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
@@ -12,15 +12,24 @@ import click
 
 from worker.bootstrap import Application
 from worker.cli.application import with_application
+from worker.cli.options import Command
 from worker.cli.output import show_json
 from worker.errors import ConfigurationError, LimitExceededError, UnsupportedStatementError
 from worker.metrics import ProcessRole
 from worker.processes import run_reader, run_scheduler, run_worker
+from worker.runtime.service_manager import ServiceManager, reported
 from worker.runtime.stop import SignalStop
 from worker.runtime.supervisor import LIMIT_EXIT, UNSUPPORTED_EXIT, Program, Supervisor, follow_parent
 from worker.settings import Settings, environment_of
 
 log = logging.getLogger(__name__)
+
+
+def _of_the_supervisor(command: Command) -> Command:
+    """Give a command the options that a supervisor passes to the processes under it."""
+    report = click.option("--report", type=int, hidden=True, help="The pipe for reports of the loop's turns.")
+    supervised = click.option("--supervised", type=int, hidden=True, help="The supervisor's process id.")
+    return supervised(report(command))
 
 
 @click.command()
@@ -37,6 +46,7 @@ log = logging.getLogger(__name__)
     "metrics_port",
     "log_level",
     "log_format",
+    "log_references",
 )
 @click.option("--drain", is_flag=True, help="Apply what is waiting, then end; schedules nothing.")
 @click.option(
@@ -44,8 +54,15 @@ log = logging.getLogger(__name__)
     is_flag=True,
     help="Also do what `billing-worker scheduler` does, in one of the workers  [BILLING_WITH_SCHEDULER]",
 )
-@click.option("--supervised", type=int, hidden=True, help="The supervisor's process id.")
-def run(application: Application, *, drain: bool, with_scheduler: bool, supervised: int | None) -> None:
+@_of_the_supervisor
+def run(
+    application: Application,
+    *,
+    drain: bool,
+    with_scheduler: bool,
+    supervised: int | None,
+    report: int | None,
+) -> None:
     """Consume messages, apply them to the ledger, reply; until SIGTERM.
 
     Beside the workers it runs --readers processes that answer queries, see `billing-worker readers`.
@@ -59,29 +76,34 @@ def run(application: Application, *, drain: bool, with_scheduler: bool, supervis
     `billing-worker check` says what is paused and why. With --on-limit exit (and with --drain) the worker
     exits with 5 instead. It exits with 6 where the database does not support a statement. Where something
     restarts it by itself, leave out both (systemd: RestartPreventExitStatus=5 6).
+
+    SIGHUP reads the catalog again, between two batches; one that is bad is logged, and the old one stays.
+    Under systemd (Type=notify) it reports when it is ready, what it waits for, and signs of life, as long as
+    the loop of each process turns.
     """
-    stop = SignalStop()
-    stop.install()
-    if supervised is not None:
-        follow_parent(supervised)
+    stop = _prepared(application, supervised, report)
     settings = application.settings
     with_scheduler |= settings.with_scheduler
     if drain and settings.workers > 1:
         raise ConfigurationError("--drain runs one worker; leave --workers out")
     if supervised is None and not drain and settings.workers + settings.readers > 1:
         programs = (*_workers(settings, with_scheduler=with_scheduler), *_readers(settings, settings.workers))
-        sys.exit(_supervised(programs, stop))
-    _run_worker(application, stop, drain=drain, with_scheduler=with_scheduler and not drain)
+        sys.exit(_supervised(application, programs, stop))
+    with_scheduler &= not drain
+    with reported(ServiceManager.take(os.environ), application.health, stop):
+        _run_worker(application, stop, drain=drain, with_scheduler=with_scheduler, supervisor=supervised)
 
 
-def _run_worker(application: Application, stop: SignalStop, *, drain: bool, with_scheduler: bool) -> None:
+def _run_worker(
+    application: Application, stop: SignalStop, *, drain: bool, with_scheduler: bool, supervisor: int | None
+) -> None:
     application.serve_metrics(ProcessRole.WORKER, *([ProcessRole.SCHEDULER] if with_scheduler else ()))
     # The objects that exist by now stay, and a batch leaves no cycles: the search for them after every 700
     # objects took 5 of 95 µs a message.
     gc.freeze()
     gc.set_threshold(OBJECTS_A_COLLECTION)
     try:
-        run_worker(application, stop, drain=drain, with_scheduler=with_scheduler)
+        run_worker(application, stop, drain=drain, with_scheduler=with_scheduler, supervisor=supervisor)
     except LimitExceededError as error:
         log.critical("%s", error)
         sys.exit(LIMIT_EXIT)
@@ -93,8 +115,28 @@ def _run_worker(application: Application, stop: SignalStop, *, drain: bool, with
 OBJECTS_A_COLLECTION = 50_000
 
 
-def _supervised(programs: Sequence[Program], stop: SignalStop) -> int:
-    return Supervisor(programs, random.Random()).run(stop)  # noqa: S311 - jitter, no secrets
+def _prepared(application: Application, supervised: int | None, report: int | None) -> SignalStop:
+    """Return the stop of this process, which takes its signals and reports to its supervisor."""
+    stop = SignalStop()
+    stop.install()
+    application.hang_up.install()
+    if supervised is not None:
+        follow_parent(supervised)
+    if report is not None:
+        application.health.report_to(report)
+    return stop
+
+
+def _supervised(application: Application, programs: Sequence[Program], stop: SignalStop) -> int:
+    supervisor = Supervisor(
+        programs,
+        application.rng(),
+        service=ServiceManager.take(os.environ),
+        live_s=application.health.live_s,
+        hang_up=application.hang_up,
+        judge=application.catalog_reload.is_good,
+    )
+    return supervisor.run(stop)
 
 
 def _workers(settings: Settings, *, with_scheduler: bool) -> Iterator[Program]:
@@ -131,8 +173,8 @@ def _environment(
     "log_level",
     "log_format",
 )
-@click.option("--supervised", type=int, hidden=True, help="The supervisor's process id.")
-def readers(application: Application, *, supervised: int | None) -> None:
+@_of_the_supervisor
+def readers(application: Application, *, supervised: int | None, report: int | None) -> None:
     """Answer queries; until SIGTERM.
 
     A query (`query.balance`, `query.afford`, `query.history`, `query.usage`, `query.stats`,
@@ -144,19 +186,17 @@ def readers(application: Application, *, supervised: int | None) -> None:
     `billing-worker run` runs one of them beside the workers. Run them alone where reading has machines of its
     own, and `run --readers 0` there.
     """
-    stop = SignalStop()
-    stop.install()
+    stop = _prepared(application, supervised, report)
     settings = application.settings
-    if supervised is not None:
-        follow_parent(supervised)
-    elif settings.readers > 1:
-        sys.exit(_supervised(list(_readers(settings, 0)), stop))
-    elif not settings.readers:
+    if supervised is None and settings.readers > 1:
+        sys.exit(_supervised(application, list(_readers(settings, 0)), stop))
+    if supervised is None and not settings.readers:
         raise ConfigurationError("--readers 0 answers nothing; give 1 or more")
     application.serve_metrics(ProcessRole.READER)
     gc.freeze()
     gc.set_threshold(OBJECTS_A_COLLECTION)
-    run_reader(application, stop)
+    with reported(ServiceManager.take(os.environ), application.health, stop):
+        run_reader(application, stop, supervised)
 
 
 @click.command()
@@ -191,7 +231,7 @@ def scheduler(application: Application, *, once: bool, as_json: bool) -> None:
         else:
             click.echo(f"published {published} commands for what fell due")
         return
-    stop = SignalStop()
-    stop.install()
+    stop = _prepared(application, None, None)
     application.serve_metrics(ProcessRole.SCHEDULER)
-    run_scheduler(application, stop)
+    with reported(ServiceManager.take(os.environ), application.health, stop):
+        run_scheduler(application, stop)

@@ -2,6 +2,8 @@
 
 import gc
 import logging
+import os
+from functools import partial
 from typing import Any
 
 import click
@@ -11,6 +13,7 @@ from worker.cli.application import with_application
 from worker.cli.listening import listen_address, refuse_clear_text
 from worker.errors import ConfigurationError, TransientError
 from worker.runtime.address import Address
+from worker.runtime.service_manager import ServiceManager, reported
 from worker.runtime.stop import SignalStop
 
 log = logging.getLogger(__name__)
@@ -84,20 +87,29 @@ def _serve(application: Application, address: Address) -> None:
             is_stopping=lambda: stop.requested,
         )
     )
+    application.hang_up.install()
     application.serve_metrics(ProcessRole.HTTP)
     gc.freeze()  # as `run` does: a search through all objects would show in the slowest requests
     gc.set_threshold(OBJECTS_A_COLLECTION)
+    application.health.add_probe(application.readable())
     try:
-        serve_until(
-            app,
-            address,
-            stop,
-            application.metrics,
-            limits=ServerLimits(settings.http_threads),
-            on_listening=lambda url: click.echo(f"serving on {url}"),
-        )
+        with reported(ServiceManager.take(os.environ), application.health, stop):
+            serve_until(
+                app,
+                address,
+                stop,
+                application.metrics,
+                limits=ServerLimits(settings.http_threads),
+                on_listening=partial(_on_listening, application),
+                turned=application.turned,
+            )
     finally:
         service.close()
+
+
+def _on_listening(application: Application, url: str) -> None:
+    application.health.add_obstacle(lambda: None)
+    click.echo(f"serving on {url}")
 
 
 def _tokens(application: Application) -> Any:

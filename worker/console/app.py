@@ -15,7 +15,7 @@ from worker import __version__
 from worker.console import formats
 from worker.console.context import ConsoleContext, context
 from worker.console.known_devices import KnownDevices
-from worker.console.pages import PAGES
+from worker.console.pages import PAGES, health
 from worker.console.security import has_unstorable_text, secure
 from worker.errors import BillingError, ConfigurationError, NotFoundError, QueryError, TransientError
 from worker.runtime.cached_value import KnownValue, Unknown
@@ -66,6 +66,8 @@ def create_app(console: ConsoleContext, secret: bytes, *, through_https: bool = 
 
 def _check_access() -> ResponseReturnValue | None:
     """Return an error page for a request from elsewhere, without a sign-in, or without permission."""
+    if request.endpoint == health.ENDPOINT:
+        return None  # a probe comes without a name of ours, a proxy and TLS
     guard = context().guard
     g.now = context().clock().astimezone(UTC)
     g.current_user = None

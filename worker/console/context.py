@@ -8,6 +8,7 @@ from flask import current_app, g
 
 from worker.bootstrap import Application, utc_now
 from worker.broker import BILLING
+from worker.catalog import Catalog
 from worker.checks import health_of
 from worker.console.guard import AccessGuard
 from worker.console.heavy_work import HeavyWork
@@ -20,6 +21,8 @@ from worker.ledger.queries import Reader, Statement, Stats, snapshot
 from worker.ledger.queries.incidents import counts, overdue_before
 from worker.runtime.cached_value import CachedValue, KnownValue, Unknown
 from worker.runtime.health import Health
+from worker.status import InstallationStatus
+from worker.status_probe import StatusProbe
 
 T = TypeVar("T")
 
@@ -41,12 +44,13 @@ class ConsoleContext:
     ) -> None:
         self.application, self.guard, self.as_csv, self.clock = application, guard, as_csv, clock
         self.reader = Reader(application.engine)
-        self.service = application.service()
-        self.catalog = application.catalog
+        self.service = application.reloading(application.service())
         self.replays = ReplayThreads(application)
         self.reverse_runs = ReverseThreads(application)
         self.heavy = HeavyWork()
         self.probe = QueueProbe(application.link, BILLING)
+        self.status_probe = StatusProbe(application)
+        self._new_status()
         self._queues = CachedValue(
             self.probe.read, name="reading the queues", max_age_s=1.5, timeout_s=2.0, clock=clock
         )
@@ -75,6 +79,16 @@ class ConsoleContext:
             serve_stale=True,
         )
 
+    @property
+    def catalog(self) -> Catalog:
+        """Tiers, packages and prices, as they were last loaded."""
+        return self.application.catalog
+
+    def close(self) -> None:
+        """Close the links to the broker."""
+        self.probe.close()
+        self.status_probe.close()
+
     def overdue_before(self, now: datetime) -> datetime:
         """Return the time before which an event was recorded that is overdue at ``now``."""
         return overdue_before(now, self.catalog.payments.waiting_days)
@@ -90,6 +104,24 @@ class ConsoleContext:
     def health(self) -> KnownValue[Sequence[Health]] | Unknown:
         """Return the health of each part, as `billing-worker check` has it, not older than some seconds."""
         return self._health.get()
+
+    def status(self) -> KnownValue[InstallationStatus] | Unknown:
+        """Return the lanes and the workers, as `billing-worker status` has them, not older than seconds."""
+        return self._status.get()
+
+    def forget_status(self) -> None:
+        """Have the status read anew: somebody has paused or resumed a lane."""
+        self._new_status()
+
+    def _new_status(self) -> None:
+        self._status = CachedValue(
+            self.status_probe.read,
+            name="reading the lanes",
+            max_age_s=1.5,
+            timeout_s=2.0,
+            clock=self.clock,
+            pause_factor=1,
+        )
 
     def queues(self) -> KnownValue[QueueStatus] | Unknown:
         """Return the depths of the queues, or Unknown."""

@@ -20,10 +20,17 @@ _LIMITS = ServerLimits(threads=12, body_max=REQUEST_MAX, headers_max=_HEADERS_MA
 _DRAIN_S = 5.0
 
 
-def serve(app: Flask, context: ConsoleContext, address: Address, on_listening: Callable[[str], None]) -> None:
+def serve(
+    app: Flask,
+    context: ConsoleContext,
+    address: Address,
+    on_listening: Callable[[str], None],
+    turned: Callable[[], None] = lambda: None,
+) -> None:
     """Serve ``app`` until SIGTERM or Ctrl-C, then pause the replays that run here.
 
-    ``on_listening`` gets the URL. Raises ConfigurationError where the address can't be bound.
+    ``on_listening`` gets the URL; ``turned`` is called at least once a second. Raises ConfigurationError
+    where the address can't be bound.
     """
     stop = SignalStop()
     stop.install()
@@ -37,11 +44,12 @@ def serve(app: Flask, context: ConsoleContext, address: Address, on_listening: C
             on_listening=on_listening,
             refusal=_as_text,
             drain_s=_DRAIN_S,
+            turned=turned,
         )
     finally:
         context.replays.stop()
         context.reverse_runs.stop()
-        context.probe.close()
+        context.close()
 
 
 def _as_text(problem: Problem) -> tuple[Mapping[str, str], bytes]:

@@ -69,6 +69,10 @@ _PROPERTIES: Final = {
         "replyTo": {"description": "Queue of the reply; or `amq.rabbitmq.reply-to`.", "type": "string"},
         "userId": {"description": "User of the broker, for whom the broker vouches.", "type": "string"},
         "appId": {"description": "Name of the sending program.", "type": "string"},
+        "traceparent": {
+            "description": "Header with the trace context (W3C); a reply has that of its request.",
+            "type": "string",
+        },
     },
 }
 

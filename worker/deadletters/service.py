@@ -88,6 +88,10 @@ class DeadLetters:
 
     # -- draining -----------------------------------------------------------------------------------------
 
+    def use(self, catalog: Catalog, receive: Receive) -> None:
+        """Judge by another catalog, and by the rules that know its ids."""
+        self._catalog, self._receive = catalog, receive
+
     def probe(self) -> None:
         """Raise LedgerUnavailableError unless the database takes writes; to be called before a drain."""
         Ledger(self._engine).probe()

@@ -79,11 +79,13 @@ def serve(
     on_listening: Callable[[str], None],
     refusal: Refusal = as_problem,
     drain_s: float = DRAIN_S,
+    turned: Callable[[], None] = lambda: None,
 ) -> None:
     """Serve ``app`` until ``stop``; then answer what has arrived, for at most ``drain_s``, and return.
 
     A few spare threads work beside those of ``limits``. ``on_listening`` gets the URL; ``refusal`` forms the
-    answer to what is no request. Raises ConfigurationError where the address can't be bound.
+    answer to what is no request; ``turned`` is called at least once a second. Raises ConfigurationError where
+    the address can't be bound.
     """
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a line a request while one waits
     limits = replace(limits, threads=limits.threads + SPARE_THREADS)
@@ -99,6 +101,7 @@ def serve(
     try:
         while not stop.requested:
             server.poll(_POLL_S)
+            turned()
         server.drain(drain_s)
     finally:
         server.close()

@@ -18,11 +18,14 @@ from typing import Protocol, TypeVar
 
 from worker.broker import Consumes
 from worker.errors import TransientError
+from worker.lanes.operator_pauses import OperatorPausedLanes
 from worker.ledger.pauses import Pause
 from worker.messages.dead_letter_limit import DeadLetterLimit, LimitExceeded, PauseCode
 from worker.metrics import Metrics
 from worker.pipeline import Item
+from worker.runtime import log_fields
 from worker.runtime.backoff import Backoff
+from worker.runtime.log_fields import LogEvent
 
 log = logging.getLogger(__name__)
 
@@ -111,9 +114,11 @@ class Lanes:
         clock: Callable[[], datetime],
         rng: random.Random,
         metrics: Metrics,
+        operator: OperatorPausedLanes,
         seconds: Callable[[], float] = monotonic,
     ) -> None:
-        self._queues, self._limit = queues, limit
+        self.operator = operator
+        self.queues, self._limit = queues, limit
         self._record, self._worker, self._config = record, worker, config
         self._clock, self._rng, self._metrics, self._seconds = clock, rng, metrics, seconds
         self._prefetch = 0
@@ -135,6 +140,19 @@ class Lanes:
         """Return True while a lane is paused."""
         return queue in self._paused
 
+    def use_config(self, config: str, *, is_new: bool) -> None:
+        """Run with another configuration from now on; a new one is watched."""
+        self._config, self._is_watching, self._must_accept = config, is_new, False
+        if is_new:
+            self._limit.watch()
+        else:
+            self._limit.accept_config()
+
+    def reasons(self) -> dict[str, str]:
+        """Return why each paused lane takes nothing; any thread may ask."""
+        by_worker = {queue: paused.exceeded.text for queue, paused in list(self._paused.items())}
+        return by_worker | {queue: pause.text for queue, pause in self.operator.paused.items()}
+
     # -- prefetch -----------------------------------------------------------------------------------------
 
     def open(self, most: int) -> Mapping[str, int]:
@@ -146,8 +164,12 @@ class Lanes:
         for paused in self._paused.values():
             paused.probes.clear()
         return {
-            queue: self._paused[queue].prefetch if queue in self._paused else most for queue in self._queues
+            queue: 0 if self.operator.is_paused(queue) else self.prefetch_of(queue) for queue in self.queues
         }
+
+    def prefetch_of(self, queue: str) -> int:
+        """Return how many messages a lane holds that no operator has paused."""
+        return self._paused[queue].prefetch if queue in self._paused else self._prefetch
 
     def raise_prefetch(self, link: Consumes, most: int, *, factor: int | None = None) -> None:
         """Set the prefetch of lanes that go on to ``most``, or to ``factor`` times the one before if less."""
@@ -155,8 +177,8 @@ class Lanes:
         if prefetch == self._prefetch:
             return
         self._prefetch = prefetch
-        for queue in self._queues:
-            if queue not in self._paused:
+        for queue in self.queues:
+            if queue not in self._paused and not self.operator.is_paused(queue):
                 link.hold_at_most(queue, prefetch)
 
     # -- pause and resume ---------------------------------------------------------------------------------
@@ -165,21 +187,25 @@ class Lanes:
         """Return True where a lane must be paused, tried or resumed; asked with every batch."""
         if self._is_watching and not self._limit.is_watching:
             self._is_watching, self._must_accept = False, True
-        return bool(self._paused) or self.must_sync or any(map(self._limit.is_over, self._queues))
+        if self._paused or self.operator.needs_attention or self.must_sync:
+            return True
+        return any(map(self._limit.is_over, self.queues))
 
     def exceeded(self) -> Sequence[LimitExceeded]:
         """Return the limits that lanes have passed and are not paused for."""
         # A list, complete before anything acts on it: what is done about one lane may accept the
         # configuration, and the other lanes' kept messages must be given back all the same.
-        found = [exceeded for queue in self._queues if (exceeded := self._limit.exceeded(queue)) is not None]
+        found = [exceeded for queue in self.queues if (exceeded := self._limit.exceeded(queue)) is not None]
         return [exceeded for exceeded in found if not self._is_paused_for(exceeded)]
 
     def adopt_pauses(self) -> None:
-        """Pause lanes that a worker before this one, or beside it, paused because of the configuration."""
+        """Pause lanes that operators have paused, or workers because of the configuration."""
+        self.operator.look()
         for queue, text in self._record.suspected(self._config).items():
             if queue not in self._paused:
                 self._begin(LimitExceeded(queue, PauseCode.CONFIG_SUSPECT, text))
-                log.critical("%s is paused: %s", queue, text)
+                extra = log_fields.fields(LogEvent.LANE_PAUSED, queue=queue, code=PauseCode.CONFIG_SUSPECT)
+                log.critical("%s is paused: %s", queue, text, extra=extra)
 
     def is_accepted(self) -> bool:
         """Return True where somebody has accepted the configuration meanwhile."""
@@ -188,20 +214,21 @@ class Lanes:
     def go_on(self, link: Consumes, queue: str) -> None:
         """Go on with a lane that would be paused: its configuration is accepted, and kept messages return."""
         self._limit.accept_config()
-        link.hold_at_most(queue, self._prefetch, give_back=True)
+        self._hold(link, queue, self._prefetch, give_back=True)
 
     def pause(self, link: Consumes, exceeded: LimitExceeded) -> None:
         """Pause a lane: what it holds goes back, and the first of that comes again, to be tried."""
         paused = self._begin(exceeded)
-        link.hold_at_most(exceeded.queue, paused.prefetch, give_back=True)
-        log.critical("paused %s: %s", exceeded.queue, exceeded.text)
+        self._hold(link, exceeded.queue, paused.prefetch, give_back=True)
+        extra = log_fields.fields(LogEvent.LANE_PAUSED, queue=exceeded.queue, code=exceeded.code)
+        log.critical("paused %s: %s", exceeded.queue, exceeded.text, extra=extra)
 
     def resume(self, link: Consumes, queue: str, why: str) -> Sequence[Item]:
         """Take a lane's messages again; return those that it was to try and did not."""
         paused = self._paused.pop(queue)
         self._end(paused)
-        link.hold_at_most(queue, self._prefetch)
-        log.warning("%s goes on: %s", queue, why)
+        self._hold(link, queue, self._prefetch)
+        log.warning("%s goes on: %s", queue, why, extra=log_fields.fields(LogEvent.LANE_RESUMED, queue=queue))
         return list(paused.probes)
 
     def resume_released(self, link: Consumes, queue: str) -> Sequence[Item]:
@@ -219,6 +246,13 @@ class Lanes:
             if paused.pause_id is not None and not paused.awaits_operator
         ]
         self._unless_away(self._write_ended)
+
+    def _hold(self, link: Consumes, queue: str, most: int, *, give_back: bool = False) -> None:
+        """Hold at most so many messages of a lane; none of one that an operator has paused."""
+        if not self.operator.is_paused(queue):
+            link.hold_at_most(queue, most, give_back=give_back)
+        elif give_back:
+            link.hold_at_most(queue, 0, give_back=True)
 
     def _is_paused_for(self, exceeded: LimitExceeded) -> bool:
         paused = self._paused.get(exceeded.queue)
@@ -252,6 +286,11 @@ class Lanes:
             if paused.probes and paused.try_at <= now:
                 return paused.probes[0]
         return None
+
+    def forget_probes(self, queue: str) -> None:
+        """Forget the messages that a lane was to try: they are given back."""
+        if queue in self._paused:
+            self._paused[queue].probes.clear()
 
     def postpone(self, item: Item) -> None:
         """Postpone the next try in the item's lane: its message met the fault again."""

@@ -14,7 +14,9 @@ from worker.lanes.pausing import PauseRecord
 from worker.ledger.pauses import Pause
 from worker.messages.dead_letter_limit import PauseCode
 from worker.metrics import Metrics
+from worker.runtime import log_fields
 from worker.runtime.backoff import Backoff
+from worker.runtime.log_fields import LogEvent
 from worker.runtime.stop import Stop
 
 log = logging.getLogger(__name__)
@@ -45,9 +47,13 @@ class SchemaPause:
         self._worker, self._config = worker, config
         self._clock, self._metrics, self._seconds = clock, metrics, seconds
         self._looked_at = seconds()
-        self._text: str | None = None
+        self.text: str | None = None  #: why the lanes are paused; None while they are not
         self._ids: list[int] = []
         self._set_metric(0)
+
+    def use_config(self, config: str) -> None:
+        """Run with another configuration from now on."""
+        self._config = config
 
     @property
     def is_due(self) -> bool:
@@ -78,10 +84,10 @@ class SchemaPause:
 
     def end(self) -> None:
         """End the pause, if there is one: the lanes go on, or the worker ends."""
-        if self._text is None:
+        if self.text is None:
             return
-        log.warning("the pause for the schema has ended")
-        self._text = None
+        log.warning("the pause for the schema has ended", extra=log_fields.fields(LogEvent.LANE_RESUMED))
+        self.text = None
         self._set_metric(0)
         ids, self._ids = self._ids, []
         if ids:
@@ -89,9 +95,10 @@ class SchemaPause:
 
     def _hold(self, text: str) -> None:
         """Begin the pause, or show that it lasts; one that an operator ended begins again."""
-        if text != self._text:
-            log.critical("paused %s: %s", ", ".join(self._queues), text)
-            self._text = text
+        if text != self.text:
+            extra = log_fields.fields(LogEvent.LANE_PAUSED, code=PauseCode.SCHEMA_UNUSABLE)
+            log.critical("paused %s: %s", ", ".join(self._queues), text, extra=extra)
+            self.text = text
             self._set_metric(1)
         self._unless_away(lambda: self._show(text))
 

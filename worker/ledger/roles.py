@@ -46,9 +46,10 @@ APPEND_ONLY = frozenset(
         "usage_refunds",
     }
 )
-#: Tables from which a worker deletes: messages on trial, events whose payment has come, and an account that
-#: was made for a batch and not opened. Foreign keys keep every account that has an entry, a lot or a quota.
-ERASABLE = frozenset({"accounts", "trials", "waiting_events"})
+#: Tables from which a worker deletes: messages on trial, events whose payment has come, an account that was
+#: made for a batch and not opened, and workers that ended long ago. Foreign keys keep every account that has
+#: an entry, a lot or a quota.
+ERASABLE = frozenset({"accounts", "trials", "waiting_events", "workers"})
 
 #: Functions that pass the guards, with the owner's rights: the role for privacy alone executes them.
 ERASING = {

@@ -903,6 +903,50 @@ accepted_configs = Table(
     Column("accepted_by", Text, nullable=False),
 )
 
+#: A process of ours, such as a worker or a reader, as it last described itself. ``supervisor`` is the process
+#: id of its parent, ``lanes`` what it has done of each, ``pauses_seen_at`` when it last read the pauses.
+workers = Table(
+    "workers",
+    metadata,
+    Column("worker", Text, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("host", Text, nullable=False),
+    Column("pid", BigInteger, nullable=False),
+    Column("supervisor", BigInteger),
+    Column("version", Text, nullable=False),
+    Column("settings_hash", Text, nullable=False),
+    Column("changed_settings", JsonObject, nullable=False),
+    Column("catalog_hash", Text),
+    Column("state", Text, nullable=False),
+    Column("why", Text),
+    Column("lanes", JsonObject, nullable=False),
+    Column("last_batch_at", UtcDateTime),
+    Column("last_batch_size", BigInteger),
+    Column("pauses_seen_at", UtcDateTime),
+    Column("started_at", UtcDateTime, nullable=False),
+    Column("seen_at", UtcDateTime, nullable=False),
+    Column("ended_at", UtcDateTime),
+)
+
+#: A lane, or a type of a lane, that an operator has paused. ``returned_at`` is when nothing more of it was
+#: held: for a whole lane the time of its end.
+operator_pauses = Table(
+    "operator_pauses",
+    metadata,
+    Column("pause_id", RowId, Identity(always=True), primary_key=True),
+    Column("queue", Text, nullable=False),
+    Column("type", Text),
+    Column("kind", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("began_at", UtcDateTime, nullable=False),
+    Column("ended_at", UtcDateTime),
+    Column("ended_by", Text),
+    Column("returned_at", UtcDateTime),
+    CheckConstraint("kind IN ('pause', 'quiesce')", name="kind_known"),
+    Index(None, "returned_at"),
+)
+
 #: A recovery from the journal, from the first to the last offset; all before the next one is published.
 recoveries = Table(
     "recoveries",

@@ -27,6 +27,8 @@ class PauseCode(StrEnum):
     CONSECUTIVE_FAULTS = "consecutive_faults"
     CONFIG_SUSPECT = "config_suspect"
     SCHEMA_UNUSABLE = "schema_unusable"
+    OPERATOR = "operator"
+    OPERATOR_TYPE = "operator_type"
 
 
 class FaultStep(StrEnum):
@@ -113,6 +115,13 @@ class DeadLetterLimit:
         if self._seen.total() >= WATCHED:
             self._close_watch()
         return True
+
+    def watch(self) -> None:
+        """Watch over refusals from now on: the configuration is new."""
+        self.accept_config()
+        for counts in (self._seen, self._refused, self._codes):
+            counts.clear()
+        self.is_watching = True
 
     def accept_config(self) -> None:
         """End the watch: an operator takes the configuration as right."""

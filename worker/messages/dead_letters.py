@@ -14,6 +14,8 @@ from pydantic import TypeAdapter, ValidationError
 from schemas import SCHEMA_VERSION, DeadLetter, DeadLetterReason, Malformed, Message, WantedReplies
 from schemas.dead_letter import (
     HEADER_PREFIX,
+    HELD_HEADER,
+    HELD_TYPE_HEADER,
     RECOVERY_HEADER,
     RECOVERY_SINCE_HEADER,
     REPLAY_DEAD_LETTER_HEADER,
@@ -38,8 +40,10 @@ _MESSAGE_MAX_BYTES = 1_000
 _BROKERS_OWN = {"cc", "bcc", "x-death", "x-delivery-count", "x-acquired-count"}
 _BROKERS_PREFIXES = ("x-first-death-", "x-last-death-", HEADER_PREFIX)
 
-# Headers of a replay.
-_SAID_ANEW = {
+# Headers of a message that one of ours has published again.
+SAID_ANEW = {
+    HELD_HEADER,
+    HELD_TYPE_HEADER,
     REPLAY_HEADER,
     REPLAY_DEAD_LETTER_HEADER,
     SENDER_HEADER,
@@ -131,8 +135,9 @@ def dead_letter_for(
         body=delivery.body,
         exchange="",
         routing_key=policy.topology.dead.name,
-        properties=_properties(delivery),
+        properties=sendable_properties(delivery),
         reason=failure.code,
+        dead_letter=dead_letter,
         headers=headers | dead_letter.to_headers() | _kept_as_headers(delivery),
     )
     return republished(message, sender=origin.sender, sent_as=policy.user)
@@ -168,7 +173,8 @@ def _end(text: str) -> str:
     return text.encode("utf-8", "backslashreplace")[-_TRACEBACK_MAX_BYTES:].decode("utf-8", "ignore")
 
 
-def _properties(delivery: Delivery) -> dict[str, Any]:
+def sendable_properties(delivery: Delivery) -> dict[str, Any]:
+    """Return the original properties that can be sent along."""
     if delivery.unreadable is not None:
         return {}
     return {
@@ -194,7 +200,7 @@ def sendable(headers: Mapping[Any, Any], origin: Origin) -> tuple[dict[str, Any]
     room = _HEADERS_MAX_BYTES
     for name, value in headers.items():
         size = _size(name, value)
-        if origin.is_ours and name in _SAID_ANEW:
+        if origin.is_ours and name in SAID_ANEW:
             continue  # the dead letter says it, or it is about this delivery alone
         if size is None or size > room or is_brokers_own(str(name)):
             omitted.append(str(name).encode("unicode_escape").decode())

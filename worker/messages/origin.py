@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TypeVar
 
-from schemas.dead_letter import REPLAY_DEAD_LETTER_HEADER, SENDER_HEADER
+from schemas.dead_letter import HELD_HEADER, REPLAY_DEAD_LETTER_HEADER, SENDER_HEADER
 from worker.broker import Delivery, Outgoing, Topology
 
 #: Header that the broker sets on what it has dead-lettered.
@@ -61,6 +61,15 @@ def _own(user: str | None, is_ours: bool) -> Origin:  # noqa: FBT001 - a value, 
 def is_replay(delivery: Delivery, origin: Origin) -> bool:
     """Return True for a dead letter that one of our own processes replays."""
     return origin.is_ours and REPLAY_DEAD_LETTER_HEADER in delivery.headers
+
+
+def is_returned(delivery: Delivery, origin: Origin) -> bool:
+    """Return True for a message that a worker has held while its type was paused, and returns to its lane.
+
+    Its sender had the right when the worker held it. It comes by the default exchange, to which nobody but
+    workers and readers may publish, and readers are not believed.
+    """
+    return origin.is_republished and not delivery.exchange and HELD_HEADER in delivery.headers
 
 
 def wrong_way(delivery: Delivery, origin: Origin, topology: Topology) -> str | None:

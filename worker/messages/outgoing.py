@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import ClassVar, Self
 
-from schemas import DeadLetterReason, Notice
+from schemas import DeadLetter, DeadLetterReason, Notice
 from worker.broker import BILLING, Outgoing
 
 
@@ -76,6 +76,7 @@ class OutgoingDeadLetter(Outgoing):
     """A dead letter to its queue."""
 
     reason: DeadLetterReason = field(kw_only=True)
+    dead_letter: DeadLetter = field(kw_only=True)
 
 
 #: A message that is sent in response to a delivery.

@@ -9,6 +9,7 @@ from typing import assert_never
 
 from worker.broker import Outgoing, Publishes, PublishResult
 from worker.errors import BrokerUnavailableError
+from worker.messages.dead_letter_log import DeadLetterLog
 from worker.messages.outgoing import (
     OutgoingDeadLetter,
     OutgoingDirectReply,
@@ -19,6 +20,8 @@ from worker.messages.outgoing import (
 from worker.messages.policy import Policy
 from worker.messages.replies import Replies
 from worker.metrics import Metrics
+from worker.runtime import log_fields
+from worker.runtime.log_fields import LogEvent
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +45,7 @@ class Publisher:
 
     def __init__(self, policy: Policy, replies: Replies, metrics: Metrics) -> None:
         self._policy, self._replies, self._metrics = policy, replies, metrics
+        self._dead_letter_log = DeadLetterLog(log)
 
     def send(self, link: Publishes, outgoing: Sequence[list[OutgoingResponse]], now: datetime) -> set[str]:
         """Send all messages in the lists of ``outgoing`` and take out those that are done.
@@ -55,7 +59,12 @@ class Publisher:
                 left = self._send_once(link, outgoing, now, with_notices=with_notices)
                 if left:
                     return left
+        self.write_log()
         return set()
+
+    def write_log(self, *, all_: bool = False) -> None:
+        """Log the dead letters since the last line of their cause; ``all_`` before the process ends."""
+        self._dead_letter_log.write(all_=all_)
 
     def _send_once(
         self,
@@ -121,6 +130,7 @@ class Publisher:
                 if status is not PublishStatus.PUBLISHED:
                     return message
                 self._metrics.dead_letters.labels(message.reason).inc()
+                self._dead_letter_log.add(message)
             case _:
                 assert_never(message)
         return None
@@ -130,7 +140,9 @@ class Publisher:
             return
         self._metrics.unroutable_replies.inc(len(replies))
         queues = sorted({repr(reply.routing_key) for reply in replies})
-        log.warning("%d replies reached no queue: %s does not exist", len(replies), ", ".join(queues))
+        extra = log_fields.fields(LogEvent.REPLIES_UNROUTABLE, count=len(replies))
+        text = "%d replies reached no queue: %s does not exist"
+        log.warning(text, len(replies), ", ".join(queues), extra=extra)
 
 
 def publish_direct(link: Publishes, replies: Sequence[Outgoing]) -> None:

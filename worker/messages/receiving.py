@@ -17,7 +17,7 @@ from schemas import (
 from schemas.dead_letter import RECOVERY_HEADER, RECOVERY_SINCE_HEADER, SENDER_HEADER
 from worker.broker import Delivery
 from worker.messages.dead_letters import Failure
-from worker.messages.origin import Origin, is_key_of, is_replay, origin_of, wrong_way
+from worker.messages.origin import Origin, is_key_of, is_replay, is_returned, origin_of, wrong_way
 from worker.messages.policy import Policy
 
 
@@ -37,7 +37,7 @@ def message_in(delivery: Delivery, policy: Policy, now: datetime) -> Message | F
         _refused_lane(delivery, message, policy)
         or _refused_way(delivery, message, origin, policy)
         or _refused_route(delivery, message, policy)
-        or _refused_sender(message, origin, policy)
+        or _refused_sender(delivery, message, origin, policy)
         or message
     )
 
@@ -141,13 +141,14 @@ def _refused_route(delivery: Delivery, message: Message, policy: Policy) -> Fail
     )
 
 
-def _refused_sender(message: Message, origin: Origin, policy: Policy) -> Failure | None:
+def _refused_sender(delivery: Delivery, message: Message, origin: Origin, policy: Policy) -> Failure | None:
     """Return the failure where a user of ``origin`` may not send ``message``."""
     if origin.is_forged:
         return _forged_sender(message, origin)
     if not policy.senders:
         return None
-    refusals = (_refused_user(message, user, policy) for user in origin.users)
+    users = (origin.sender,) if is_returned(delivery, origin) else origin.users
+    refusals = (_refused_user(message, user, policy) for user in users)
     return next((refusal for refusal in refusals if refusal is not None), None)
 
 

@@ -30,6 +30,7 @@ from worker.messages.outgoing import (
     OutgoingResponse,
 )
 from worker.messages.policy import SCHEDULER_APP_ID, Policy
+from worker.messages.tracing import trace_headers
 
 
 class Replies:
@@ -54,7 +55,7 @@ class Replies:
         for answer in answers:
             # Again with a duplicate: the delivery that comes again is the outbox of notices too.
             if isinstance(answer, Decided) and (answer.outcome.notices or not answer.outcome.is_applied):
-                outgoing += self._notices(answer.outcome)
+                outgoing += self._notices(delivery, answer.outcome)
         return outgoing
 
     def for_failure(
@@ -90,10 +91,11 @@ class Replies:
             routing_key=refused.routing_key,
             tag=0,
             properties=refused.properties,
+            headers=refused.headers,
         )
         return self.dead_letter(as_delivered, failure, 1, now)
 
-    def _notices(self, outcome: Outcome) -> Iterator[OutgoingNotice]:
+    def _notices(self, delivery: Delivery, outcome: Outcome) -> Iterator[OutgoingNotice]:
         for place, stored in enumerate(notices_of(outcome)):
             notice = Notice.model_validate(
                 {
@@ -115,6 +117,7 @@ class Replies:
                     "app_id": "billing-worker",
                     "message_id": notice.id,
                 },
+                headers=trace_headers(delivery),
             )
 
     def _allowed_reply_to(self, delivery: Delivery) -> str | None:
@@ -140,6 +143,7 @@ class Replies:
                 # The same for a reply that goes out again, so that its consumer recognizes it.
                 "message_id": _digest(correlation, reply.reference_id, reply.attempt),
             },
+            headers=trace_headers(delivery),
         )
 
 

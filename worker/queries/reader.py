@@ -27,6 +27,7 @@ from worker.messages.origin import Origin, is_key_of, wrong_way
 from worker.messages.outgoing import OutgoingAnswer, OutgoingDirectAnswer
 from worker.messages.policy import Policy
 from worker.messages.publishing import publish_direct
+from worker.messages.tracing import trace_headers
 from worker.metrics import Metrics, ProcessRole
 from worker.queries.service import TOGETHER, QueryService, problem
 from worker.runtime.backoff import Backoff, Outage
@@ -42,7 +43,10 @@ _RETRY_FIRST_S, _RETRY_MOST_S = 0.2, 10.0
 
 
 class QueryReader:
-    """Answers what the links of ``connect`` receive. Several may run."""
+    """Answers what the links of ``connect`` receive. Several may run.
+
+    ``turned`` is called with each group of queries: a slow ledger may take long for many.
+    """
 
     def __init__(
         self,
@@ -53,6 +57,7 @@ class QueryReader:
         clock: Callable[[], datetime],
         rng: random.Random,
         metrics: Metrics,
+        turned: Callable[[], None] = lambda: None,
         seconds: Callable[[], float] = monotonic,
     ) -> None:
         self._connect, self._service, self._policy = connect, service, policy
@@ -60,7 +65,15 @@ class QueryReader:
         self._backoff = Backoff(_RETRY_FIRST_S, _RETRY_MOST_S, rng)
         self._broker = self._outage("broker", "queries wait until it is back, or expire")
         self._database = self._outage("database", "queries are told so until it is back")
+        self._turned = turned
         self._link: Link | None = None
+
+    @property
+    def obstacle(self) -> str | None:
+        """Reason why it answers nothing now; None while it does. Any thread may ask."""
+        if away := [outage.server for outage in (self._broker, self._database) if outage.lasts]:
+            return f"the {' and the '.join(away)} is away"
+        return "it consumes nothing yet" if self._link is None else None
 
     def run(self, stop: Stop) -> None:
         """Answer until ``stop``, through outages of either server."""
@@ -91,6 +104,7 @@ class QueryReader:
         slow = [pair for pair in asked if not isinstance(pair[1], (QueryProblem, *TOGETHER))]
         for group in (quick, *([pair] for pair in slow)):
             if group:
+                self._turned()
                 self._answer(link, group)
 
     def _answer(self, link: Link, asked: Sequence[tuple[Delivery, Query | QueryProblem]]) -> None:
@@ -209,6 +223,7 @@ def answer_to(delivery: Delivery, answer: QueryAnswer, policy: Policy) -> Outgoi
             "correlation_id": correlation,
             "message_id": correlation,
         },
+        headers=trace_headers(delivery),
     )
 
 

@@ -59,6 +59,10 @@ class QueryService:
         self._sources, self._catalog = sources, catalog
         self._clock, self._sleep = clock, sleep
 
+    def use(self, catalog: Catalog) -> None:
+        """Answer by another catalog; what is being answered from one snapshot keeps its own."""
+        self._catalog = catalog
+
     def answer(self, queries: Sequence[Query]) -> list[QueryAnswer]:
         """Return an answer or a problem for each of ``queries``, in their order.
 

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from time import monotonic
 
 from worker.errors import TransientError
+from worker.runtime import log_fields
+from worker.runtime.log_fields import LogEvent
 from worker.runtime.stop import Stop
 
 log = logging.getLogger(__name__)
@@ -46,12 +48,17 @@ class Outage:
         seconds: Callable[[], float] = monotonic,
         logger: logging.Logger = log,
     ) -> None:
-        self._server, self._while_away = server, while_away
+        self.server, self._while_away = server, while_away
         self._on_begin, self._on_end = on_begin, on_end
         self._seconds, self._log = seconds, logger
         self._has_been_reached = False
         self._since: float | None = None
         self._tries = 0
+
+    @property
+    def lasts(self) -> bool:
+        """True from the first failed try until a success."""
+        return self._since is not None
 
     def began(self, error: Exception) -> None:
         """Record a failed try; only the first one of an outage is logged."""
@@ -59,7 +66,8 @@ class Outage:
         if self._since is None:
             self._since = self._seconds()
             self._on_begin()
-            self._log.error("%s: %s", error, self._while_away)
+            extra = log_fields.fields(LogEvent.OUTAGE_BEGAN, server=self.server)
+            self._log.error("%s: %s", error, self._while_away, extra=extra)
 
     def ended(self) -> None:
         """Record a success; logged where it ends an outage."""
@@ -69,7 +77,13 @@ class Outage:
         self._on_end()
         if self._since is not None:
             lasted_s = self._seconds() - self._since
-            self._log.info("the %s is back after %.1f s and %d tries", self._server, lasted_s, self._tries)
+            self._log.info(
+                "the %s is back after %.1f s and %d tries",
+                self.server,
+                lasted_s,
+                self._tries,
+                extra=log_fields.fields(LogEvent.OUTAGE_ENDED, server=self.server),
+            )
             self._since, self._tries = None, 0
 
 

@@ -15,6 +15,8 @@ T = TypeVar("T")
 
 #: Seconds between two fetches, for each second that the last one took.
 _PAUSE_FACTOR = 30
+#: Age up to which a successful probe counts.
+_PROBED_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,3 +101,14 @@ class CachedValue(Generic[T]):
             self._latest, self._fetched_at, self._running = latest, monotonic(), None
             self._took_s = self._fetched_at - began
         running.set_result(latest)
+
+
+def probe_text(value: KnownValue[None] | Unknown, now: datetime) -> str | None:
+    """Return the reason why a probed server can't be used; None where it can.
+
+    A success that is not followed by another one for some seconds counts no more: the server hangs.
+    """
+    if isinstance(value, Unknown):
+        return value.why
+    age_s = (now - value.at).total_seconds()
+    return None if age_s <= _PROBED_S else f"no answer of the server for {age_s:.0f} s"

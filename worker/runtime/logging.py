@@ -5,6 +5,10 @@ import logging
 import sys
 from datetime import UTC, datetime
 
+from worker import __version__
+from worker.runtime.identity import process_name
+from worker.runtime.log_fields import fields_of
+
 
 def configure_logging(level: str, form: str) -> None:
     """Log to standard error, one line a record, as ``text`` or ``json``; no bodies, values or passwords."""
@@ -20,14 +24,23 @@ def configure_logging(level: str, form: str) -> None:
 
 
 class _JsonFormatter(logging.Formatter):
+    """Form of lines for machines; ``log_fields`` names all that may be in one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._process = {"worker": process_name(), "version": __version__}
+
     def format(self, record: logging.LogRecord) -> str:
-        fields = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(),
+        given = dict(fields_of(record))
+        line = {
+            "ts": datetime.fromtimestamp(record.created, UTC).isoformat(),
             "level": record.levelname,
             "logger": record.name,
-            "process": record.process,
             "message": record.getMessage(),
+            "event": given.pop("event"),
+            **self._process,
+            **given,
         }
         if record.exc_info:
-            fields["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(fields, ensure_ascii=False)
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False)

@@ -48,7 +48,7 @@ class Session:
 
     ``backoff`` makes the waits of one outage. Held messages are given back after ``hold_most_s`` seconds, and
     at once (UnusableSchemaError) where the schema isn't for this version: ``look`` asks it when a statement
-    doesn't fit.
+    doesn't fit. ``turned`` is called now and then while the ledger works.
     """
 
     def __init__(
@@ -62,12 +62,13 @@ class Session:
         stop: Stop,
         hold_most_s: float,
         look: Callable[[], None] = lambda: None,
+        turned: Callable[[], None] = lambda: None,
         seconds: Callable[[], float] = monotonic,
     ) -> None:
         self._link, self._thread = link, thread
         self._broker, self._database, self._backoff = broker, database, backoff
         self._stop, self._hold_most_s, self._seconds = stop, hold_most_s, seconds
-        self._look = look
+        self._look, self._turned = look, turned
 
     def begin(self, work: Callable[[], T]) -> LedgerCall[T]:
         """Begin ``work`` in the ledger's thread; it may be tried again, until ``result``."""
@@ -99,6 +100,7 @@ class Session:
                 return trying.result(_KEEP_ALIVE_EVERY_S)
             if trying.done():
                 return trying.result()  # raises the time-out of the work itself, or has ended just now
+            self._turned()
             self._link.keep_alive()
 
     def _through(self, outage: Outage, attempt: Callable[[], T]) -> T:

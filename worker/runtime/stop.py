@@ -13,6 +13,7 @@ from typing import Protocol
 log = logging.getLogger(__name__)
 
 _POLL_S = 0.1
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopRequest(Protocol):
@@ -64,7 +65,7 @@ class SignalStop:
         reading, writing = os.pipe()
         os.set_blocking(writing, False)
         signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in _STOP_SIGNALS:
             signal.signal(number, self._on_signal)
         threading.Thread(target=self._listen, args=(reading,), name="signals", daemon=True).start()
 
@@ -82,10 +83,15 @@ class SignalStop:
         self.requested = True
 
     def _listen(self, reading: int) -> None:
-        number = os.read(reading, 1)[0]
+        """Receive signals; others that have a handler, such as SIGHUP, come by the same pipe."""
+        while (number := os.read(reading, 1)[0]) not in _STOP_SIGNALS:
+            pass
         for call in self._on_request:
             call()
-        again, _, _ = select.select([reading], [], [], self.GRACE_S)
-        if not again:
+        deadline = time.monotonic() + self.GRACE_S
+        while select.select([reading], [], [], max(deadline - time.monotonic(), 0))[0]:
+            if os.read(reading, 1)[0] in _STOP_SIGNALS:
+                break
+        else:
             log.error("not stopped within %.0f s of the signal: ending", self.GRACE_S)
         os._exit(128 + number)

@@ -10,6 +10,7 @@ import { Listener } from "./listening.js";
 import type { Handler, ListenOptions, Subscription } from "./listening.js";
 import { decode, encode } from "./numbers.js";
 import { resultOf } from "./outcomes.js";
+import { requireTraceparent } from "./trace.js";
 import type { Result } from "./outcomes.js";
 import type { Outgoing } from "./requests.js";
 import { Billing } from "./vocabulary.js";
@@ -87,9 +88,14 @@ export class BillingClient extends Billing {
     await Promise.all([...subscriptions, this.#wire.close(timeoutMs)]);
   }
 
-  #send(end: End, message: Outgoing, { timeoutMs }: RequestOptions): Promise<Buffer> {
+  #send(end: End, message: Outgoing, { timeoutMs, traceparent }: RequestOptions): Promise<Buffer> {
     this.#refuseClosed();
-    return this.#wire.send(end, message, timeoutMs ?? this.#timeoutMs ?? TIMEOUTS_MS[end]);
+    requireTraceparent(traceparent);
+    return this.#wire.send(
+      end,
+      { ...message, traceparent },
+      timeoutMs ?? this.#timeoutMs ?? TIMEOUTS_MS[end],
+    );
   }
 
   async #listen<T>(

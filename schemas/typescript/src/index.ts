@@ -5,7 +5,7 @@ export type { Catalog, Package, Terms } from "./fake/catalog.js";
 export { FakeBillingClient } from "./fake/client.js";
 export { formatTokens } from "./formats.js";
 export type * from "./generated/contract.js";
-export type { Handler, ListenOptions, Subscription } from "./listening.js";
+export type { Handler, ListenOptions, MessageContext, Subscription } from "./listening.js";
 export type { Applied, Rejected, Result } from "./outcomes.js";
 export * from "./token-service.js";
 export * from "./vocabulary.js";

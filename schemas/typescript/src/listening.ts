@@ -8,9 +8,15 @@ import { Link, atMost } from "./connection.js";
 import type { Broker } from "./connection.js";
 import { BillingUnavailable } from "./errors.js";
 import { decode } from "./numbers.js";
+import { traceIn } from "./trace.js";
 
 /** Handler of messages; one that throws gets the message again. */
-export type Handler<T> = (message: T) => void | Promise<void>;
+export type Handler<T> = (message: T, context: MessageContext) => void | Promise<void>;
+
+export interface MessageContext {
+  /** Trace context (W3C) of the message that this one tells of; undefined without one. */
+  readonly traceparent?: string | undefined;
+}
 
 export interface ListenOptions {
   /** Most messages that are handled at a time; default 10. */
@@ -99,7 +105,7 @@ export class Listener<T> implements Subscription {
 
   async #handle(delivery: ConsumeMessage): Promise<boolean> {
     try {
-      await this.handler(decode<T>(delivery.content));
+      await this.handler(decode<T>(delivery.content), { traceparent: traceIn(delivery.properties.headers) });
       return true;
     } catch (error) {
       this.#report(error instanceof Error ? error : new Error(String(error)));

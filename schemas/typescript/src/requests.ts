@@ -11,6 +11,7 @@ export interface Outgoing {
   readonly type: string;
   readonly body: Buffer;
   readonly referenceId?: string;
+  readonly traceparent?: string | undefined;
 }
 
 /** A message whose end is awaited. `writes` counts how often it was given to the broker. */

@@ -9,6 +9,8 @@ import type { Result } from "./outcomes.js";
 export interface RequestOptions {
   /** Longest wait, in milliseconds; default 10,000 for commands and 5,000 for queries. */
   readonly timeoutMs?: number;
+  /** Trace context (W3C): it goes on into the reply, the notices, a dead letter and the worker's log. */
+  readonly traceparent?: string;
 }
 
 export interface CommandOptions extends RequestOptions {

@@ -119,11 +119,12 @@ export class Wire {
     }
   }
 
-  #properties({ id, type }: Request): Options.Publish {
+  #properties({ id, type, traceparent }: Request): Options.Publish {
     const ids = { correlationId: id, messageId: id }; // the same when it is sent again
     const sender = { appId: this.appId, userId: this.broker.user };
     const now = Date.now(); // workers observe how old a message is; AMQP's own stamp counts whole seconds
-    const stamps = { timestamp: Math.floor(now / 1000), headers: { timestamp_in_ms: now } };
+    const trace = traceparent === undefined ? {} : { traceparent };
+    const stamps = { timestamp: Math.floor(now / 1000), headers: { timestamp_in_ms: now, ...trace } };
     return { contentType: "application/json", type, mandatory: true, ...ids, ...sender, ...stamps };
   }
 }

@@ -43,6 +43,18 @@ function send(queue: string, messageId: string): void {
   channel.sendToQueue(queue, Buffer.from(JSON.stringify({ referenceId: messageId })), { messageId });
 }
 
+test("a handler gets the trace context of its message, and none for a malformed one", async () => {
+  const queue = await queueWith();
+  const traces: (string | undefined)[] = [];
+  const subscription = await client.replies((_, { traceparent }) => void traces.push(traceparent), { queue });
+  const own = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+  for (const traceparent of [own, "nonsense"])
+    channel.sendToQueue(queue, Buffer.from("{}"), { headers: { traceparent } });
+  await eventually(() => traces.length === 2);
+  assert.deepEqual(new Set(traces), new Set([own, undefined]));
+  await subscription.close();
+});
+
 test("copies of a reply are handled once, also while the first is being handled", async () => {
   const queue = await queueWith("a", "a", "b");
   const handled: (string | undefined)[] = [];

@@ -77,6 +77,16 @@ describe("a command", () => {
     });
   });
 
+  test("takes its trace context along, and refuses one that is none", async () => {
+    const command = { type: "usage.deduct", referenceId: "traced", userId: "ada", tokens: 1 } as const;
+    const traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    await client.publish(command, { traceparent });
+    assert.equal((await standIn.next()).properties.headers?.["traceparent"], traceparent);
+    await client.publish(command);
+    assert.equal((await standIn.next()).properties.headers?.["traceparent"], undefined);
+    await assert.rejects(client.publish(command, { traceparent: "nonsense" }), BillingRefused);
+  });
+
   test("that is published ends with the broker's confirm and names no reply queue", async () => {
     await client.publish({ type: "usage.deduct", referenceId: "job-2", userId: "ada", tokens: 1 });
     const { properties } = await standIn.next();

@@ -77,6 +77,13 @@ class ConsumingConnection(Consumes):
             self._channels[queue].give_back()
         self._channels[queue].hold_at_most(most)
 
+    def take_no_more(self, queue: str) -> None:
+        self._heartbeat.beat()
+        self._channels[queue].take_no_more()
+
+    def arrived(self, queue: str) -> int:
+        return len(self._channels[queue].arrived)
+
     def keep_alive(self, wait_s: float = 0.0) -> None:
         deadline = monotonic() + wait_s
         self._heartbeat.beat()
@@ -162,8 +169,13 @@ class SplitConnection(Consumes):
         self._bulk.acknowledge(deliveries)
 
     def hold_at_most(self, queue: str, most: int, *, give_back: bool = False) -> None:
-        connection = self._bulk if queue in self._bulk.waiting() else self._others
-        connection.hold_at_most(queue, most, give_back=give_back)
+        self._of(queue).hold_at_most(queue, most, give_back=give_back)
+
+    def take_no_more(self, queue: str) -> None:
+        self._of(queue).take_no_more(queue)
+
+    def arrived(self, queue: str) -> int:
+        return self._of(queue).arrived(queue)
 
     def keep_alive(self, wait_s: float = 0.0) -> None:
         left = wait_s
@@ -177,6 +189,9 @@ class SplitConnection(Consumes):
     def close(self) -> None:
         self._others.close()
         self._bulk.close()
+
+    def _of(self, queue: str) -> ConsumingConnection:
+        return self._bulk if queue in self._bulk.waiting() else self._others
 
 
 class QueueChannel:
@@ -198,6 +213,7 @@ class QueueChannel:
         self._connection, self._queue, self._on_cancel = connection, queue, on_cancel
         self._outstanding: deque[int] = deque()
         self._consumers = count(1)
+        self._tags: list[str] = []
         self._arguments = arguments
         self._most = 0
         self._channel = self._opened()
@@ -218,6 +234,13 @@ class QueueChannel:
         self._channel.basic_consume(
             self._queue, consumer_tag=tag, on_cancel=self._on_cancel, arguments=self._arguments
         )
+        self._tags.append(tag)
+
+    def take_no_more(self) -> None:
+        """Cancel the consumers; what a quorum queue had on its way to them comes back with ``give_back``."""
+        tags, self._tags, self._most = self._tags, [], 0
+        for tag in tags:
+            self._channel.basic_cancel(tag)
 
     def close(self) -> None:
         """Close the channel, and with it the consumers."""
@@ -230,6 +253,7 @@ class QueueChannel:
         A nack puts messages behind all others where the queue has no delivery limit; this keeps their places.
         """
         self._channel.close()
+        self._tags.clear()
         self.arrived.clear()
         self._outstanding.clear()
         self.arrived_bytes = self._most = 0
@@ -303,6 +327,11 @@ class OptionalQueueChannel(QueueChannel):
             if self._most and self._look_at is not None:
                 self._look_at = None
                 log.info("%s is there and consumed now", self._queue)
+
+    def take_no_more(self) -> None:
+        """Cancel the consumers, and look for a queue that was missing no more."""
+        self._wanted = 0
+        super().take_no_more()
 
     def look_again(self) -> None:
         """Try again to consume a queue that was missing."""

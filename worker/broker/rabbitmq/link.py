@@ -81,6 +81,13 @@ class AmqpLink(Link):
         with broker_errors():
             self._consumer().hold_at_most(queue, most, give_back=give_back)
 
+    def take_no_more(self, queue: str) -> None:
+        with broker_errors():
+            self._consumer().take_no_more(queue)
+
+    def arrived(self, queue: str) -> int:
+        return self._consumer().arrived(queue)
+
     def keep_alive(self, wait_s: float = 0.0) -> None:
         self._keep_publisher_alive()
         if self._consuming is not None:

@@ -6,6 +6,7 @@ from worker.console.pages import (
     dead_letter_actions,
     dead_letters,
     explain,
+    health,
     old_paths,
     operations,
     overview,
@@ -15,6 +16,7 @@ from worker.console.pages import (
     reverse_runs,
     session,
     set_edits,
+    workers,
 )
 
 PAGES = (
@@ -30,6 +32,8 @@ PAGES = (
     reports.page,
     accounts.page,
     explain.page,
+    workers.page,
     activity_log.page,
     old_paths.page,
+    health.page,
 )

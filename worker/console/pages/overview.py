@@ -10,12 +10,15 @@ from flask.typing import ResponseReturnValue
 from worker.console.charts import Bar, Chart, stacked_bars
 from worker.console.context import ConsoleContext, context, or_unknown
 from worker.console.queues import QueueStatus
+from worker.console.tiles import tiles_of
+from worker.deadletters.store.arrivals import failures_between
 from worker.ledger.queries import snapshot
 from worker.ledger.queries.pace import Pace, PaceBucket, pace
 from worker.ledger.slots import parts_of
 from worker.runtime.cached_value import KnownValue, Unknown
 from worker.runtime.durations import lasting
 from worker.runtime.health import Health, HealthState
+from worker.status import InstallationStatus
 
 page = Blueprint("overview", __name__)
 
@@ -72,18 +75,22 @@ def _template_values(console: ConsoleContext, window: Window) -> dict[str, objec
     now: datetime = g.now
     queues = console.queues()
     found = or_unknown(lambda: _pace(console, now, window))
+    failures = found if isinstance(found, Unknown) else or_unknown(lambda: _failures(console, found))
     counts = or_unknown(console.service.counts)
     groups = or_unknown(lambda: console.service.groups(order="last", limit=_GROUPS))
     totals = counts if isinstance(counts, Unknown) else console.totals()
+    status = console.status()
     return {
         "queues": queues,
+        "status": status,
+        "tiles": tiles_of(status, counts, found, totals),
         "pace": found,
-        "chart": found if isinstance(found, Unknown) else _chart(found, window),
+        "chart": found if isinstance(found, Unknown) else _chart(found, failures, window),
+        "rows": () if isinstance(found, Unknown) else _rows(found, failures),
         "counts": counts,
         "groups": groups,
         "totals": totals,
-        "oldest": _oldest_waiting(queues),
-        "checks": _checks(console.health(), queues, found, now),
+        "checks": _checks(console.health(), queues, found, status, now),
     }
 
 
@@ -98,41 +105,48 @@ def _pace(console: ConsoleContext, now: datetime, window: Window) -> Pace:
         return pace(connection, end, window.length, window.buckets, shares=parts_of(connection))
 
 
-def _chart(found: Pace, window: Window) -> Chart:
-    bars = [_bar(bucket, window) for bucket in found.buckets]
+def _failures(console: ConsoleContext, found: Pace) -> Sequence[int]:
+    """Return the dead letters of each bucket, by the time of their last failure."""
+    with snapshot(console.application.engine) as connection:
+        return failures_between(connection, [*(bucket.start for bucket in found.buckets), found.end])
+
+
+def _rows(found: Pace, failures: Sequence[int] | Unknown) -> list[tuple[PaceBucket, int | None]]:
+    """Return the buckets with their dead letters, None where they are unknown."""
+    dead = [None] * len(found.buckets) if isinstance(failures, Unknown) else failures
+    return list(zip(found.buckets, dead, strict=True))
+
+
+def _chart(found: Pace, failures: Sequence[int] | Unknown, window: Window) -> Chart:
+    dead = [0] * len(found.buckets) if isinstance(failures, Unknown) else failures
+    bars = [_bar(bucket, count, window) for bucket, count in zip(found.buckets, dead, strict=True)]
     total, rejected = sum(b.count for b in found.buckets), sum(b.rejected for b in found.buckets)
     about = "about " if any(not bucket.is_counted for bucket in found.buckets) else ""
-    description = f"{about}{total:,} operations, {rejected:,} of them rejected"
-    title = f"Operations by outcome, {window.text}"
+    description = (
+        f"{about}{total:,} operations, {rejected:,} of them rejected, and {sum(dead):,} dead letters"
+    )
+    title = f"Operations by outcome and dead letters, {window.text}"
     return stacked_bars(
-        bars, ("applied", "rejected"), title=title, description=description, colours=("good", "bad")
+        bars,
+        ("applied", "rejected", "dead letters"),
+        title=title,
+        description=description,
+        colours=("good", "warn", "bad"),
     )
 
 
-def _bar(bucket: PaceBucket, window: Window) -> Bar:
+def _bar(bucket: PaceBucket, dead: int, window: Window) -> Bar:
     about = "" if bucket.is_counted else "≈ "
     reasons = ", ".join(f"{code.replace('_', ' ')} {count:,}" for code, count in bucket.codes.items())
     text = (
         f"{bucket.start:%d %b %H:%M}–{bucket.end:%H:%M}: {about}{bucket.applied:,} applied, "
-        f"{bucket.rejected:,} rejected{f' ({reasons})' if reasons else ''}"
+        f"{bucket.rejected:,} rejected{f' ({reasons})' if reasons else ''}, {dead:,} dead letters"
     )
-    values = (bucket.applied, bucket.rejected)
+    values = (bucket.applied, bucket.rejected, dead)
     return Bar(f"{bucket.start:{window.label}}", text, values, is_estimated=not bucket.is_counted)
 
 
 # -- health -----------------------------------------------------------------------------------------------
-
-
-def _oldest_waiting(queues: KnownValue[QueueStatus] | Unknown) -> str | Unknown:
-    """Return the age of the oldest message; RabbitMQ tells it only where nothing waits."""
-    if isinstance(queues, Unknown):
-        return queues
-    work = queues.value.work
-    if isinstance(work, Unknown):
-        return work
-    if work == 0:
-        return "nothing waits"
-    return Unknown("RabbitMQ can't tell the age of the oldest message in a quorum queue")
 
 
 _IS_FINE = {
@@ -147,10 +161,11 @@ def _checks(
     health: KnownValue[Sequence[Health]] | Unknown,
     queues: KnownValue[QueueStatus] | Unknown,
     found: Pace | Unknown,
+    status: KnownValue[InstallationStatus] | Unknown,
     now: datetime,
 ) -> list[Check]:
     """Return what `billing-worker check` says, and whether work goes on."""
-    progress = _progress_check(queues, found, now)
+    progress = _progress_check(queues, found, status, now)
     if isinstance(health, Unknown):
         return [Check("Health", is_fine=None, text=f"unknown: {health.why}"), progress]
     return [*map(_check_of, health.value), progress]
@@ -161,8 +176,13 @@ def _check_of(health: Health) -> Check:
     return Check(health.name.capitalize(), _IS_FINE[health.state], f"{unknown}{health.text}")
 
 
-def _progress_check(queues: KnownValue[QueueStatus] | Unknown, found: Pace | Unknown, now: datetime) -> Check:
-    """Check that messages don't wait while nothing is posted, as without a worker."""
+def _progress_check(
+    queues: KnownValue[QueueStatus] | Unknown,
+    found: Pace | Unknown,
+    status: KnownValue[InstallationStatus] | Unknown,
+    now: datetime,
+) -> Check:
+    """Check that messages don't wait while nothing is posted; the status says what to do."""
     if isinstance(found, Unknown):
         return Check("Progress", is_fine=None, text="unknown: the ledger does not answer")
     last = f"last posted {lasting(now - found.last_at)} ago" if found.last_at else "nothing posted yet"
@@ -171,7 +191,9 @@ def _progress_check(queues: KnownValue[QueueStatus] | Unknown, found: Pace | Unk
     waiting = queues.value.work
     is_idle = found.last_at is None or now - found.last_at > _STALLED
     if waiting and is_idle:
-        return Check("Progress", is_fine=False, text=f"{waiting:,} wait and {last}: is a worker running?")
+        advice = () if isinstance(status, Unknown) else status.value.advice
+        needed = "; ".join(one.text for one in advice if one.needs_somebody)
+        return Check("Progress", is_fine=False, text=f"{waiting:,} wait and {last}{needed and f': {needed}'}")
     return Check("Progress", is_fine=True, text=last)
 
 

@@ -3,12 +3,13 @@
 import { BillingUnavailable } from "../errors.js";
 import { iso } from "../formats.js";
 import type { Answer, Command, Notice, Query, Reply } from "../generated/contract.js";
-import type { Handler, Subscription } from "../listening.js";
+import type { Handler, MessageContext, Subscription } from "../listening.js";
 import { encode } from "../numbers.js";
 import { resultOf } from "../outcomes.js";
 import type { Result } from "../outcomes.js";
+import { requireTraceparent } from "../trace.js";
 import { Billing } from "../vocabulary.js";
-import type { NoticesOptions } from "../vocabulary.js";
+import type { NoticesOptions, RequestOptions } from "../vocabulary.js";
 import { answerTo } from "./answers.js";
 import { complete } from "./catalog.js";
 import type { Catalog } from "./catalog.js";
@@ -51,18 +52,19 @@ export class FakeBillingClient extends Billing {
     this.#failure = error;
   }
 
-  override async request(command: Command): Promise<Result> {
-    return resultOf(await this.#applied(command));
+  override async request(command: Command, options: RequestOptions = {}): Promise<Result> {
+    return resultOf(await this.#applied(command, options));
   }
 
-  override async publish(command: Command): Promise<void> {
-    const reply = await this.#applied(command);
+  override async publish(command: Command, options: RequestOptions = {}): Promise<void> {
+    const reply = await this.#applied(command, options);
     if (!isWanted(command, reply)) return;
-    for (const handler of this.#replies) await handler(reply);
+    for (const handler of this.#replies) await handler(reply, contextOf(options));
   }
 
-  override async ask(query: Query): Promise<Answer> {
+  override async ask(query: Query, { traceparent }: RequestOptions = {}): Promise<Answer> {
     this.#check();
+    requireTraceparent(traceparent);
     encode(query);
     return answerTo(query, this.#ledger);
   }
@@ -87,22 +89,27 @@ export class FakeBillingClient extends Billing {
     if (this.#failure !== undefined) throw this.#failure;
   }
 
-  async #applied(command: Command): Promise<Reply> {
+  async #applied(command: Command, options: RequestOptions): Promise<Reply> {
     this.#check();
+    requireTraceparent(options.traceparent);
     encode(command); // the same numbers are refused
     const { reply, notices } = apply(command, this.#ledger);
-    for (const [place, news] of notices.entries()) await this.#notify(news, place, reply);
+    for (const [place, news] of notices.entries()) await this.#notify(news, place, reply, contextOf(options));
     return reply;
   }
 
   /** Send a notice; the same one comes again with a copy of its command. */
-  async #notify(news: News, place: number, reply: Reply): Promise<void> {
+  async #notify(news: News, place: number, reply: Reply, context: MessageContext): Promise<void> {
     const { userId, referenceId = "", attempt = 1, recordedAt = iso(this.#now) } = reply;
     const id = `${referenceId} ${attempt} ${place}`;
     const notice = { ...VERSION, id, userId, referenceId, recordedAt, ...news } as Notice;
     for (const { handler, types } of this.#notices)
-      if (types?.includes(notice.type) ?? true) await handler(notice);
+      if (types?.includes(notice.type) ?? true) await handler(notice, context);
   }
+}
+
+function contextOf({ traceparent }: RequestOptions): MessageContext {
+  return { traceparent };
 }
 
 /** Return whether the sender wants the reply: all of them, problems alone, or none. */

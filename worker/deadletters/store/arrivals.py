@@ -1,0 +1,31 @@
+"""Dead letters by the time of their last failure, for a chart."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from itertools import pairwise
+
+from sqlalchemy import Connection, func, literal, select
+from sqlalchemy.dialects.postgresql import ARRAY
+
+from worker.deadletters.store.tables import dead_letters
+from worker.ledger.tables import UtcDateTime
+
+
+def failures_between(connection: Connection, moments: Sequence[datetime]) -> list[int]:
+    """Return how many dead letters failed last between each of ``moments`` (in order) and the next."""
+    at = dead_letters.c.last_failed_at
+    if connection.dialect.name != "postgresql":
+        return [
+            int(
+                connection.execute(
+                    select(func.count()).select_from(dead_letters).where(at >= start, at < end)
+                ).scalar_one()
+            )
+            for start, end in pairwise(moments)
+        ]
+    number = func.width_bucket(at, literal(list(moments), ARRAY(UtcDateTime()))).label("number")
+    statement = (
+        select(number, func.count().label("found")).where(at >= moments[0], at < moments[-1]).group_by(number)
+    )
+    counts = {row.number: row.found for row in connection.execute(statement)}
+    return [counts.get(place, 0) for place in range(1, len(moments))]

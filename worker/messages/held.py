@@ -1,0 +1,81 @@
+"""Held messages: those of a type that an operator has paused, moved to a queue of their own and back.
+
+A lane is one queue, and a message of a paused type would stand before the others for ever. So a worker
+publishes it to ``billing.held`` and acknowledges it when the broker has it. It is no dead letter: it returns
+with its bytes, its properties and its sender, behind what waits in its lane by then. A crash between the two
+leaves two copies of one reference, which is applied once.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from schemas import DeadLetterReason
+from schemas.dead_letter import HELD_HEADER, HELD_TYPE_HEADER
+from worker.broker import Delivery, Outgoing, Publishes
+from worker.errors import BrokerUnavailableError, ConfigurationError, UnansweredError
+from worker.messages.dead_letters import SAID_ANEW, Failure, dead_letter_for, sendable, sendable_properties
+from worker.messages.origin import origin_of, republished
+from worker.messages.policy import Policy
+
+#: Lane and type of held messages, such as ("billing.usage", "usage.deduct").
+LaneType = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OutgoingHeld(Outgoing):
+    """A message to the queue of what is held, or back to its lane."""
+
+
+def held_copy(delivery: Delivery, type_: str, policy: Policy) -> OutgoingHeld:
+    """Return the copy of a lane's delivery that is held."""
+    return _copy(delivery, (delivery.queue, type_), policy.topology.held.name, policy)
+
+
+def copy_of_held(delivery: Delivery, paused: Collection[LaneType], policy: Policy, now: datetime) -> Outgoing:
+    """Return the next copy of a held delivery: back to its lane, or held again where its type is ``paused``.
+
+    What no worker has held, as the broker vouches, becomes a dead letter: it would get a worker's rights.
+    """
+    if (held := lane_type_of(delivery, policy)) is None:
+        text = f"A message came into {delivery.queue} that no worker has held; publish it to an exchange."
+        failure = Failure(DeadLetterReason.WRONG_EXCHANGE, text)
+        return dead_letter_for(delivery, failure, policy, tries=1, now=now)
+    lane, _ = held
+    return _copy(delivery, held, policy.topology.held.name if held in paused else lane, policy)
+
+
+def publish_held(link: Publishes, held: Sequence[Delivery], copies: Sequence[Outgoing]) -> Sequence[Delivery]:
+    """Publish the copies of ``held`` with a confirm; return the deliveries that no queue took.
+
+    Raises UnansweredError where the broker doesn't take them now: they may be published again.
+    """
+    try:
+        result = link.publish(copies)
+    except (BrokerUnavailableError, ConfigurationError) as error:
+        raise UnansweredError(str(error)) from error
+    if result.refused:
+        raise UnansweredError(result.refusal)
+    lost = set(result.returned)
+    return [delivery for delivery, copied in zip(held, copies, strict=True) if copied in lost]
+
+
+def lane_type_of(delivery: Delivery, policy: Policy) -> LaneType | None:
+    """Return the lane and the type of a held delivery; None where no worker vouches for them."""
+    if not origin_of(delivery, policy.worker_users).is_republished:
+        return None
+    lane, type_ = delivery.headers.get(HELD_HEADER), delivery.headers.get(HELD_TYPE_HEADER)
+    if lane not in {queue.name for queue in policy.topology.work} or not isinstance(type_, str):
+        return None
+    return str(lane), type_
+
+
+def _copy(delivery: Delivery, held: LaneType, queue: str, policy: Policy) -> OutgoingHeld:
+    origin = origin_of(delivery, policy.worker_users)
+    headers, _ = sendable(delivery.headers, origin)
+    if origin.is_ours:  # a replay stays one; of anybody else these headers mean nothing
+        headers |= {name: delivery.headers[name] for name in SAID_ANEW if name in delivery.headers}
+    lane, type_ = held
+    headers |= {HELD_HEADER: lane, HELD_TYPE_HEADER: type_}
+    message = OutgoingHeld(delivery.body, "", queue, sendable_properties(delivery), headers)
+    return republished(message, sender=origin.sender, sent_as=policy.user)
