@@ -109,6 +109,7 @@ def _present(
 ) -> Iterator[None]:
     """Show this process to operators while the block runs."""
     presence = application.presence(kind, supervisor)
+    stop.on_request(lambda: application.guard.hurry(_HURRY_S))  # its last words wait no longer
     try:
         with beside(stop, presence=presence.run):
             yield

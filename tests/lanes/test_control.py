@@ -380,3 +380,11 @@ def test_outage_of_the_database_leaves_pauses_as_they_are(world: ControlWorld) -
         world.watch.look()
     assert not world.lanes.needs_attention()
     assert world.lanes.operator.is_paused(USAGE)
+
+
+def test_worker_says_which_pauses_it_obeys(world: ControlWorld) -> None:
+    assert world.lanes.operator.obeyed_at is None
+    world.set_pauses(TYPE)
+    assert world.lanes.operator.obeyed_at is None, "it has read them and holds nothing yet"
+    world.control.attend()
+    assert world.lanes.operator.obeyed_at == NOW

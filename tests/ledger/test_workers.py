@@ -6,7 +6,15 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import Engine
 
-from worker.ledger.workers import KEPT_FOR, SILENT_AFTER, KnownWorker, LaneProgress, Workers, WorkerState
+from worker.ledger.workers import (
+    KEPT_FOR,
+    SILENT_AFTER,
+    KnownWorker,
+    LaneProgress,
+    Workers,
+    WorkerState,
+    seen_by_all,
+)
 from worker.ledger.workers import WorkerKind as Kind
 
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
@@ -61,3 +69,13 @@ def test_worker_consumes_a_lane_that_it_serves_and_has_not_paused() -> None:
     assert not WORKER.consumes("billing.usage"), "it is starting"
     paused = replace(consuming, lanes={"billing.usage": LaneProgress(paused="by ann")})
     assert not paused.consumes("billing.usage")
+
+
+def test_pauses_are_obeyed_by_all_as_far_as_the_last_living_worker() -> None:
+    early = replace(WORKER, pauses_seen_at=NOW)
+    late = replace(WORKER, name="w:2", pauses_seen_at=NOW + timedelta(seconds=3))
+    silent = replace(WORKER, name="w:3", seen_at=NOW - SILENT_AFTER)
+    reader = replace(WORKER, name="w:4", kind=Kind.READER)
+    assert seen_by_all([early, late, silent, reader], NOW) == NOW
+    assert seen_by_all([early, WORKER], NOW) is None, "one obeys none yet"
+    assert seen_by_all([silent, reader], NOW) is None, "none lives"
