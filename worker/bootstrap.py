@@ -237,7 +237,7 @@ class Application:
         return Metrics([queue.name for queue in BILLING.work])
 
     def serve_metrics(self, *roles: ProcessRole) -> None:
-        """Serve the metrics and the health of this process, where a port is set. Raises ConfigurationError."""
+        """Serve this process's metrics and health, where a port is set. Raises ConfigurationError."""
         settings = self.settings
         if settings.metrics_port:
             self.metrics.describe(
