@@ -15,7 +15,7 @@ import yaml
 from sqlalchemy import make_url
 
 from tests.support.command_words import resolved
-from tests.support.deployed import LOOPS, services
+from tests.support.deployed import LOOPS, dockerfile, services
 from tests.support.installation import Installation
 from tests.support.postgres_server import Postgres, postgres_binaries
 from tests.support.private_server import StopMode, memory_folder
@@ -269,11 +269,6 @@ def test_broker_has_no_users_but_those_of_the_definitions() -> None:
 
 
 # -- the image --------------------------------------------------------------------------------------------
-
-
-def dockerfile() -> list[list[str]]:
-    (text,) = {service["build"]["dockerfile_inline"] for service in OURS.values()}
-    return [line.split() for line in text.splitlines()]
 
 
 def test_copied_files_exist_and_suffice_for_the_package() -> None:

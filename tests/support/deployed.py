@@ -60,6 +60,13 @@ def _of_compose() -> Iterator[DeployedService]:
             yield DeployedService(name, tuple(words), service.get("environment", {}), "/run/secrets")
 
 
+def dockerfile() -> list[list[str]]:
+    """Return the words of each line of the image's Dockerfile."""
+    services = yaml.safe_load(COMPOSE_FILE.read_text())["services"].values()
+    (text,) = {service["build"]["dockerfile_inline"] for service in services if "build" in service}
+    return [line.split() for line in text.splitlines()]
+
+
 # -- systemd ----------------------------------------------------------------------------------------------
 
 

@@ -1,4 +1,4 @@
-"""Installation on real servers: the services of a format as plain processes, in its order and as its users."""
+"""Installation on real servers: services of a format as plain processes, as the users that it names."""
 
 import json
 import re
@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from secrets import token_hex
 from types import TracebackType
 from typing import Any, Self
 from uuid import uuid4
@@ -29,6 +30,14 @@ from worker.settings import Settings, load_settings
 _ANSWER_S = 5.0
 #: Names of the superuser's secret, in every format.
 _SUPERUSER = "postgres"
+
+
+def make_secrets(folder: Path) -> Path:
+    """Write a password for each login into the new ``folder``; return it."""
+    folder.mkdir(mode=0o700)
+    for name in (_SUPERUSER, *RoleNames().logins, *(user.name for user in USERS)):
+        (folder / name).write_text(token_hex(24) + "\n")
+    return folder
 
 
 class Installation:
@@ -83,6 +92,10 @@ class Installation:
         for url, place in places.items():
             if url in given:
                 given[url] = re.sub("@.*", place, given[url])
+        if name == "migrate":  # the superuser of an installation is not that of the test's server
+            given["database_url"] = re.sub(
+                "//.*@", f"//{self._postgres.address.user}@", given["database_url"]
+            )
         if "metrics_port" in given:
             given |= {"metrics_port": self.port(name), "metrics_listen": "127.0.0.1"}
         return load_settings(**given, management_url=self._rabbitmq.address.management_url)
@@ -109,7 +122,9 @@ class Installation:
         place = words.index("--output") + 1
         file = self._secrets.with_name("definitions.json")
         words = [*words[:place], str(file), *words[place + 1 :], "--vhost", self.vhost]
-        done = run_cli(load_settings(), *(re.sub("^(%d|/run/secrets)$", str(self._secrets), word) for word in words))
+        done = run_cli(
+            load_settings(), *(re.sub("^(%d|/run/secrets)$", str(self._secrets), word) for word in words)
+        )
         assert done.returncode == 0, done.stderr.decode()
         self._rabbitmq.management.import_definitions(json.loads(file.read_text()))
 

@@ -1,0 +1,88 @@
+"""Services of every format: commands that exist, settings that exist, users with least rights, no secrets."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.command_words import resolved
+from tests.support.deployed import DEPLOY, FORMATS, LOOPS, DeployedService, services
+from worker.broker.roles import USERS, own_users, sender_rules
+from worker.ledger.roles import RoleNames
+from worker.settings import ENV_PREFIX, Settings, load_settings
+
+#: Logins to the broker and to the database of each process.
+LOGINS = {
+    "worker": ("worker", "billing_worker"),
+    "scheduler": ("worker", "billing_worker"),
+    "readers": ("reader", "billing_reader"),
+}
+
+
+def every_service() -> Iterator[tuple[str, DeployedService]]:
+    for form in FORMATS:
+        for service in services(form).values():
+            yield form, service
+
+
+EVERY = [pytest.param(form, service, id=f"{form}-{service.name}") for form, service in every_service()]
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_format_has_every_process(form: str) -> None:
+    assert {*LOOPS, "migrate"} <= set(services(form))
+
+
+@pytest.mark.parametrize(("form", "service"), EVERY)
+def test_command_of_a_service_exists_with_its_options(form: str, service: DeployedService) -> None:
+    found = resolved(service.words).command.name
+    assert found in service.words, form
+
+
+@pytest.mark.parametrize(("form", "service"), EVERY)
+def test_variables_of_a_service_are_settings(form: str, service: DeployedService) -> None:
+    for variable in service.environment:
+        assert variable.startswith(ENV_PREFIX), form
+        assert variable.removeprefix(ENV_PREFIX).lower() in Settings.model_fields
+
+
+@pytest.mark.parametrize("name", LOOPS)
+@pytest.mark.parametrize("form", FORMATS)
+def test_process_logs_in_as_its_own_user(form: str, name: str, secrets: Path) -> None:
+    service = services(form)[name]
+    settings = load_settings(**service.settings(secrets))
+    broker, database = LOGINS[name]
+    for login, url in ((broker, settings.broker_url), (database, settings.database_url)):
+        password = (secrets / login).read_text().strip()
+        assert f"//{login}:{password}@" in url.get_secret_value()
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_migration_gives_both_logins_their_passwords(form: str, secrets: Path) -> None:
+    service = services(form)["migrate"]
+    assert service.arguments(secrets) == ["migrate", "--roles", "--passwords", str(secrets)]
+    login = re.search("//(.*)@", service.environment["BILLING_DATABASE_URL"])
+    assert login is not None
+    assert login[1] not in {*RoleNames().logins, RoleNames().owner}
+
+
+@pytest.mark.parametrize("name", LOOPS)
+@pytest.mark.parametrize("form", FORMATS)
+def test_rules_of_senders_fit_the_users_of_the_broker(form: str, name: str, secrets: Path) -> None:
+    settings = load_settings(**services(form)[name].settings(secrets))
+    assert {pattern: list(users) for pattern, users in settings.senders.items()} == sender_rules(USERS)
+    assert list(settings.worker_users) == own_users(USERS)
+
+
+@pytest.mark.parametrize("name", LOOPS)
+@pytest.mark.parametrize("form", FORMATS)
+def test_process_serves_probes_and_logs_json(form: str, name: str, secrets: Path) -> None:
+    settings = load_settings(**services(form)[name].settings(secrets))
+    assert settings.metrics_port > 0
+    assert settings.log_format == "json"
+
+
+def test_files_have_no_secret() -> None:
+    for path in DEPLOY.rglob("*.*"):
+        assert not re.search(r"://[^@/\s…]*:[^@/\s…]*@", path.read_text()), path
