@@ -72,6 +72,14 @@ def test_row_is_written_at_most_every_five_seconds(world: PresenceWorld) -> None
     assert world.rows.tidied == 1
 
 
+def test_row_is_written_at_each_look_after_the_pauses_changed(world: PresenceWorld) -> None:
+    world.presence.turn()
+    world.pauses.pauses = [OperatorPause(1, "billing.usage", None, PauseKind.PAUSE, "why", "ann", NOW)]
+    for world.now in range(1, 4):
+        world.presence.turn()
+    assert len(world.rows.written) == 4
+
+
 def test_pauses_are_read_each_second(world: PresenceWorld) -> None:
     world.presence.turn()
     world.pauses.pauses = [OperatorPause(1, "billing.usage", None, PauseKind.PAUSE, "why", "ann", NOW)]

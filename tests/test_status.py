@@ -127,6 +127,10 @@ OF_WORKER = (
     f"usage is paused (consecutive faults) by host:1 {SINCE}: 100 in a row; "
     "to go on: `billing-worker resume usage`"
 )
+SCHEMA = replace(FAULTS, code="schema_unusable", text="update the worker")
+OF_SCHEMA = (
+    f"usage is paused (schema unusable) by host:1 {SINCE}: update the worker; it goes on by itself then"
+)
 KILLED = "worker host:1 was last seen at 11:55:00 UTC: it was killed, or doesn't reach the database"
 GROWS = (
     "2,000 messages wait in billing.usage, 300 more each second: 1 workers take 100 a second; "
@@ -167,6 +171,7 @@ OTHER_SETTINGS = replace(WORKER, pid=2, settings_hash="t", settings={"BILLING_TR
         (broker(5, consumers=0), ledger(WORKER, by_operators=[LANE]), [OF_LANE], True),
         (broker(5, consumers=0), ledger(by_workers=[FAULTS]), [OF_WORKER], True),
         (broker(5, held=3), ledger(WORKER, by_operators=[TYPE]), [OF_TYPE], True),
+        (broker(5, consumers=0), ledger(by_workers=[SCHEMA]), [OF_SCHEMA], True),
         (
             broker(held=3),
             ledger(WORKER, by_operators=[ENDED]),

@@ -374,7 +374,7 @@ class Application:
                 lanes=self.tally.progress(consumer.paused()),
                 last_batch_at=batch_at,
                 last_batch_size=batch_size,
-                pauses_seen_at=self.pause_watch.read_at,
+                pauses_seen_at=consumer.obeyed_at(),
             )
 
         workers = Workers(self.batch_engine)

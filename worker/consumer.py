@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol
 
 from worker.batches import Batch, Batches
@@ -153,6 +154,10 @@ class Consumer:
             return WorkerState.CONSUMING, None
         is_quiesced = all(map(self._lanes.operator.is_quiesced, self._lanes.queues))
         return (WorkerState.QUIESCED if is_quiesced else WorkerState.PAUSED), None
+
+    def obeyed_at(self) -> datetime | None:
+        """Return when the pauses that it obeys were read; any thread may ask."""
+        return self._lanes.operator.obeyed_at
 
     def paused(self) -> dict[str, str]:
         """Return why each paused lane takes nothing; any thread may ask."""

@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 
 #: Time between two looks at the pauses, and between two writes of the row, in seconds.
 _LOOK_EVERY_S, _WRITE_EVERY_S = 1.0, 5.0
+#: Time after a change of the pauses in which the row is written at each look: others wait for its word.
+_HURRY_S = 10.0
 #: Number of writes after which old rows are removed.
 _TIDY_EVERY = 720
 
@@ -41,7 +43,8 @@ class Presence:
         self._describe, self._workers, self._clock = describe, workers, clock
         self._watch, self._returner, self._seconds = watch, returner, seconds
         self._write_at = seconds()
-        self._writes = 0
+        self._writes = self._changes = 0
+        self._hurry_until = 0.0
         self._failed: str | None = None
 
     def run(self, stop: Stop) -> None:
@@ -55,7 +58,10 @@ class Presence:
         """Look at the pauses, write the row where its time has come, return what is held; never raises."""
         if self._watch is not None:
             self._unless_failing(self._watch.look)
-        if self._seconds() >= self._write_at:
+            if self._watch.changes != self._changes:
+                self._changes = self._watch.changes
+                self._hurry_until = self._seconds() + _HURRY_S
+        if self._seconds() >= self._write_at or self._seconds() < self._hurry_until:
             self._write_at = self._seconds() + _WRITE_EVERY_S
             self._unless_failing(self._write)
         if self._returner is not None:

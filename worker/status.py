@@ -13,6 +13,7 @@ from worker.broker import BILLING
 from worker.ledger.operator_pauses import OperatorPause, PauseKind
 from worker.ledger.pauses import Pause
 from worker.ledger.workers import KnownWorker, WorkerKind, WorkerState
+from worker.messages.dead_letter_limit import PauseCode
 from worker.settings_report import differences
 
 #: Age of a row up to which its rates, and the messages that it named, are of now.
@@ -69,14 +70,17 @@ class LedgerFacts:
 
 @dataclass(frozen=True, slots=True)
 class LanePause:
-    """Pause of a lane, or of a ``type`` of it: since when, by whom, why, and how it ends."""
+    """Pause of a lane, or of a ``type`` of it, with the command that ends it.
+
+    ``way_out`` is None where no operator ends it: it goes on by itself when the cause is gone.
+    """
 
     code: str
     type: str | None
     since: datetime
     by: str
     reason: str
-    way_out: str
+    way_out: str | None
 
     @property
     def is_of_operator(self) -> bool:
@@ -261,9 +265,16 @@ def _pauses(queue: str, ledger: LedgerFacts) -> Iterator[LanePause]:
     name = lane_name(queue)
     for pause in ledger.by_operators:
         if pause.queue == queue and pause.lasts:
-            way_out = f"billing-worker resume {name}{f' --type {pause.type}' if pause.type else ''}"
+            of_type = f" --type {pause.type}" if pause.type else ""
             code = "quiesced" if pause.kind is PauseKind.QUIESCE else "paused"
-            yield LanePause(code, pause.type, pause.began_at, pause.actor, pause.reason, way_out)
+            yield LanePause(
+                code,
+                pause.type,
+                pause.began_at,
+                pause.actor,
+                pause.reason,
+                f"billing-worker resume {name}{of_type}",
+            )
     seen: dict[str, list[Pause]] = {}
     for own in ledger.by_workers:
         if own.queue == queue:
@@ -271,7 +282,8 @@ def _pauses(queue: str, ledger: LedgerFacts) -> Iterator[LanePause]:
     for code, same in seen.items():
         by = same[0].worker if len(same) == 1 else f"{len(same)} workers"
         first = min(one.began_at for one in same)
-        yield LanePause(code, None, first, by, same[0].text, f"billing-worker resume {name}")
+        way_out = None if code == PauseCode.SCHEMA_UNUSABLE else f"billing-worker resume {name}"
+        yield LanePause(code, None, first, by, same[0].text, way_out)
 
 
 # -- advice -----------------------------------------------------------------------------------------------
@@ -300,9 +312,9 @@ def _advice_on_pauses(lane: LaneStatus) -> Iterator[Advice]:
     for pause in lane.pauses:
         what = f"{pause.type} of {lane.name}" if pause.type else lane.name
         since = f"{pause.since:%Y-%m-%d %H:%M:%S} UTC"
+        to_go_on = f"to go on: `{pause.way_out}`" if pause.way_out else "it goes on by itself then"
         yield Advice(
-            f"{what} is {pause.shown_code} by {pause.by} since {since}: {pause.reason}; "
-            f"to go on: `{pause.way_out}`",
+            f"{what} is {pause.shown_code} by {pause.by} since {since}: {pause.reason}; {to_go_on}",
             needs_somebody=True,
             is_about_pause=True,
         )

@@ -11,6 +11,8 @@ from worker.errors import TransientError
 from worker.ledger.queries import snapshot
 from worker.ledger.queries.incidents import OverdueEvent, overdue_before, overdue_events, waiting_counts
 from worker.metrics import Metrics
+from worker.runtime import log_fields
+from worker.runtime.log_fields import LogEvent
 from worker.runtime.stop import Stop
 
 log = logging.getLogger(__name__)
@@ -63,6 +65,7 @@ class WaitingWatch:
                 event.name,
                 f"{event.recorded_at:%Y-%m-%d %H:%M}Z",
                 self._waiting_days,
+                extra=log_fields.fields(LogEvent.PAYMENT_OVERDUE, reference_id=event.reference_id),
             )
 
     def _set(self, waiting: float, overdue: float) -> None:

@@ -21,6 +21,8 @@ from tests.http.conftest import NOWHERE
 from tests.support.forked_python import ForkedPython
 from tests.support.processes import worker_environment
 from tests.support.rabbit_client import RabbitClient
+from tests.support.waiting import eventually
+from worker.catalog import DEFAULT_CATALOG
 from worker.settings import load_settings
 
 
@@ -119,17 +121,20 @@ def test_help_shows_a_configuration_that_loads(cli: Cli, config: Path) -> None:
 @pytest.fixture
 def bridge(broker_url: str, config: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     """The bridge as a process, and its port."""
+    catalog = config.with_name("catalog.toml")
+    catalog.write_text(DEFAULT_CATALOG.read_text())
     environment = {
-        **worker_environment(load_settings(broker_url=broker_url)),
+        **worker_environment(load_settings(broker_url=broker_url, catalog=catalog)),
         "BILLING_BRIDGE_STRIPE_SECRETS": SECRET,
         "PYTHONUNBUFFERED": "1",
     }
-    process = ForkedPython(
-        *("worker", "bridge", "--config", str(config), "--listen", "127.0.0.1:0"),
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    )
+    with config.with_name("log").open("wb") as log:
+        process = ForkedPython(
+            *("worker", "bridge", "--config", str(config), "--listen", "127.0.0.1:0"),
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=log,
+        )
     watchdog = threading.Timer(60, process.kill)
     watchdog.start()
     with process:
@@ -164,7 +169,7 @@ def ask(
 
 
 def test_process_publishes_refuses_and_ends_in_order(
-    bridge: tuple[subprocess.Popen[bytes], int], rabbit: RabbitClient
+    bridge: tuple[subprocess.Popen[bytes], int], rabbit: RabbitClient, config: Path
 ) -> None:
     process, port = bridge
     body = fresh_event()
@@ -177,6 +182,14 @@ def test_process_publishes_refuses_and_ends_in_order(
     assert ask(port, body, [])[1]["code"] == "signature_missing"
     status, problem = ask(port, b"", [signature], length=1024 * 1024 + 1)
     assert (status, problem["detail"]) == (413, "The body is longer than 1048576 bytes.")
+
+    # It goes on with its catalog where a new one lacks a package that it sells.
+    config.with_name("catalog.toml").write_text(DEFAULT_CATALOG.read_text().replace('"starter"', '"gone"'))
+    process.send_signal(signal.SIGHUP)
+    log = config.with_name("log")
+    eventually(lambda: "the catalog stays as it was" in log.read_text(), what="it judges the catalog")
+    assert "starter" in log.read_text()
+    assert ask(port, body, [signature])[0] == 200
 
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) == 0

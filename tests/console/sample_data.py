@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any
 
@@ -25,6 +25,7 @@ from tests.support.fakes import FakeLink
 from worker.broker import BILLING, Delivery
 from worker.catalog import Catalog
 from worker.deadletters.service import DeadLetters
+from worker.ledger.workers import KnownWorker, LaneProgress, WorkerKind, WorkerState
 from worker.messages.dead_letters import Failure, dead_letter_for
 from worker.messages.policy import Policy
 from worker.messages.receiving import message_in
@@ -305,3 +306,23 @@ def _odd(number: int, now: datetime) -> Delivery:
 def _alike(number: int, now: datetime) -> Delivery:
     message = {"type": "usage.deduct", "referenceId": f"like-{number}", "userId": f"u-{number:04}"}
     return refused(message | {"tokens": -1}, now - timedelta(seconds=number))
+
+
+def known_worker(host: str) -> KnownWorker:
+    """A worker that consumes all lanes, and has changed settings."""
+    now = datetime.now(UTC)
+    return KnownWorker(
+        name=f"{host}:1:aa",
+        kind=WorkerKind.WORKER,
+        host=host,
+        pid=1,
+        version="0.5.0",
+        settings_hash="abcdef0123",
+        started_at=now,
+        seen_at=now,
+        state=WorkerState.CONSUMING,
+        settings={"BILLING_SENDERS": {"usage.*": ["x" * 200]}},
+        lanes={queue.name: LaneProgress(5, 1.0, now) for queue in BILLING.work},
+        last_batch_at=now,
+        last_batch_size=3,
+    )

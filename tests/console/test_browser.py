@@ -20,6 +20,9 @@ from tests.support.rabbit_client import RabbitClient
 from tests.support.waiting import eventually
 from worker.bootstrap import Application
 from worker.console.users import Role, write_user
+from worker.ledger.operator_pauses import PauseKind
+from worker.ledger.workers import Workers
+from worker.steering import pause_lanes
 
 
 def complaints_of(driver: webdriver.Chrome) -> list[str]:
@@ -190,6 +193,20 @@ def test_keyboard_reaches_rows_and_pages(ann: BrowserUser, application: Applicat
     assert ann.driver.current_url.endswith("#main")
 
 
+def test_operator_quiesces_a_lane_and_resumes_it(ann: BrowserUser) -> None:
+    ann.goes_to("/workers")
+    ann.presses("g", "w")
+    ann.sees("No process is known.")
+    ann.types("reason", "move the database")
+    ann.clicks("Quiesce")
+    ann.sees("Running workers obey within seconds.")
+    ann.sees("usage quiesced by")
+    ann.goes_to("/")
+    ann.sees("move the database")
+    ann.clicks("Resume")
+    ann.sees("Resumed.")
+
+
 def rejected_payment(reference: str) -> PaymentSucceeded:
     return PaymentSucceeded(
         reference_id=reference, user_id="ada", package_id="gone", amount_minor=1_999, currency="USD"
@@ -237,7 +254,8 @@ def test_viewer_signs_in_and_gets_no_actions(
 
 
 PAGES = (
-    "/", "/dead-letters", "/dead-letters/list", "/dead-letters/1", "/dead-letters/3", "/dead-letters/5",
+    "/", "/workers",
+    "/dead-letters", "/dead-letters/list", "/dead-letters/1", "/dead-letters/3", "/dead-letters/5",
     "/dead-letters/3/edit", "/dead-letters/dry-run?n=1&n=3", "/dead-letters/replay?n=1",
     "/dead-letters/discard?n=1", "/replays", "/payments", "/accounts",
     f"/account?user={'x' * 200}", f"/account/history?user={'x' * 200}", f"/account/usage?user={'x' * 200}",
@@ -252,6 +270,8 @@ def test_pages_fit_small_screens(
         application.engine, application.service(), application.catalog, datetime.now(UTC), groups=20
     )
     applied(application.engine, application.catalog, rejected_payment("p" * 180))
+    Workers(application.engine).write(sample_data.known_worker("h" * 60))
+    pause_lanes(application, "usage", None, PauseKind.PAUSE, reason="w" * 300, actor="a" * 100)
     user = BrowserUser(driver, open_console())
     try:
         for width in (360, 1024):

@@ -92,21 +92,21 @@ def test_messages_of_a_type_that_is_still_paused_stay_in_their_order(world: Retu
     assert world.pauses.returned == [1]
 
 
-def test_pause_is_not_over_before_every_worker_knows_of_its_end(world: ReturnWorld) -> None:
+def test_messages_return_when_every_worker_obeys_the_end(world: ReturnWorld) -> None:
+    world.hold(3)
     for seen_at in (None, NOW, NOW + timedelta(seconds=1)):
         world.seen_at = seen_at
         world.turn(ended(DEDUCT))
-        assert world.pauses.returned == []
+        assert world.links == [], "a worker would hold again what returns"
     world.seen_at = NOW + timedelta(minutes=1)
     world.turn(ended(DEDUCT))
-    assert world.pauses.returned == [1]
+    assert len(world.waiting(USAGE)) == 3
 
 
 def test_messages_that_no_pause_holds_return_by_themselves(world: ReturnWorld) -> None:
-    world.turn()
     world.hold(1)
     world.turn()
-    assert len(world.links) == 1, "it looks now and then"
+    assert world.links == [], "it looks now and then"
     world.now += LOOK_EVERY
     world.turn()
     assert len(world.waiting(USAGE)) == 1

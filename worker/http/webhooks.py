@@ -23,8 +23,10 @@ from worker.gateways.signatures import SignatureError
 from worker.http.app import LIVE_PATH, READY_PATH, MeasuredRequests, response_of
 from worker.http.problems import Problem
 from worker.metrics import Metrics
+from worker.runtime import log_fields
 from worker.runtime.cached_value import CachedValue, Unknown
 from worker.runtime.limited_log import LimitedLog
+from worker.runtime.log_fields import LogEvent
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +104,9 @@ def _publish(
     count(received.type, _PUBLISHED)
     published = [{"type": command.type, "referenceId": command.reference_id} for command in commands]
     for command in commands:
-        log.info("%s: %s published %s", endpoint.gateway, received.type, command.reference_id)
+        extra = log_fields.fields(LogEvent.WEBHOOK, type=command.type, reference_id=command.reference_id)
+        text = "%s: %s published %s"
+        log.info(text, endpoint.gateway, received.type, command.reference_id, extra=extra)
     return _answer({"result": _PUBLISHED, "commands": published})
 
 
@@ -112,7 +116,9 @@ def _without_commands(
     detail = received.mapped.detail
     count(received.type, reason)
     level = logging.WARNING if reason.needs_attention else logging.INFO
-    log.log(level, "%s: %s gives no command (%s): %s", endpoint.gateway, received.type, reason, detail)
+    extra = log_fields.fields(LogEvent.WEBHOOK, code=reason)
+    text = "%s: %s gives no command (%s): %s"
+    log.log(level, text, endpoint.gateway, received.type, reason, detail, extra=extra)
     if reason is Reason.MALFORMED:
         return response_of(Problem(HTTPStatus.UNPROCESSABLE_ENTITY, ProblemCode.MALFORMED, detail))
     return _answer({"result": "ignored", "reason": reason, "detail": detail})

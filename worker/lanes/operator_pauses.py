@@ -40,6 +40,7 @@ class PauseWatch:
         self._source, self._clock = source, clock
         self.current: tuple[OperatorPause, ...] = ()
         self.read_at: datetime | None = None
+        self.changes = 0
 
     @property
     def lasting(self) -> Sequence[OperatorPause]:
@@ -57,6 +58,7 @@ class PauseWatch:
         found = tuple(self._source.current())
         if found != self.current:
             self.current = found
+            self.changes += 1
         self.read_at = now
 
 
@@ -70,6 +72,7 @@ class OperatorPausedLanes:
         self._quiescing: set[str] = set()
         self._whole: set[str] = set()
         self._must_obey = False
+        self._obeyed_at: datetime | None = None
         self.types: Mapping[LaneType, OperatorPause] = {}
 
     # -- what is paused -----------------------------------------------------------------------------------
@@ -78,6 +81,13 @@ class OperatorPausedLanes:
     def needs_attention(self) -> bool:
         """True where the pauses have changed, or a lane finishes what it holds; asked with every batch."""
         return self._must_obey or self._seen is not self._watch.current or bool(self._quiescing)
+
+    @property
+    def obeyed_at(self) -> datetime | None:
+        """Time at which the pauses that it obeys were read last; any thread may ask."""
+        if self._seen is self._watch.current:
+            self._obeyed_at = self._watch.read_at
+        return self._obeyed_at
 
     def is_paused(self, queue: str) -> bool:
         """Return True for a lane of which nothing more is taken."""

@@ -23,8 +23,8 @@ log = logging.getLogger(__name__)
 _TOGETHER, PREFETCH = 500, 1_000
 #: Longest wait for the next message: another worker may be the one that returns them.
 _WAIT_S = 1.0
-#: Time that a worker has to hold what it has read before it learned that the pause ended.
-_SETTLED_AFTER = timedelta(seconds=5)
+#: Largest difference between the clocks of the operator's machine and of a worker's.
+_SETTLED_AFTER = timedelta(seconds=2)
 #: Time between two passes while something is to return, and between two looks for what no pause holds.
 _AGAIN_AFTER, LOOK_EVERY = timedelta(seconds=2), timedelta(minutes=5)
 
@@ -42,7 +42,7 @@ class HeldReturner:
 
     ``connect`` opens a link that consumes the queue of what is held, and takes nothing of it yet.
 
-    ``seen_by_all`` is the time at which the last of the workers has read the pauses; None where one has not.
+    ``seen_by_all`` is the time of the pauses that all workers obey; None where one obeys none yet.
     """
 
     def __init__(
@@ -58,24 +58,29 @@ class HeldReturner:
         self._connect, self._watch, self._record, self._policy = connect, watch, record, policy
         self._clock, self._seen_by_all = clock, seen_by_all
         self._queue = BILLING.held.name
-        self._looked_at: datetime | None = None
+        self._looked_at = clock()
 
     def turn(self) -> None:
         """Return what is held of pauses that have ended, where there are such. Raises TransientError."""
         now = self._clock()
-        ended = self._watch.returning
+        ended = [pause for pause in self._watch.returning if self._is_settled(pause, now)]
         pause = _AGAIN_AFTER if ended else LOOK_EVERY
-        if self._looked_at is not None and now - self._looked_at < pause:
+        if now - self._looked_at < pause:
             return
         self._looked_at = now
-        paused = [(pause.queue, pause.type) for pause in self._watch.lasting if pause.type is not None]
+        # A worker that still holds a type would hold again what returns, behind what came later.
+        paused = [
+            (pause.queue, pause.type)
+            for pause in self._watch.current
+            if pause.type is not None and pause not in ended
+        ]
         with closing(self._connect()) as link:
             returned = self._pass(link, paused)
         if returned is not None and not returned:
-            self._mark([pause for pause in ended if self._is_settled(pause, now)], now)
+            self._mark(ended, now)
 
     def _is_settled(self, pause: OperatorPause, now: datetime) -> bool:
-        """Return True where every worker has known for a while that the pause ended."""
+        """Return True where every worker obeys the end of the pause: none holds messages of it any more."""
         seen_at = self._seen_by_all(now)
         return (
             seen_at is not None and pause.ended_at is not None and seen_at > pause.ended_at + _SETTLED_AFTER

@@ -20,6 +20,8 @@ from worker.messages.outgoing import (
 from worker.messages.policy import Policy
 from worker.messages.replies import Replies
 from worker.metrics import Metrics
+from worker.runtime import log_fields
+from worker.runtime.log_fields import LogEvent
 
 log = logging.getLogger(__name__)
 
@@ -138,7 +140,9 @@ class Publisher:
             return
         self._metrics.unroutable_replies.inc(len(replies))
         queues = sorted({repr(reply.routing_key) for reply in replies})
-        log.warning("%d replies reached no queue: %s does not exist", len(replies), ", ".join(queues))
+        extra = log_fields.fields(LogEvent.REPLIES_UNROUTABLE, count=len(replies))
+        text = "%d replies reached no queue: %s does not exist"
+        log.warning(text, len(replies), ", ".join(queues), extra=extra)
 
 
 def publish_direct(link: Publishes, replies: Sequence[Outgoing]) -> None:
