@@ -72,6 +72,7 @@ def test_compose_file_has_every_service() -> None:
         "worker",
         "scheduler",
         "readers",
+        "ops",
     ]
 
 
@@ -115,6 +116,7 @@ def test_each_service_waits_for_its_dependencies() -> None:
         "worker": everything,
         "scheduler": everything,
         "readers": everything,
+        "ops": {},
     }
 
 
@@ -211,6 +213,7 @@ def test_each_service_has_the_secrets_that_it_reads_and_no_others(name: str) -> 
         ("worker", "worker", "billing_worker"),
         ("scheduler", "worker", "billing_worker"),
         ("readers", "reader", "billing_reader"),
+        ("ops", "ops", "billing_worker"),
     ],
 )
 def test_each_process_logs_in_as_its_own_user(secrets: Path, name: str, broker: str, database: str) -> None:
@@ -224,7 +227,7 @@ def test_each_process_logs_in_as_its_own_user(secrets: Path, name: str, broker: 
 
 def test_rules_of_senders_fit_the_users_of_the_broker(secrets: Path) -> None:
     rules: dict[str, object] = {"senders": sender_rules(USERS), "worker_users": tuple(own_users(USERS))}
-    for name in ("worker", "scheduler", "readers"):
+    for name in (*LOOPS, "ops"):
         settings = settings_of(name, secrets).model_dump()
         found = {
             rule: {pattern: list(users) for pattern, users in value.items()}
@@ -308,6 +311,7 @@ def test_compose_file_runs_these_commands() -> None:
         ("scheduler", "scheduler"),
         ("scheduler", "check"),
         ("readers", "readers --readers 1"),
+        ("ops", "status"),
     ]
 
 
@@ -340,6 +344,7 @@ def test_commands_run_in_order_on_real_servers(installation: Installation) -> No
     _, *probe = (word.replace("9101", port) for word in SERVICES["readers"]["healthcheck"]["test"])
     assert probe[0] == "python"
     subprocess.run([sys.executable, *probe[1:]], check=True, timeout=30)
+    assert "payments" in installation.run("ops")
     logs = installation.stop_all()
     assert "scheduling what falls due" in logs["scheduler"]
     assert not [log for log in logs.values() if "refused" in log or "denied" in log]

@@ -21,7 +21,11 @@ from worker.settings import Settings, load_settings
 
 #: Versions of Kubernetes: the oldest that its makers might still be asked about, and the newest known.
 VERSIONS = ("1.30", kubernetes_validate.latest_version())
-KUSTOMIZATION: dict[str, Any] = yaml.safe_load((MANIFESTS / "kustomization.yaml").read_text())
+
+
+def kustomization(folder: str) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((MANIFESTS / folder / "kustomization.yaml").read_text())
+    return found
 
 
 def container(name: str) -> dict[str, Any]:
@@ -55,12 +59,28 @@ def test_misspelt_field_is_found() -> None:
         kubernetes_validate.validate({**found, "spec": spec}, VERSIONS[-1], strict=True)
 
 
-def test_kustomization_has_all_but_the_migration() -> None:
-    files = {path.name for path in MANIFESTS.glob("*.yaml")}
-    assert set(KUSTOMIZATION["resources"]) == files - {"kustomization.yaml", "migrate.yaml"}
-    assert KUSTOMIZATION["kind"] == "Kustomization"
-    assert {image["name"] for image in KUSTOMIZATION["images"]} == {
-        container(name)["image"] for name in pods()
+@pytest.mark.parametrize("folder", ["migrate", "run", "ops"])
+def test_kustomization_has_all_of_its_folder_and_the_image(folder: str) -> None:
+    found = kustomization(folder)
+    files = {path.name for path in (MANIFESTS / folder).iterdir()} - {"kustomization.yaml"}
+    assert found == {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "components": ["../image"],
+        "resources": found["resources"],
+    }
+    assert set(found["resources"]) == files
+
+
+def test_image_of_all_pods_is_named_in_one_place() -> None:
+    found = kustomization("image")
+    (image,) = found.pop("images")
+    assert set(image) == {"name", "newName", "newTag"}
+    assert {image["name"]} == {container(name)["image"] for name in pods()}
+    assert found == {
+        "apiVersion": "kustomize.config.k8s.io/v1alpha1",
+        "kind": "Component",
+        "namespace": "billing",
     }
 
 
@@ -207,4 +227,5 @@ def test_pods_that_start_before_the_migration_live_and_get_ready_after_it(instal
     for port in ports:
         eventually(partial(is_ok, port, READY_PATH), what="it is ready")
     installation.answers()
+    assert "payments" in installation.run("ops")
     installation.stop_all()

@@ -17,6 +17,7 @@ LOGINS = {
     "worker": ("worker", "billing_worker"),
     "scheduler": ("worker", "billing_worker"),
     "readers": ("reader", "billing_reader"),
+    "ops": ("ops", "billing_worker"),
 }
 
 
@@ -31,7 +32,7 @@ EVERY = [pytest.param(form, service, id=f"{form}-{service.name}") for form, serv
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_format_has_every_process(form: str) -> None:
-    assert {*LOOPS, "migrate"} <= set(services(form))
+    assert {*LOOPS, "migrate", "ops"} <= set(services(form))
 
 
 @pytest.mark.parametrize(("form", "service"), EVERY)
@@ -47,7 +48,7 @@ def test_variables_of_a_service_are_settings(form: str, service: DeployedService
         assert variable.removeprefix(ENV_PREFIX).lower() in Settings.model_fields
 
 
-@pytest.mark.parametrize("name", LOOPS)
+@pytest.mark.parametrize("name", LOGINS)
 @pytest.mark.parametrize("form", FORMATS)
 def test_process_logs_in_as_its_own_user(form: str, name: str, secrets: Path) -> None:
     service = services(form)[name]
@@ -67,7 +68,7 @@ def test_migration_gives_both_logins_their_passwords(form: str, secrets: Path) -
     assert login[1] not in {*RoleNames().logins, RoleNames().owner}
 
 
-@pytest.mark.parametrize("name", LOOPS)
+@pytest.mark.parametrize("name", LOGINS)
 @pytest.mark.parametrize("form", FORMATS)
 def test_rules_of_senders_fit_the_users_of_the_broker(form: str, name: str, secrets: Path) -> None:
     settings = load_settings(**services(form)[name].settings(secrets))

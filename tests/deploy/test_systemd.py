@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.deployed import LOOPS, UNITS, services, units
+from tests.support.deployed import LOOPS, SECRETS, UNITS, services, units
 from tests.support.installation import Installation
 from tests.support.notify_socket import NotifySocket
 from tests.support.provision import PostgresServer, RabbitMQServer, systemd_analyze
@@ -16,7 +16,6 @@ from worker.broker.roles import USERS
 from worker.runtime.process_health import LIVE_S
 from worker.runtime.supervisor import _STOP_GRACE_S, LIMIT_EXIT, UNSUPPORTED_EXIT
 
-SECRETS = "/etc/billing-worker/secrets"
 #: Programs that the units start, on the machine of an installation.
 PROGRAMS = ("/opt/billing-worker/bin/billing-worker", "/usr/sbin/rabbitmqctl", "/bin/kill")
 #: Exposure from 0 to 100 that `systemd-analyze security` may find; a unit without hardening has 96.
@@ -191,6 +190,7 @@ def test_units_work_and_report_to_systemd(installation: Installation, tmp_path: 
         for manager in managers.values():
             assert "WATCHDOG=1" in manager.until("READY=1")
         installation.answers()
+        assert "payments" in installation.run("ops")
         installation.stop_all()
         for manager in managers.values():
             manager.until("STOPPING=1")

@@ -14,11 +14,15 @@ from worker.settings import ENV_PREFIX
 
 COMPOSE_FILE = ROOT / "docker-compose.yml"
 DEPLOY = ROOT / "worker" / "deploy"
+#: Folder of the secrets on a machine with systemd.
+SECRETS = "/etc/billing-worker/secrets"
 UNITS, MANIFESTS = DEPLOY / "systemd", DEPLOY / "kubernetes"
 PROGRAM = "billing-worker"
 FORMATS = ("compose", "systemd", "kubernetes")
 #: Services that go on until SIGTERM, by the name that they have in every format.
 LOOPS = ("worker", "scheduler", "readers")
+#: Service for the command line of operators; of systemd it is a shell with variables.
+OPS = "ops"
 
 
 @dataclass(frozen=True)
@@ -134,6 +138,11 @@ def _of_units() -> Iterator[DeployedService]:
         program, *words = unit.commands[0]
         assert Path(program).name == PROGRAM
         yield DeployedService(name, tuple(words), unit.environment, "%d")
+    variables = {
+        **environment_file(UNITS / "etc/settings.env"),
+        **environment_file(UNITS / "etc/ops.env"),
+    }
+    yield DeployedService(OPS, ("status",), variables, SECRETS)
 
 
 # -- Kubernetes -------------------------------------------------------------------------------------------
@@ -141,25 +150,34 @@ def _of_units() -> Iterator[DeployedService]:
 
 @cache
 def manifests() -> list[dict[str, Any]]:
-    """Return the objects of all manifests, without the kustomization."""
-    paths = sorted(path for path in MANIFESTS.glob("*.yaml") if path.stem != "kustomization")
+    """Return the objects of all manifests, without the kustomizations."""
+    paths = sorted(path for path in MANIFESTS.rglob("*.yaml") if path.stem != "kustomization")
     return [found for path in paths for found in yaml.safe_load_all(path.read_text())]
 
 
 def pods() -> dict[str, dict[str, Any]]:
     """Return the specification of each pod, by the name of its only container."""
-    templates = [found["spec"]["template"] for found in manifests() if "template" in found.get("spec", {})]
-    return {template["spec"]["containers"][0]["name"]: template["spec"] for template in templates}
+    specifications = [
+        found["spec"] if found["kind"] == "Pod" else found["spec"]["template"]["spec"]
+        for found in manifests()
+        if found["kind"] in {"Deployment", "Job", "Pod"}
+    ]
+    return {pod["containers"][0]["name"]: pod for pod in specifications}
 
 
 def _of_manifests() -> Iterator[DeployedService]:
     shared = {found["metadata"]["name"]: found["data"] for found in manifests() if "data" in found}
     for name, pod in pods().items():
         (container,) = pod["containers"]
-        assert container["command"] == [PROGRAM]
+        words = container["args"]
+        if name == OPS:
+            assert container["command"] == ["sleep"]
+            words = ["status"]
+        else:
+            assert container["command"] == [PROGRAM]
         environment: dict[str, str] = {}
         for source in container.get("envFrom", []):
             environment |= shared[source["configMapRef"]["name"]]
         environment |= {variable["name"]: variable["value"] for variable in container["env"]}
         (mount,) = container["volumeMounts"]
-        yield DeployedService(name, tuple(container["args"]), environment, mount["mountPath"])
+        yield DeployedService(name, tuple(words), environment, mount["mountPath"])
