@@ -157,23 +157,32 @@ def settings_of(name: str, secrets: Path, **changes: str) -> Settings:
     return load_settings(**{**values, **changes})
 
 
+def secrets_made_in(folder: Path) -> Path:
+    """Make the secrets in ``folder`` by the commands in the head of the file; return their folder."""
+    (block,) = re.findall(r"((?:^# {3}.*\n)+)", FILE.read_text(), re.MULTILINE)
+    script = re.sub("^# {3}", "", block, flags=re.MULTILINE).replace("docker compose up --build\n", "")
+    subprocess.run(["sh", "-e"], input=script.encode(), cwd=folder, check=True)
+    return folder / "secrets"
+
+
 @pytest.fixture
 def secrets(tmp_path: Path) -> Path:
     """Folder of secrets as the head of the file makes it."""
-    (block,) = re.findall(r"((?:^# {3}.*\n)+)", FILE.read_text(), re.MULTILINE)
-    script = re.sub("^# {3}", "", block, flags=re.MULTILINE).replace("docker compose up --build\n", "")
-    subprocess.run(["sh", "-e"], input=script.encode(), cwd=tmp_path, check=True)
-    return tmp_path / "secrets"
+    return secrets_made_in(tmp_path)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def installation(
-    postgres: PostgresServer, rabbitmq: RabbitMQServer, bare_broker_url: str, secrets: Path
+    postgres: PostgresServer, rabbitmq: RabbitMQServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Installation]:
-    """Installation of the file, with its definitions loaded."""
-    vhost = bare_broker_url.rpartition("/")[2]
-    with Installation(services("compose"), postgres, rabbitmq, vhost, secrets) as installation:
+    """Installation of the file, started in its order, with its logins; RabbitMQ's start is an import."""
+    folder = tmp_path_factory.mktemp("compose")
+    with Installation(services("compose"), postgres, rabbitmq, secrets_made_in(folder)) as installation:
         installation.load_definitions(commands_of("definitions")[0])
+        installation.migrate()
+        for name in LOOPS:
+            installation.start(name)
+        installation.answers()
         yield installation
 
 
@@ -332,12 +341,7 @@ def test_wrong_command_raises() -> None:
         resolved(["topology", "declaer"])
 
 
-def test_commands_run_in_order_on_real_servers(installation: Installation) -> None:
-    """Each command of the file, as its service and with its logins; RabbitMQ's start is an import."""
-    installation.migrate()
-    for name in LOOPS:
-        installation.start(name)
-    installation.answers()
+def test_commands_of_the_file_work_on_real_servers(installation: Installation) -> None:
     healthy = run_cli(installation.settings("worker"), *commands_of("worker")[1])
     assert (healthy.returncode, healthy.stderr) == (0, b"")
     port = str(installation.port("readers"))
@@ -345,17 +349,10 @@ def test_commands_run_in_order_on_real_servers(installation: Installation) -> No
     assert probe[0] == "python"
     subprocess.run([sys.executable, *probe[1:]], check=True, timeout=30)
     assert "payments" in installation.run("ops")
-    logs = installation.stop_all()
-    assert "scheduling what falls due" in logs["scheduler"]
-    assert not [log for log in logs.values() if "refused" in log or "denied" in log]
 
 
 def test_installation_survives_the_restart_of_any_part(installation: Installation) -> None:
     """Each service is killed, and each server ends all sessions; what a service does, Docker starts again."""
-    installation.migrate()
-    for name in LOOPS:
-        installation.start(name)
-    installation.answers()
     for name in LOOPS:
         installation.kill(name)
         installation.start(name)
@@ -366,8 +363,10 @@ def test_installation_survives_the_restart_of_any_part(installation: Installatio
     assert installation.runs_all
     installation.migrate()  # beside all of it, as with a new version
     installation.answers()
-    log = installation.stop_all()["worker"]
-    assert log.count("outage_began") >= len(("postgres", "rabbitmq"))
+    logs = installation.stop_all()
+    assert logs["worker"].count("outage_began") >= len(("postgres", "rabbitmq"))
+    assert "scheduling what falls due" in logs["scheduler"]
+    assert not [log for log in logs.values() if "ACCESS_REFUSED" in log or "denied" in log]
 
 
 @pytest.mark.slow
@@ -377,7 +376,7 @@ def test_installation_survives_the_restart_of_its_servers(secrets: Path, mode: S
     with (
         Postgres.start(memory_folder()) as postgres,
         RabbitMQ.start(memory_folder()) as rabbitmq,
-        Installation(services("compose"), postgres, rabbitmq, "/", secrets) as installation,
+        Installation(services("compose"), postgres, rabbitmq, secrets) as installation,
     ):
         installation.load_definitions(commands_of("definitions")[0])
         installation.migrate()

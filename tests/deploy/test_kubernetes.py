@@ -189,11 +189,8 @@ def test_settings_of_all_pods_are_text() -> None:
 
 
 @pytest.fixture
-def installation(
-    postgres: PostgresServer, rabbitmq: RabbitMQServer, bare_broker_url: str, secrets: Path
-) -> Iterator[Installation]:
-    vhost = bare_broker_url.rpartition("/")[2]
-    with Installation(services("kubernetes"), postgres, rabbitmq, vhost, secrets) as installation:
+def installation(postgres: PostgresServer, rabbitmq: RabbitMQServer, secrets: Path) -> Iterator[Installation]:
+    with Installation(services("kubernetes"), postgres, rabbitmq, secrets) as installation:
         yield installation
 
 

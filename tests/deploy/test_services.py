@@ -1,6 +1,7 @@
 """Services of every format: commands that exist, settings that exist, users with least rights, no secrets."""
 
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from tests.support.command_words import resolved
 from tests.support.deployed import DEPLOY, FORMATS, LOOPS, DeployedService, services
+from tests.support.pages import code_spans, tables
 from worker.broker.roles import USERS, own_users, sender_rules
 from worker.ledger.roles import RoleNames
 from worker.settings import ENV_PREFIX, Settings, load_settings
@@ -87,3 +89,33 @@ def test_process_serves_probes_and_logs_json(form: str, name: str, secrets: Path
 def test_files_have_no_secret() -> None:
     for path in DEPLOY.rglob("*.*"):
         assert not re.search(r"://[^@/\s…]*:[^@/\s…]*@", path.read_text()), path
+
+
+# -- the pages --------------------------------------------------------------------------------------------
+
+
+def commands_inside() -> Iterator[tuple[str, str]]:
+    """Yield the commands of the pages that run in a container, in a pod, or by their path."""
+    for path in sorted(DEPLOY.glob("*.md")):
+        for line in re.findall(r"^.*(?:-- |ops |/bin/)billing-worker (.+)$", path.read_text(), re.MULTILINE):
+            yield path.name, line
+
+
+@pytest.mark.parametrize(("name", "line"), list(commands_inside()))
+def test_command_inside_of_a_page_exists(name: str, line: str) -> None:
+    words = shlex.split(line)
+    assert resolved(words).command.name in words, name
+
+
+@pytest.mark.parametrize("name", ["COMPOSE.md", "SYSTEMD.md", "KUBERNETES.md"])
+def test_table_of_a_page_has_the_logins_of_each_process(name: str) -> None:
+    (rows,) = tables((DEPLOY / name).read_text())
+    found = {
+        code_spans(first)[0].removeprefix("billing-"): (code_spans(broker), code_spans(database))
+        for first, _, broker, database, *_ in rows
+    }
+    listed = set(LOGINS) & set(found)
+    assert listed >= set(LOOPS)
+    assert {process: found[process] for process in listed} == {
+        process: ([LOGINS[process][0]], [LOGINS[process][1]]) for process in listed
+    }

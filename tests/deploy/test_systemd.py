@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.deployed import LOOPS, SECRETS, UNITS, services, units
+from tests.support.deployed import DEPLOY, LOOPS, SECRETS, UNITS, services, units
 from tests.support.installation import Installation
 from tests.support.notify_socket import NotifySocket
+from tests.support.pages import code_spans, tables
 from tests.support.provision import PostgresServer, RabbitMQServer, systemd_analyze
+from tests.support.rabbitmq_server import RabbitMQ
 from worker.broker.roles import USERS
 from worker.runtime.process_health import LIVE_S
 from worker.runtime.supervisor import _STOP_GRACE_S, LIMIT_EXIT, UNSUPPORTED_EXIT
@@ -167,22 +169,42 @@ def test_ports_of_processes_are_apart() -> None:
     assert len(set(ports)) == len(ports)
 
 
+def test_page_has_the_ports_of_each_unit() -> None:
+    (rows,) = tables((DEPLOY / "SYSTEMD.md").read_text())
+    listed = {code_spans(unit)[0].removeprefix("billing-"): ports for unit, *_, ports in rows}
+    assert set(listed) == set(units())
+    for name in LOOPS:
+        assert listed[name].split(", ")[0] == units()[name].environment["BILLING_METRICS_PORT"]
+
+
 # -- the commands -----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def installation(
-    postgres: PostgresServer, rabbitmq: RabbitMQServer, bare_broker_url: str, secrets: Path
-) -> Iterator[Installation]:
-    vhost = bare_broker_url.rpartition("/")[2]
-    with Installation(services("systemd"), postgres, rabbitmq, vhost, secrets) as installation:
+def installation(postgres: PostgresServer, rabbitmq: RabbitMQServer, secrets: Path) -> Iterator[Installation]:
+    with Installation(services("systemd"), postgres, rabbitmq, secrets) as installation:
         yield installation
 
 
-def test_units_work_and_report_to_systemd(installation: Installation, tmp_path: Path) -> None:
+def import_again(server: RabbitMQServer, file: Path) -> None:
+    """Import definitions by the unit's own command, where the node is ours to ask."""
+    if isinstance(server, RabbitMQ):
+        _, (program, *words, _file) = units()["topology"].commands
+        script = server._script.with_name(Path(program).name)
+        file.chmod(0o644)
+        with file.open("rb") as definitions:  # the node's user can't enter our folder
+            subprocess.run(
+                [str(script), *words], env=server._environment(), stdin=definitions, check=True, timeout=60
+            )
+
+
+def test_units_work_and_report_to_systemd(
+    installation: Installation, rabbitmq: RabbitMQServer, tmp_path: Path
+) -> None:
     with ExitStack() as stack:
         managers = {name: stack.enter_context(closing(NotifySocket(str(tmp_path / name)))) for name in LOOPS}
         installation.load_definitions(list(services("systemd")["topology"].words))
+        import_again(rabbitmq, tmp_path / "definitions.json")
         installation.migrate()
         for name, manager in managers.items():
             watchdog = str(int(units()[name].one("WatchdogSec")) * 1_000_000)

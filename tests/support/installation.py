@@ -51,12 +51,11 @@ class Installation:
         services: Mapping[str, DeployedService],
         postgres: PostgresServer,
         rabbitmq: RabbitMQServer,
-        vhost: str,
         secrets: Path,
     ) -> None:
         self._services, self._secrets = services, secrets
-        self._postgres, self._rabbitmq, self.vhost = postgres, rabbitmq, vhost
-        self.database = f"installed_{uuid4().hex[:8]}"
+        self._postgres, self._rabbitmq = postgres, rabbitmq
+        self.database = self.vhost = f"installed_{uuid4().hex[:8]}"
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         self._processes: dict[str, WorkerProcesses] = {}
         self._ports: dict[str, int] = {}
@@ -64,6 +63,7 @@ class Installation:
 
     def __enter__(self) -> Self:
         self._postgres.databases.create_database(self.database)
+        self._rabbitmq.management.create_vhost(self.vhost)
         (self._secrets / _SUPERUSER).chmod(0o600)
         (self._secrets / _SUPERUSER).write_text(self._postgres.address.password)
         return self
@@ -75,6 +75,7 @@ class Installation:
         _trace: TracebackType | None,
     ) -> None:
         self._stack.close()
+        self._rabbitmq.management.delete_vhost(self.vhost)
         self._postgres.databases.drop_database(self.database)
         names = RoleNames()
         drop_roles(self._postgres, names.owner, *names.logins)
