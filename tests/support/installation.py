@@ -182,7 +182,7 @@ class Installation:
         """Open an account as the app, and ask for its balance, until there is a reply and an answer."""
         name = uuid4().hex
         eventually(lambda: self._is_applied(name), what="a command is applied")
-        eventually(lambda: self._is_told(name), what="a query is answered")
+        eventually(lambda: self._is_answered(name), what="a query is answered")
 
     def _is_applied(self, name: str) -> bool:
         command = OpenAccount(reference_id=name, user_id=name, tier="free")
@@ -190,7 +190,7 @@ class Installation:
             return client.request(command, timeout_s=_ANSWER_S).status == "applied"
         return False
 
-    def _is_told(self, name: str) -> bool:
+    def _is_answered(self, name: str) -> bool:
         with suppress(BillingError, TimeoutError), BillingClient(self._app) as client:
             return client.ask(QueryBalance(user_id=name), timeout_s=_ANSWER_S).type == "answer.balance"
         return False
