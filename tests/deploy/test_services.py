@@ -11,6 +11,8 @@ from tests.support.command_words import resolved
 from tests.support.deployed import DEPLOY, FORMATS, LOOPS, DeployedService, services
 from tests.support.pages import code_spans, tables
 from worker.broker.roles import USERS, own_users, sender_rules
+from worker.cli.bridge import BridgeSettings
+from worker.cli.console import ConsoleSettings
 from worker.ledger.roles import RoleNames
 from worker.settings import ENV_PREFIX, Settings, load_settings
 
@@ -45,9 +47,16 @@ def test_command_of_a_service_exists_with_its_options(form: str, service: Deploy
 
 @pytest.mark.parametrize(("form", "service"), EVERY)
 def test_variables_of_a_service_are_settings(form: str, service: DeployedService) -> None:
-    for variable in service.environment:
-        assert variable.startswith(ENV_PREFIX), form
-        assert variable.removeprefix(ENV_PREFIX).lower() in Settings.model_fields
+    known = {
+        prefix + name.upper()
+        for model, prefix in (
+            (Settings, ENV_PREFIX),
+            (BridgeSettings, f"{ENV_PREFIX}BRIDGE_"),
+            (ConsoleSettings, f"{ENV_PREFIX}CONSOLE_"),
+        )
+        for name in model.model_fields
+    }
+    assert set(service.environment) <= known, form
 
 
 @pytest.mark.parametrize("name", LOGINS)

@@ -8,18 +8,22 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.deployed import DEPLOY, LOOPS, SECRETS, UNITS, services, units
+from tests.support.deployed import DEPLOY, LOOPS, SECRETS, UNITS, environment_file, services, units
 from tests.support.installation import Installation
 from tests.support.notify_socket import NotifySocket
 from tests.support.pages import code_spans, tables
+from tests.support.private_server import free_port
 from tests.support.provision import PostgresServer, RabbitMQServer, systemd_analyze
 from tests.support.rabbitmq_server import RabbitMQ
 from worker.broker.roles import USERS
 from worker.runtime.process_health import LIVE_S
+from worker.runtime.stop import SignalStop
 from worker.runtime.supervisor import _STOP_GRACE_S, LIMIT_EXIT, UNSUPPORTED_EXIT
 
 #: Programs that the units start, on the machine of an installation.
 PROGRAMS = ("/opt/billing-worker/bin/billing-worker", "/usr/sbin/rabbitmqctl", "/bin/kill")
+#: Units that serve a port to a proxy on the machine, where they are wanted.
+DOORS = ("serve", "bridge", "console")
 #: Exposure from 0 to 100 that `systemd-analyze security` may find; a unit without hardening has 96.
 EXPOSURE = 15
 
@@ -92,7 +96,30 @@ def test_units_expose_little(analyze: Analyze) -> None:
 
 
 def test_units_are_all_there() -> None:
-    assert set(units()) == {*LOOPS, "migrate", "topology"}
+    assert set(units()) == {*LOOPS, *DOORS, "migrate", "topology"}
+
+
+@pytest.mark.parametrize("name", units())
+def test_variables_of_files_hide_none_of_the_unit(name: str) -> None:
+    unit = units()[name]
+    own = [variable.partition("=")[0] for variable in unit.all("Environment")]
+    files = [environment_file(UNITS / "etc" / Path(file).name) for file in unit.all("EnvironmentFile")]
+    names = [*own, *(variable for file in files for variable in file)]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("name", units())
+def test_files_of_variables_are_installed_where_the_unit_reads_them(name: str) -> None:
+    for file in units()[name].all("EnvironmentFile"):
+        assert file == f"{Path(SECRETS).parent}/{Path(file).name}"
+
+
+@pytest.mark.parametrize("name", DOORS)
+def test_door_is_watched_and_has_time_to_stop(name: str) -> None:
+    unit = units()[name]
+    assert (unit.one("Type"), unit.one("Restart")) == ("notify", "always")
+    assert float(unit.one("WatchdogSec")) >= 2 * LIVE_S
+    assert float(unit.one("TimeoutStopSec")) > SignalStop.GRACE_S
 
 
 @pytest.mark.parametrize("name", LOOPS)
@@ -156,6 +183,7 @@ def test_unit_has_the_secrets_that_it_reads_and_no_others(name: str) -> None:
     read = {Path(value).name for variable, value in unit.environment.items() if variable.endswith("_FILE")}
     if name == "migrate":
         read |= {"billing_worker", "billing_reader"}
+    read |= {Path(word).name for word in unit.commands[0] if word.startswith("%d/")}
     if name == "topology":
         read = {user.name for user in USERS}
     assert unit.credentials == {secret: f"{SECRETS}/{secret}" for secret in read}
@@ -163,9 +191,10 @@ def test_unit_has_the_secrets_that_it_reads_and_no_others(name: str) -> None:
 
 def test_ports_of_processes_are_apart() -> None:
     found = services("systemd")
-    first = {name: int(found[name].environment["BILLING_METRICS_PORT"]) for name in LOOPS}
-    processes = {"worker": int(found["worker"].words[2]), "scheduler": 1, "readers": 1}
-    ports = [first[name] + place for name in LOOPS for place in range(processes[name])]
+    names = (*LOOPS, "serve", "bridge")
+    first = {name: int(found[name].environment["BILLING_METRICS_PORT"]) for name in names}
+    processes = dict.fromkeys(names, 1) | {"worker": int(found["worker"].words[2])}
+    ports = [first[name] + place for name in names for place in range(processes[name])]
     assert len(set(ports)) == len(ports)
 
 
@@ -199,7 +228,7 @@ def import_again(server: RabbitMQServer, file: Path) -> None:
 
 
 def test_units_work_and_report_to_systemd(
-    installation: Installation, rabbitmq: RabbitMQServer, tmp_path: Path
+    installation: Installation, rabbitmq: RabbitMQServer, secrets: Path, tmp_path: Path
 ) -> None:
     with ExitStack() as stack:
         managers = {name: stack.enter_context(closing(NotifySocket(str(tmp_path / name)))) for name in LOOPS}
@@ -209,8 +238,15 @@ def test_units_work_and_report_to_systemd(
         for name, manager in managers.items():
             watchdog = str(int(units()[name].one("WatchdogSec")) * 1_000_000)
             installation.start(name, NOTIFY_SOCKET=manager.address, WATCHDOG_USEC=watchdog)
-        for manager in managers.values():
-            assert "WATCHDOG=1" in manager.until("READY=1")
+        installation.run(
+            "serve", "tokens", "add", "app", "--scope", "accounts", "--tokens", str(secrets / "tokens")
+        )
+        managers["serve"] = stack.enter_context(closing(NotifySocket(str(tmp_path / "serve"))))
+        place = f"127.0.0.1:{free_port()}"
+        installation.start("serve", NOTIFY_SOCKET=managers["serve"].address, BILLING_HTTP_LISTEN=place)
+        for name, manager in managers.items():
+            lines = manager.until("READY=1")
+            assert ("WATCHDOG=1" in lines) == (name in LOOPS)
         installation.answers()
         assert "payments" in installation.run("ops")
         installation.stop_all()

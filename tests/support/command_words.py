@@ -15,7 +15,7 @@ def resolved(words: Sequence[str]) -> click.Context:
     command: click.Command = cli
     rest = list(words)
     context = click.Context(cli, info_name="billing-worker")
-    while isinstance(command, click.Group):
+    while isinstance(command, click.Group) and rest and not rest[0].startswith("-"):
         name, found, rest = command.resolve_command(context, rest)
         assert found is not None
         command, context = found, click.Context(found, info_name=name, parent=context)

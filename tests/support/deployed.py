@@ -102,11 +102,11 @@ class Unit:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Return the variables: of files first, then of the unit, as systemd lets a later one win."""
-        found: dict[str, str] = {}
+        """Return the variables: those of files win over those of the unit, as systemd has it."""
+        found = dict(variable.split("=", 1) for variable in self.all("Environment"))
         for file in self.all("EnvironmentFile"):
             found |= environment_file(UNITS / "etc" / Path(file).name)
-        return found | dict(variable.split("=", 1) for variable in self.all("Environment"))
+        return found
 
 
 def environment_file(path: Path) -> dict[str, str]:
