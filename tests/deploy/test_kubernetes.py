@@ -28,6 +28,10 @@ def kustomization(folder: str) -> dict[str, Any]:
     return found
 
 
+#: Deployments that serve a port to an ingress, where they are wanted.
+DOORS = ("serve", "bridge")
+
+
 def container(name: str) -> dict[str, Any]:
     found: dict[str, Any] = pods()[name]["containers"][0]
     return found
@@ -59,7 +63,7 @@ def test_misspelt_field_is_found() -> None:
         kubernetes_validate.validate({**found, "spec": spec}, VERSIONS[-1], strict=True)
 
 
-@pytest.mark.parametrize("folder", ["migrate", "run", "ops"])
+@pytest.mark.parametrize("folder", ["migrate", "run", "doors", "ops"])
 def test_kustomization_has_all_of_its_folder_and_the_image(folder: str) -> None:
     found = kustomization(folder)
     files = {path.name for path in (MANIFESTS / folder).iterdir()} - {"kustomization.yaml"}
@@ -84,6 +88,11 @@ def test_image_of_all_pods_is_named_in_one_place() -> None:
     }
 
 
+def breadth(policy: dict[str, Any]) -> int:
+    """Return the number of labels that a network policy asks for."""
+    return len(policy["spec"]["podSelector"]["matchLabels"])
+
+
 def test_selectors_find_their_pods() -> None:
     labels = {
         found["metadata"]["name"]: found["spec"]["template"]["metadata"]["labels"]
@@ -91,10 +100,20 @@ def test_selectors_find_their_pods() -> None:
     }
     for found in of_kind("Deployment"):
         assert found["spec"]["selector"]["matchLabels"] == labels[found["metadata"]["name"]]
-    (budget,), (network,) = of_kind("PodDisruptionBudget"), of_kind("NetworkPolicy")
+    (budget,), (network, *doors) = (
+        of_kind("PodDisruptionBudget"),
+        sorted(of_kind("NetworkPolicy"), key=breadth),
+    )
     assert budget["spec"]["selector"]["matchLabels"] == labels["billing-worker"]
     for every in labels.values():
         assert network["spec"]["podSelector"]["matchLabels"].items() <= every.items()
+    for found in doors:
+        assert found["spec"]["podSelector"]["matchLabels"] == labels[found["metadata"]["name"]]
+    for found in of_kind("Service"):
+        assert found["spec"]["selector"] == labels[found["metadata"]["name"]]
+    assert {found["metadata"]["name"] for found in of_kind("Service")} == {
+        found["metadata"]["name"] for found in doors
+    }
 
 
 # -- rights -----------------------------------------------------------------------------------------------
@@ -111,7 +130,7 @@ def test_pod_meets_the_restricted_standard(name: str) -> None:
         "readOnlyRootFilesystem": True,
         "capabilities": {"drop": ["ALL"]},
     }
-    assert {kind for volume in pod["volumes"] for kind in volume if kind != "name"} == {"secret"}
+    assert {kind for volume in pod["volumes"] for kind in volume} <= {"name", "secret", "configMap"}
 
 
 @pytest.mark.parametrize("name", pods())
@@ -124,9 +143,9 @@ def test_pod_runs_as_the_user_of_the_image(name: str) -> None:
 
 @pytest.mark.parametrize("name", pods())
 def test_secrets_come_as_files_that_others_can_not_read(name: str) -> None:
-    (volume,) = pods()[name]["volumes"]
+    volume, *_ = pods()[name]["volumes"]
     assert volume["secret"]["defaultMode"] == 0o440
-    (mount,) = container(name)["volumeMounts"]
+    mount, *_ = container(name)["volumeMounts"]
     assert (mount["name"], mount["readOnly"]) == (volume["name"], True)
     assert not any("valueFrom" in variable for variable in container(name)["env"])
 
@@ -134,10 +153,12 @@ def test_secrets_come_as_files_that_others_can_not_read(name: str) -> None:
 # -- probes, stop and restart -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", LOOPS)
+@pytest.mark.parametrize("name", [*LOOPS, *DOORS])
 def test_probes_ask_the_port_of_the_only_process(name: str, secrets: Path) -> None:
-    found, settings = container(name), load_settings(**services("kubernetes")[name].settings(secrets))
-    (port,) = found["ports"]
+    found = container(name)
+    given = services("kubernetes")[name].settings(secrets)
+    settings = load_settings(**{key: value for key, value in given.items() if key in Settings.model_fields})
+    port, *_ = found["ports"]
     assert (port["name"], port["containerPort"]) == ("metrics", settings.metrics_port)
     assert settings.metrics_listen == "0.0.0.0"  # noqa: S104 - the pod's
     asked = {
@@ -158,7 +179,14 @@ def test_pod_has_one_process() -> None:
     }
 
 
-@pytest.mark.parametrize("name", LOOPS)
+@pytest.mark.parametrize("name", DOORS)
+def test_door_listens_on_the_port_of_its_service(name: str) -> None:
+    words, (_, port) = services("kubernetes")[name].words, container(name)["ports"]
+    assert words[words.index("--listen") + 1] == f"0.0.0.0:{port['containerPort']}"
+    assert "--https" in words
+
+
+@pytest.mark.parametrize("name", [*LOOPS, *DOORS])
 def test_pod_has_time_to_stop_in_order(name: str) -> None:
     assert pods()[name]["terminationGracePeriodSeconds"] > SignalStop.GRACE_S
 

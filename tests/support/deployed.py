@@ -179,5 +179,5 @@ def _of_manifests() -> Iterator[DeployedService]:
         for source in container.get("envFrom", []):
             environment |= shared[source["configMapRef"]["name"]]
         environment |= {variable["name"]: variable["value"] for variable in container["env"]}
-        (mount,) = container["volumeMounts"]
+        mount, *_ = container["volumeMounts"]
         yield DeployedService(name, tuple(words), environment, mount["mountPath"])
