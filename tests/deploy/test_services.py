@@ -6,9 +6,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.support.command_words import resolved
-from tests.support.deployed import DEPLOY, FORMATS, LOOPS, DeployedService, services
+from tests.support.deployed import (
+    COMPOSE_FILE,
+    DEPLOY,
+    FORMATS,
+    LOOPS,
+    MANIFESTS,
+    DeployedService,
+    manifests,
+    pods,
+    services,
+    units,
+)
 from tests.support.pages import code_spans, tables
 from worker.broker.roles import USERS, own_users, sender_rules
 from worker.cli.bridge import BridgeSettings
@@ -128,3 +140,45 @@ def test_table_of_a_page_has_the_logins_of_each_process(name: str) -> None:
     assert {process: found[process] for process in listed} == {
         process: ([LOGINS[process][0]], [LOGINS[process][1]]) for process in listed
     }
+
+
+def named_in(page: str, pattern: str) -> set[str]:
+    """Return the words of all that ``pattern`` finds on a page, without options."""
+    found = re.findall(pattern, (DEPLOY / page).read_text(), re.MULTILINE)
+    return {word for text in found for word in text.split() if not word.startswith("-")}
+
+
+def test_compose_page_names_services_of_the_file() -> None:
+    several = named_in("COMPOSE.md", r"^docker compose (?:up|stop|start) (.*)$")
+    one = named_in("COMPOSE.md", r"docker compose (?:run --rm|exec|exec -T|logs) (\w+)")
+    known = yaml.safe_load(COMPOSE_FILE.read_text())["services"]
+    assert one
+    assert several | one <= set(known)
+
+
+def test_systemd_page_names_units_that_there_are() -> None:
+    named = named_in("SYSTEMD.md", r"systemctl (?:start|stop|restart|reload|enable --now) ([a-z -]+)")
+    assert named == {unit.name.removesuffix(".service") for unit in units().values()}
+
+
+def test_kubernetes_page_names_objects_and_secrets_that_there_are() -> None:
+    page = "KUBERNETES.md"
+    objects = {f"{found['kind'].lower()}/{found['metadata']['name']}" for found in manifests()}
+    assert named_in(page, r"((?:deployment|job|pod)/[a-z-]+)") <= objects
+    assert named_in(page, r"apply -k (\w+)") == {
+        path.name for path in MANIFESTS.iterdir() if path.name != "image"
+    }
+    made = {
+        name: set(files.split())
+        for name, files in re.findall(r"generic ([a-z-]+) \$\(files (.*)\)", (DEPLOY / page).read_text())
+    }
+    read: dict[str, set[str]] = {}
+    for name, pod in pods().items():
+        secret = pod["volumes"][0]["secret"]["secretName"]
+        service = services("kubernetes")[name]
+        words = [*service.words, *service.environment.values()]
+        held = {word.rpartition("/")[2] for word in words if word.startswith(f"{service.secrets}/")}
+        if name == "migrate":
+            held |= set(RoleNames().logins)
+        read[secret] = read.get(secret, set()) | held
+    assert made == read
