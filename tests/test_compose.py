@@ -1,12 +1,10 @@
 """Checks of docker-compose.yml without an engine: validity, order, no secrets, commands that run."""
 
-import json
 import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -16,17 +14,16 @@ import pytest
 import yaml
 from sqlalchemy import make_url
 
-from schemas import OpenAccount, QueryBalance
-from tests.support.database_roles import drop_roles
-from tests.support.postgres_server import postgres_binaries
-from tests.support.processes import WorkerProcesses, run_cli
+from tests.support.command_words import resolved
+from tests.support.deployed import LOOPS, dockerfile, services
+from tests.support.installation import Installation
+from tests.support.postgres_server import Postgres, postgres_binaries
+from tests.support.private_server import StopMode, memory_folder
+from tests.support.processes import run_cli
 from tests.support.provision import PostgresServer, RabbitMQServer
-from tests.support.rabbitmq_management import ManagementError
 from tests.support.rabbitmq_server import RabbitMQ
 from worker.broker.roles import USERS, own_users, sender_rules
 from worker.cli.passwords import PASSWORD_MIN
-from worker.cli.root import cli
-from worker.client import BillingClient
 from worker.ledger.roles import RoleNames
 from worker.runtime.supervisor import _STOP_GRACE_S
 from worker.settings import ENV_PREFIX, Settings, load_settings
@@ -49,17 +46,6 @@ def commands() -> Iterator[tuple[str, list[str]]]:
 def commands_of(service: str) -> list[list[str]]:
     """Return the commands of one service."""
     return [words for name, words in commands() if name == service]
-
-
-def resolved(words: list[str]) -> click.Context:
-    """Return the context of the command that ``words`` name, with its options parsed."""
-    command: click.Command = cli
-    context = click.Context(cli, info_name="billing-worker")
-    while isinstance(command, click.Group):
-        name, found, words = command.resolve_command(context, list(words))
-        assert found is not None
-        command, context = found, click.Context(found, info_name=name, parent=context)
-    return command.make_context(context.info_name, list(words))
 
 
 # -- the file ---------------------------------------------------------------------------------------------
@@ -86,6 +72,7 @@ def test_compose_file_has_every_service() -> None:
         "worker",
         "scheduler",
         "readers",
+        "ops",
     ]
 
 
@@ -129,6 +116,7 @@ def test_each_service_waits_for_its_dependencies() -> None:
         "worker": everything,
         "scheduler": everything,
         "readers": everything,
+        "ops": {},
     }
 
 
@@ -142,10 +130,11 @@ def test_each_service_can_meet_the_conditions_about_it() -> None:
                 assert other["restart"] == "no", "one that restarts never completes"
 
 
-def test_worker_has_time_to_stop_in_order() -> None:
-    grace = SERVICES["worker"]["stop_grace_period"]
+@pytest.mark.parametrize("name", LOOPS)
+def test_service_has_time_to_stop_in_order(name: str) -> None:
+    grace = SERVICES[name]["stop_grace_period"]
     assert float(grace.removesuffix("s")) > _STOP_GRACE_S
-    assert SERVICES["worker"]["restart"] == "unless-stopped"
+    assert SERVICES[name]["restart"] == "unless-stopped"
 
 
 # -- settings and secrets ---------------------------------------------------------------------------------
@@ -168,13 +157,33 @@ def settings_of(name: str, secrets: Path, **changes: str) -> Settings:
     return load_settings(**{**values, **changes})
 
 
+def secrets_made_in(folder: Path) -> Path:
+    """Make the secrets in ``folder`` by the commands in the head of the file; return their folder."""
+    (block,) = re.findall(r"((?:^# {3}.*\n)+)", FILE.read_text(), re.MULTILINE)
+    script = re.sub("^# {3}", "", block, flags=re.MULTILINE).replace("docker compose up --build\n", "")
+    subprocess.run(["sh", "-e"], input=script.encode(), cwd=folder, check=True)
+    return folder / "secrets"
+
+
 @pytest.fixture
 def secrets(tmp_path: Path) -> Path:
     """Folder of secrets as the head of the file makes it."""
-    (block,) = re.findall(r"((?:^# {3}.*\n)+)", FILE.read_text(), re.MULTILINE)
-    script = re.sub("^# {3}", "", block, flags=re.MULTILINE).replace("docker compose up --build\n", "")
-    subprocess.run(["sh", "-e"], input=script.encode(), cwd=tmp_path, check=True)
-    return tmp_path / "secrets"
+    return secrets_made_in(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def installation(
+    postgres: PostgresServer, rabbitmq: RabbitMQServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Installation]:
+    """Installation of the file, started in its order, with its logins; RabbitMQ's start is an import."""
+    folder = tmp_path_factory.mktemp("compose")
+    with Installation(services("compose"), postgres, rabbitmq, secrets_made_in(folder)) as installation:
+        installation.load_definitions(commands_of("definitions")[0])
+        installation.migrate()
+        for name in LOOPS:
+            installation.start(name)
+        installation.answers()
+        yield installation
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -213,6 +222,7 @@ def test_each_service_has_the_secrets_that_it_reads_and_no_others(name: str) -> 
         ("worker", "worker", "billing_worker"),
         ("scheduler", "worker", "billing_worker"),
         ("readers", "reader", "billing_reader"),
+        ("ops", "ops", "billing_worker"),
     ],
 )
 def test_each_process_logs_in_as_its_own_user(secrets: Path, name: str, broker: str, database: str) -> None:
@@ -226,7 +236,7 @@ def test_each_process_logs_in_as_its_own_user(secrets: Path, name: str, broker: 
 
 def test_rules_of_senders_fit_the_users_of_the_broker(secrets: Path) -> None:
     rules: dict[str, object] = {"senders": sender_rules(USERS), "worker_users": tuple(own_users(USERS))}
-    for name in ("worker", "scheduler", "readers"):
+    for name in (*LOOPS, "ops"):
         settings = settings_of(name, secrets).model_dump()
         found = {
             rule: {pattern: list(users) for pattern, users in value.items()}
@@ -273,16 +283,18 @@ def test_broker_has_no_users_but_those_of_the_definitions() -> None:
 # -- the image --------------------------------------------------------------------------------------------
 
 
-def dockerfile() -> list[list[str]]:
-    (text,) = {service["build"]["dockerfile_inline"] for service in OURS.values()}
-    return [line.split() for line in text.splitlines()]
-
-
 def test_copied_files_exist_and_suffice_for_the_package() -> None:
     sources = [source for word, *rest in dockerfile() if word == "COPY" for source in rest[:-1]]
     assert all((ROOT / source).exists() for source in sources)
     files = {"pyproject.toml", "constraints.txt", "LICENSE", "README.md"}
     assert set(sources) == files | {"schemas", "worker"}
+
+
+def test_containers_can_change_nothing_but_their_volumes() -> None:
+    for service in OURS.values():
+        assert service["read_only"]
+        assert service["cap_drop"] == ["ALL"]
+        assert service["security_opt"] == ["no-new-privileges:true"]
 
 
 def test_image_runs_without_root() -> None:
@@ -308,6 +320,7 @@ def test_compose_file_runs_these_commands() -> None:
         ("scheduler", "scheduler"),
         ("scheduler", "check"),
         ("readers", "readers --readers 1"),
+        ("ops", "status"),
     ]
 
 
@@ -328,73 +341,53 @@ def test_wrong_command_raises() -> None:
         resolved(["topology", "declaer"])
 
 
-def test_commands_run_in_order_on_real_servers(
-    postgres: PostgresServer, rabbitmq: RabbitMQServer, bare_broker_url: str, secrets: Path, tmp_path: Path
-) -> None:
-    """Each command of the file, as its service and with its logins; RabbitMQ's start is an import."""
-    database, vhost = "test_compose", bare_broker_url.rpartition("/")[2]
-    postgres.databases.create_database(database)
-    broker = f"@{rabbitmq.address.host}:{rabbitmq.address.port}/{vhost}"
-    server = f"@{postgres.address.host}:{postgres.address.port}/{database}"
-    (secrets / "postgres").chmod(0o600)
-    (secrets / "postgres").write_text(postgres.address.password)
+def test_commands_of_the_file_work_on_real_servers(installation: Installation) -> None:
+    healthy = run_cli(installation.settings("worker"), *commands_of("worker")[1])
+    assert (healthy.returncode, healthy.stderr) == (0, b"")
+    port = str(installation.port("readers"))
+    _, *probe = (word.replace("9101", port) for word in SERVICES["readers"]["healthcheck"]["test"])
+    assert probe[0] == "python"
+    subprocess.run([sys.executable, *probe[1:]], check=True, timeout=30)
+    assert "payments" in installation.run("ops")
 
-    def settings(service: str) -> Settings:
-        given = environment(service, secrets)
-        urls = {
-            name: re.sub("@.*", place, given[f"BILLING_{name.upper()}"])
-            for name, place in (("broker_url", broker), ("database_url", server))
-            if f"BILLING_{name.upper()}" in given
-        }
-        files = {
-            f"{name}_password_file": Path(given[f"BILLING_{name.upper()}_PASSWORD_FILE"])
-            for name in ("broker", "database")
-            if f"{name}_url" in urls
-        }
-        rules = {name: given[f"BILLING_{name.upper()}"] for name in ("senders", "readers") if name in given}
-        return load_settings(**urls, **files, **rules, management_url=rabbitmq.address.management_url)
 
-    def run(service: str, *further: str) -> None:
-        (words,) = [words for words in commands_of(service) if words != ["check"]]
-        local = [
-            re.sub("^/definitions", str(tmp_path), word.replace("/run/secrets", str(secrets)))
-            for word in words
-        ]
-        chosen = settings(service) if "environment" in OURS[service] else load_settings()
-        done = run_cli(chosen, *local, *further)
-        assert done.returncode == 0, done.stderr.decode()
+def test_installation_survives_the_restart_of_any_part(installation: Installation) -> None:
+    """Each service is killed, and each server ends all sessions; what a service does, Docker starts again."""
+    for name in LOOPS:
+        installation.kill(name)
+        installation.start(name)
+        installation.answers()
+    for server in ("postgres", "rabbitmq"):
+        installation.end_sessions(server)
+        installation.answers()
+    assert installation.runs_all
+    installation.migrate()  # beside all of it, as with a new version
+    installation.answers()
+    logs = installation.stop_all()
+    assert logs["worker"].count("outage_began") >= len(("postgres", "rabbitmq"))
+    assert "scheduling what falls due" in logs["scheduler"]
+    assert not [log for log in logs.values() if "ACCESS_REFUSED" in log or "denied" in log]
 
-    try:
-        run("definitions", "--vhost", vhost)
-        rabbitmq.management.import_definitions(json.loads((tmp_path / "definitions.json").read_text()))
-        run("migrate")
-        app = settings("worker").broker_url.get_secret_value().replace("//worker:", "//app:")
-        app = re.sub(":[^:@]*@", f":{(secrets / 'app').read_text().strip()}@", app, count=1)
-        with (
-            WorkerProcesses(settings("worker")) as processes,
-            WorkerProcesses(settings("readers")) as reading,
-            BillingClient(app) as client,
-        ):
-            worker = processes.start(*commands_of("worker")[0][1:])
-            reader = reading.start(*commands_of("readers")[0][1:], command="readers")
-            opened = OpenAccount(reference_id="o", user_id="ann", tier="free")
-            assert client.request(opened, timeout_s=30).status == "applied"
-            assert client.ask(QueryBalance(user_id="ann"), timeout_s=30).type == "answer.balance"
-            healthy = run_cli(settings("worker"), *commands_of("worker")[1])
-            assert (healthy.returncode, healthy.stderr) == (0, b"")
-            scheduler = processes.start(command="scheduler")
-            assert scheduler.stderr is not None
-            assert b"scheduling what falls due" in scheduler.stderr.readline()
-            ended = [processes.stop(scheduler), processes.stop(worker), reading.stop(reader)]
-            assert [code for code, _ in ended] == [0, 0, 0], ended
-            assert not [log for _, log in ended if "refused" in log or "denied" in log]
-    finally:
-        postgres.databases.drop_database(database)
-        names = RoleNames()
-        drop_roles(postgres, names.owner, *names.logins, names.privacy)
-        for user in USERS:
-            with suppress(ManagementError):
-                rabbitmq.management.delete_user(user.name)
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("mode", ["fast", "immediate"])
+def test_installation_survives_the_restart_of_its_servers(secrets: Path, mode: StopMode) -> None:
+    with (
+        Postgres.start(memory_folder()) as postgres,
+        RabbitMQ.start(memory_folder()) as rabbitmq,
+        Installation(services("compose"), postgres, rabbitmq, secrets) as installation,
+    ):
+        installation.load_definitions(commands_of("definitions")[0])
+        installation.migrate()
+        for name in LOOPS:
+            installation.start(name)
+        for server in (postgres, rabbitmq):
+            installation.answers()
+            server.restart(mode)
+        installation.answers()
+        assert installation.runs_all
+        installation.stop_all()
 
 
 def test_postgresql_health_check_succeeds(postgres: PostgresServer) -> None:

@@ -52,6 +52,7 @@ CALLS: dict[tuple[str, ...], tuple[tuple[str, ...], bytes, tuple[str, ...]]] = {
     ("adjust",): (("ann", "5", "--reason", "x", "--timeout", "60"), b"", ()),
     ("activity",): ((), b"", ("entries",)),
     ("check",): ((), b"", ("checks",)),
+    ("deploy",): (("systemd",), b"", ("files",)),
     ("recover",): (("--since", "1h"), b"", ("messages",)),
     ("scheduler",): (("--once",), b"", ()),
     ("activity", "purge"): (("--older-than", "1d"), b"", ()),

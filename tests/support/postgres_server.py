@@ -82,6 +82,12 @@ class Databases:
         """Drop a database if it is there, and disconnect whoever uses it."""
         self._execute(f"DROP DATABASE IF EXISTS {self._quoted(name)} WITH (FORCE)")
 
+    def disconnect(self, name: str) -> None:
+        """End all sessions of a database."""
+        self._execute(
+            f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"  # noqa: S608
+        )
+
     def ping(self) -> None:
         """Run one query; raises sqlalchemy.exc.OperationalError when the server does not answer."""
         self._execute("SELECT 1")

@@ -1,4 +1,4 @@
-"""Choice and installation of the PostgreSQL, RabbitMQ, PgBouncer and the browser that a test run uses.
+"""Choice and installation of the servers and programs that a test run uses.
 
 Run as ``python -m tests.support.provision`` it makes sure that all can be had: those named by
 environment variables, else installed binaries, else an installation with apt where that is allowed.
@@ -195,6 +195,20 @@ def _browser_binary() -> Path | None:
     return None if found is None else Path(found)
 
 
+def systemd_analyze() -> Path:
+    """The installed verifier of units. Raises ServerError, with the way out, without one."""
+    found = _verifier_binary()
+    if found is None:
+        raise ServerError(_advice([_SYSTEMD]))
+    return found
+
+
+def _verifier_binary() -> Path | None:
+    """The installed ``systemd-analyze``."""
+    found = shutil.which("systemd-analyze")
+    return None if found is None else Path(found)
+
+
 @dataclass(frozen=True)
 class _Service:
     name: str
@@ -214,6 +228,15 @@ _CHROMIUM = _Service(
     given=given_browser,
     binaries=_browser_binary,
     exports=(f"{CHROMIUM}=/usr/bin/chromium", f"{CHROMEDRIVER}=/usr/bin/chromedriver"),
+    docker_run=None,
+)
+
+_SYSTEMD = _Service(
+    name="systemd-analyze",
+    packages=("systemd",),
+    given=lambda _environment: None,
+    binaries=_verifier_binary,
+    exports=(),
     docker_run=None,
 )
 
@@ -246,6 +269,7 @@ _SERVICES = (
         docker_run=None,
     ),
     _CHROMIUM,
+    _SYSTEMD,
 )
 
 

@@ -81,6 +81,10 @@ _COMMANDS = {
         "worker.demo.command:demo",
         "Run a realistic day of messages through a worker, and show the result.",
     ),
+    "deploy": Lazy(
+        "worker.cli.deploy:deploy",
+        "Write the units for systemd, or the manifests for Kubernetes, with the page about them.",
+    ),
     "expiring": Lazy(
         "worker.cli.holdings:expiring",
         "List credit that will expire soon if nobody uses it: of USER, or of everybody.",
