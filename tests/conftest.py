@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -20,11 +19,10 @@ from tests.support.database_pool import DatabasePool
 from tests.support.postgres_server import WITHOUT_FLUSH
 from tests.support.private_server import memory_folder
 from tests.support.processes import WorkerProcesses
-from tests.support.provision import PostgresServer, RabbitMQServer, postgres_server
+from tests.support.provision import PostgresServer, RabbitMQServer, postgres_server, rabbitmq_server
 from tests.support.rabbit_client import RabbitClient
 from tests.support.replication import ReplicatedLedger, Replication
 from tests.support.schedule import is_slow, processes, scheduled
-from tests.support.shared_broker import WORKER_INPUT, SharedBroker, broker_of_the_run
 from tests.support.slot_recorder import SlotRecorder
 from tests.support.strategies import LIMITS  # noqa: F401 - registers the Hypothesis profile
 from worker.bootstrap import Application
@@ -60,24 +58,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if processes() > 1:
         slow = [item for item in items if is_slow(item.path)]
         items[:] = scheduled(slow, [item for item in items if not is_slow(item.path)], processes())
-
-
-_SHARED_BROKER = pytest.StashKey[SharedBroker]()
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_configure_node(node: Any) -> None:
-    """Start the broker of the run with its first process, and tell each process where it is."""
-    config: pytest.Config = node.config
-    if _SHARED_BROKER not in config.stash:
-        config.stash[_SHARED_BROKER] = SharedBroker()
-    node.workerinput[WORKER_INPUT] = str(config.stash[_SHARED_BROKER].path)
-
-
-def pytest_unconfigure(config: pytest.Config) -> None:
-    """Stop the broker of the run."""
-    if _SHARED_BROKER in config.stash:
-        config.stash[_SHARED_BROKER].close()
 
 
 def pytest_collection_finish() -> None:
@@ -126,10 +106,9 @@ def postgres() -> Iterator[PostgresServer]:
 
 
 @pytest.fixture(scope="session")
-def rabbitmq(request: pytest.FixtureRequest) -> Iterator[RabbitMQServer]:
+def rabbitmq() -> Iterator[RabbitMQServer]:
     """The RabbitMQ server of the run."""
-    given = getattr(request.config, "workerinput", {})
-    with broker_of_the_run(given.get(WORKER_INPUT)) as server:
+    with rabbitmq_server(folder=memory_folder()) as server:
         yield server
 
 
