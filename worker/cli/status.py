@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 import click
 
 from worker.bootstrap import Application
+from worker.catalog import short_digest
 from worker.cli.application import with_application
 from worker.cli.options import as_json, with_wide
 from worker.cli.output import is_terminal, show_json, show_table
@@ -156,7 +157,7 @@ def _worker_row(worker: KnownWorker, now: datetime) -> Sequence[object]:
         batch,
         lanes,
         worker.settings_hash[:8],
-        (worker.catalog_hash or "unknown")[:8],
+        "unknown" if worker.catalog_hash is None else short_digest(worker.catalog_hash),
         moment(worker.started_at),
         str(worker.supervisor or ""),
     )

@@ -1,5 +1,6 @@
 """Refund of a charge: its command, and the reference that every run shares for the same state of it."""
 
+from datetime import datetime
 from hashlib import sha256
 from uuid import uuid4
 
@@ -56,10 +57,10 @@ def described(reason: str) -> str:
     return text
 
 
-def message_of(command: RefundCredit, sent_as: str | None) -> OutgoingCommand:
-    """Return the message of a refund; ``sent_as`` is the broker user that publishes it."""
+def message_of(command: RefundCredit, sent_as: str | None, at: datetime) -> OutgoingCommand:
+    """Return the message of a refund; ``sent_as`` is the broker user that publishes it, ``at`` is when."""
     return OutgoingCommand.of(
-        command.type, command.to_json(), message_id=uuid4().hex, app_id=APP_ID, sent_as=sent_as
+        command.type, command.to_json(), message_id=uuid4().hex, app_id=APP_ID, sent_as=sent_as, at=at
     )
 
 
