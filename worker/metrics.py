@@ -216,7 +216,7 @@ class Metrics:
         )
         self.paused = group.gauge(
             "billing_worker_lane_paused",
-            "1 while this worker takes nothing of a lane, by reason code; operator_type: of some types of it.",
+            "1 while this worker takes nothing of a lane, by reason code; operator_type: of some types.",
             ["lane", "code"],
         )
         self.refusals = group.counter(
