@@ -11,12 +11,10 @@ from schemas.fields import IDENTIFIER_MAX, TEXT_MAX
 from schemas.identifiers import ID_RULE
 from worker.broker import BILLING, Delivery
 from worker.errors import NotPossibleError
-from worker.ledger.queries.charges import Charge
+from worker.ledger.queries.charges import RUN_KEY, Charge
 from worker.messages.outgoing import OutgoingCommand
 
 APP_ID = "billing-worker reverse"
-#: Key in the metadata of a refund: the run that has sent it.
-RUN_KEY = "reverse_run"
 
 
 def reference_of(charge: str, refunds: int) -> str:
