@@ -5,7 +5,7 @@ import pytest
 from worker.cli.work_progress import WorkProgress
 
 
-class Seconds:
+class StillClock:
     """A clock that stands still."""
 
     def __init__(self) -> None:
@@ -16,7 +16,7 @@ class Seconds:
 
 
 def test_progress_in_a_pipe_is_a_line_each_ten_seconds(capsys: pytest.CaptureFixture[str]) -> None:
-    seconds = Seconds()
+    seconds = StillClock()
     with WorkProgress(redirect_stdout=False, seconds=seconds) as bar:
         task = bar.add_task("replay 3", total=5_000)
         for _ in range(25):
@@ -30,12 +30,12 @@ def test_progress_in_a_pipe_is_a_line_each_ten_seconds(capsys: pytest.CaptureFix
 
 
 def test_short_work_prints_no_line(capsys: pytest.CaptureFixture[str]) -> None:
-    with WorkProgress(redirect_stdout=False, seconds=Seconds()) as bar:
+    with WorkProgress(redirect_stdout=False, seconds=StillClock()) as bar:
         bar.update(bar.add_task("judging", total=None), completed=7)
     assert capsys.readouterr().err == ""
 
 
 def test_note_is_a_line_with_escapes(capsys: pytest.CaptureFixture[str]) -> None:
-    with WorkProgress(redirect_stdout=False, seconds=Seconds()) as bar:
+    with WorkProgress(redirect_stdout=False, seconds=StillClock()) as bar:
         bar.note("the broker is away\x1b[2J")
     assert capsys.readouterr().err == "the broker is away\\x1b[2J\n"
