@@ -1,7 +1,7 @@
 """``accounts``: accounts in the order of an amount, in debt or below zero, or by the beginning of a user."""
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import click
 
@@ -83,7 +83,7 @@ def _found(
         if sort is None and wanted == AccountFilter(wanted.prefix):
             page = accounts_by_prefix(connection, wanted.prefix, cursor, limit)
             return _AccountRows(page.accounts, page.next_after)
-        listed = listed_accounts(connection, wanted, sort or cast("AccountSort", "most_debt"), limit, cursor)
+        listed = listed_accounts(connection, wanted, sort or "most_debt", limit, cursor)
         return _AccountRows(listed.accounts, listed.next_cursor)
 
 
