@@ -12,6 +12,7 @@ from sqlalchemy import Engine
 
 from schemas import CatalogAnswer, QueryCatalog
 from tests.support.fakes import FakeLink, FakePauses, delivery, operator_paused_lanes
+from tests.support.private_server import free_port
 from worker.bootstrap import Application
 from worker.catalog import DEFAULT_CATALOG, Catalog, Tier, load_catalog
 from worker.catalog_reload import CatalogReload
@@ -21,7 +22,7 @@ from worker.ledger.engine import ledger_engine
 from worker.ledger.store import Ledger
 from worker.messages.dead_letter_limit import DeadLetterLimit
 from worker.messages.policy import Policy
-from worker.metrics import Metrics
+from worker.metrics import Metrics, ProcessRole
 from worker.pipeline import Pipeline
 from worker.runtime.hang_up import HangUp
 from worker.settings import load_settings
@@ -202,3 +203,22 @@ def test_application_hands_a_new_catalog_to_all_that_hold_one(sqlite_url: str, f
     assert "gold" in dead_letters.tiers
     queries.close()
     application.engine.dispose()
+
+
+def test_metrics_name_the_catalog_that_is_in_use(sqlite_url: str, file: Path) -> None:
+    settings = load_settings(
+        database_url=sqlite_url, broker_url="amqp://127.0.0.1:1/", catalog=file, metrics_port=free_port()
+    )
+    application = Application(settings)
+    application.serve_metrics(ProcessRole.WORKER)
+
+    def named() -> list[str]:
+        (info,) = application.metrics.catalog.collect()
+        return [sample.labels["catalog"] for sample in info.samples]
+
+    assert named() == [application.catalog.short_digest]
+    before = application.catalog
+    file.write_text(PACKAGED + GOLD)
+    application.hang_up.request()
+    application.turned()
+    assert named() == [application.catalog.short_digest] != [before.short_digest]

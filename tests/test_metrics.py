@@ -114,6 +114,7 @@ def test_label_sets_begin_with_zero(metrics: Metrics) -> None:
     for type_ in get_args(NoticeType):
         assert value("billing_worker_notices_total", {"type": type_, "outcome": "published"}) == 0
     for lane in LANES:
+        assert value("billing_worker_lane_messages_total", {"lane": lane}) == 0
         labels = {"lane": lane, "since": "published"}
         assert value("billing_worker_message_age_seconds_count", labels) == 0
     assert value("billing_worker_dead_lettered_total", {"reason": "unprocessable"}) == 0

@@ -143,7 +143,9 @@ def test_due_account_becomes_a_command_whose_reference_is_the_account_and_the_ti
         "message_id": reference,
         "app_id": SCHEDULER_APP_ID,
         "user_id": "billing",
+        "timestamp": int((NOW + MINUTE).timestamp()),
     }
+    assert message.headers == {"timestamp_in_ms": int((NOW + MINUTE).timestamp()) * 1000}
     assert broker.closed
     assert metrics.registry.get_sample_value("billing_worker_scheduled_total") == 1
     assert metrics.registry.get_sample_value("billing_worker_overdue_seconds") == 0

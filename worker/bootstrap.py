@@ -34,7 +34,7 @@ from worker.ledger.slots import slot_by_slot
 from worker.runtime.hang_up import HangUp
 from worker.runtime.identity import process_name, runner_name
 from worker.runtime.process_health import LIVE_S, ProcessHealth, WatchedStop
-from worker.settings import Settings, broker_user, catalog_digest, config_digest, own_users
+from worker.settings import Settings, broker_user, config_digest, own_users
 
 if TYPE_CHECKING:
     from pydantic import SecretStr
@@ -240,10 +240,13 @@ class Application:
         """Serve this process's metrics and health, where a port is set. Raises ConfigurationError."""
         settings = self.settings
         if settings.metrics_port:
-            self.metrics.describe(
-                catalog=catalog_digest(self.catalog), config=config_digest(settings, self.catalog)
-            )
+            self._describe_catalog(self.catalog)
+            self.catalog_reload.add(self._describe_catalog)
         self.metrics.serve(settings.metrics_listen, settings.metrics_port, *roles, health=self.health)
+
+    def _describe_catalog(self, catalog: Catalog) -> None:
+        """Set the digests that the metrics show."""
+        self.metrics.describe(catalog=catalog.short_digest, config=config_digest(self.settings, catalog))
 
     @cached_property
     def guard(self) -> DatabaseGuard:
@@ -410,7 +413,6 @@ class Application:
 
         from worker import __version__
         from worker.ledger.workers import KnownWorker, WorkerState
-        from worker.queries.reports import catalog_hash
         from worker.settings_report import changed_settings, settings_hash
 
         settings = self.settings
@@ -427,9 +429,7 @@ class Application:
             settings=changed_settings(settings),
             supervisor=supervisor,
         )
-        return lambda: replace(
-            first, seen_at=self.clock(), catalog_hash=catalog_hash(self.catalog.model_dump_json())
-        )
+        return lambda: replace(first, seen_at=self.clock(), catalog_hash=self.catalog.digest)
 
     def _held_returner(self, workers: Workers) -> HeldReturner:
         from worker.broker import BILLING

@@ -35,7 +35,15 @@ Priority = Annotated[StrictInt, Field(ge=0, le=1_000)]
 #: The quota that ``free_upload_bytes`` limits.
 FREE_UPLOAD = "free_upload"
 
+#: Digits of a digest that people see.
+_DIGITS = 12
+
 DEFAULT_CATALOG = Path(__file__).with_name("catalog.toml")
+
+
+def short_digest(digest: str) -> str:
+    """Return the digits of a catalog's digest that people see."""
+    return digest[:_DIGITS]
 
 
 class _Model(BaseModel):
@@ -275,6 +283,11 @@ class Catalog(_Model):
     def digest(self) -> str:
         """SHA-256 of ``content``, by which a catalog is named; comments and spaces in a file don't count."""
         return hashlib.sha256(self.content.encode()).hexdigest()
+
+    @property
+    def short_digest(self) -> str:
+        """The digits of ``digest`` that people see."""
+        return short_digest(self.digest)
 
     @cached_property
     def _by_id(self) -> dict[str, Package]:

@@ -5,7 +5,6 @@ from collections.abc import Callable
 
 from worker.catalog import Catalog
 from worker.errors import ConfigurationError
-from worker.queries.reports import catalog_hash
 from worker.runtime import log_fields
 from worker.runtime.hang_up import HangUp
 from worker.runtime.log_fields import LogEvent
@@ -73,7 +72,7 @@ class CatalogReload:
 
 def _report(old: Catalog, fresh: Catalog) -> None:
     """Log the change; accounts on a tier that is gone get nothing of it any more."""
-    before, now = (catalog_hash(catalog.model_dump_json()) for catalog in (old, fresh))
+    before, now = (catalog.short_digest for catalog in (old, fresh))
     gone = sorted({*old.tiers} - {*fresh.tiers})
     lost = (
         f"; it lacks {', '.join(map(repr, gone))}: see `billing-worker check` for accounts on it"

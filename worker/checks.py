@@ -121,7 +121,7 @@ def _catalog(application: Application) -> CheckResult:
     catalog = application.catalog
     return _ok(
         f"{len(catalog.tiers)} tiers, {len(catalog.packages)} packages, {len(catalog.pricing)} pricing rules;"
-        f" digest {catalog.digest[:12]}"
+        f" digest {catalog.short_digest}"
     )
 
 

@@ -123,7 +123,7 @@ class Metrics:
         self._common = MetricGroup(self.registry)
         self._groups = {role: MetricGroup(self.registry) for role in ProcessRole}
         self._add_common(self._common)
-        self._add_outcomes(self._groups[ProcessRole.WORKER])
+        self._add_outcomes(self._groups[ProcessRole.WORKER], lanes)
         self._add_faults(self._groups[ProcessRole.WORKER])
         self._add_pace(self._groups[ProcessRole.WORKER], lanes)
         self._add_queries(self._groups[ProcessRole.READER])
@@ -168,12 +168,18 @@ class Metrics:
 
     # -- worker -------------------------------------------------------------------------------------------
 
-    def _add_outcomes(self, group: MetricGroup) -> None:
+    def _add_outcomes(self, group: MetricGroup, lanes: Sequence[str]) -> None:
         self.messages = group.counter(
             "billing_worker_messages",
             "Messages acknowledged, by type (unknown: it could not be read).",
             ["type"],
             zero=[(type_,) for type_ in (*MESSAGE_TYPES, "unknown")],
+        )
+        self.lane_messages = group.counter(
+            "billing_worker_lane_messages",
+            "Messages acknowledged, by lane.",
+            ["lane"],
+            zero=[(lane,) for lane in lanes],
         )
         self.outcomes = group.counter(
             "billing_worker_outcomes",
@@ -210,7 +216,7 @@ class Metrics:
         )
         self.paused = group.gauge(
             "billing_worker_lane_paused",
-            "1 while this worker has paused a lane, by reason code.",
+            "1 while this worker takes nothing of a lane, by reason code; operator_type: of some types.",
             ["lane", "code"],
         )
         self.refusals = group.counter(
@@ -234,12 +240,12 @@ class Metrics:
         self.batch_size = group.histogram(
             "billing_worker_batch_size",
             "Messages a batch.",
-            (1, 5, 20, 50, 100, 200, 500, 1000),
+            (1, 5, 20, 100, 200, 500, 1000),
         )
         self.batch_seconds = group.histogram(
             "billing_worker_batch_seconds",
             "From a batch's receipt to its acknowledgement.",
-            (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10),
+            (0.01, 0.025, 0.05, 0.1, 0.25, 1, 2.5, 10),
         )
         self.message_age = group.batch_histogram(
             "billing_worker_message_age_seconds",
@@ -252,7 +258,7 @@ class Metrics:
         self.confirm_seconds = group.histogram(
             "billing_worker_confirm_seconds",
             "From a batch's commit until the broker has confirmed its replies.",
-            (0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5),
+            (0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 1),
         )
         self.last_progress = group.unknown(
             "billing_worker_last_progress_timestamp_seconds",

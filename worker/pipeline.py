@@ -392,6 +392,8 @@ class Pipeline:
         """Count messages by their type, their commands by the outcome, and how old they were."""
         for type_, count in Counter(map(_type_of, items)).items():
             self._metrics.messages.labels(type_).inc(count)
+        for queue, count in Counter(item.queue for item in items).items():
+            self._metrics.lane_messages.labels(queue).inc(count)
         outcomes = Counter(outcome for item in items for outcome in _outcomes(item))
         self._metrics.duplicates.inc(outcomes.pop(None, 0))
         for outcome, count in outcomes.items():

@@ -1,4 +1,7 @@
-"""The processes that run until they are stopped: worker, reader, and scheduler with its drainer."""
+"""The processes that run until they are stopped: worker, reader, and scheduler with its drainer.
+
+The console and ``serve`` have their loops elsewhere, and are shown to operators from here.
+"""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -83,7 +86,7 @@ def run_scheduler(application: Application, stop: SignalStop) -> None:
     scheduler = application.scheduler(application.health.turned)
     application.health.add_obstacle(lambda: scheduler.obstacle)
     application.health.add_probe(application.writable())
-    with _present(application, WorkerKind.SCHEDULER, stop), beside(stop, **loops):
+    with present(application, WorkerKind.SCHEDULER, stop), beside(stop, **loops):
         scheduler.run(application.loop_stop(stop))
     log.info("stopped", extra=log_fields.fields(LogEvent.STOPPED))
 
@@ -98,13 +101,13 @@ def run_reader(application: Application, stop: SignalStop, supervisor: int | Non
     reader = application.query_reader()
     application.health.add_obstacle(lambda: reader.obstacle)
     application.health.add_probe(application.readable())
-    with _present(application, WorkerKind.READER, stop, supervisor):
+    with present(application, WorkerKind.READER, stop, supervisor):
         reader.run(application.loop_stop(stop))
     log.info("stopped", extra=log_fields.fields(LogEvent.STOPPED))
 
 
 @contextmanager
-def _present(
+def present(
     application: Application, kind: WorkerKind, stop: SignalStop, supervisor: int | None = None
 ) -> Iterator[None]:
     """Show this process to operators while the block runs."""

@@ -172,7 +172,7 @@ class Scheduler:
         reference = reference_of(due, now)
         body = SettleAccount(reference_id=reference, user_id=due.user_id).to_json()
         return OutgoingCommand.of(
-            _TYPE, body, message_id=reference, app_id=SCHEDULER_APP_ID, sent_as=self._sent_as
+            _TYPE, body, message_id=reference, app_id=SCHEDULER_APP_ID, sent_as=self._sent_as, at=now
         )
 
     def _outage(self, server: str) -> Outage:

@@ -297,11 +297,6 @@ def environment_of(settings: Settings) -> dict[str, str]:
     return variables
 
 
-def catalog_digest(catalog: Catalog) -> str:
-    """Return a digest of what is for sale: the same for all processes that price alike."""
-    return hashlib.sha256(repr(catalog).encode()).hexdigest()[:16]
-
-
 def config_digest(settings: Settings, catalog: Catalog) -> str:
     """Return a digest of what decides on refusals: the version, the catalog and the rules in the settings.
 
@@ -309,7 +304,7 @@ def config_digest(settings: Settings, catalog: Catalog) -> str:
     """
     judging = (
         __version__,
-        catalog,
+        catalog.digest,
         settings.max_quantity,
         settings.id_pattern,
         sorted(settings.senders.items()),

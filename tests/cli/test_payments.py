@@ -98,7 +98,7 @@ def test_list_has_a_plain_line_for_each_incident_in_a_pipe(ledger_cli: Cli, trou
         "unknown_package",
         "add the package to the catalog, then retry",
     ]
-    assert overdue[:2] == ["5d", "stripe:re_1"]
+    assert overdue[:2] == ["5 d 1 h", "stripe:re_1"]
     assert overdue[7] == "payment_awaited (overdue)"
 
 

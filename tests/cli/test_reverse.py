@@ -133,6 +133,8 @@ def test_run_gives_back_what_matches_and_is_listed_shown_and_logged(cli: Cli) ->
     assert [entry["action"] for entry in entries] == ["reverse.finish", "reverse"]
     assert (entries[1]["actor"], entries[1]["reason"]) == ("ann", "wrong price")
     assert entries[1]["host"] is not None
+    (_, by_run) = cli("explain", "c-0", "--json").json["refunds"]
+    assert (by_run["referenceId"], by_run["tokens"], by_run["reverseRun"]) == ("reverse:1:c-0", 70, 1)
     asked = cli("explain", "reverse:1:c-0", "--json").json["asked"]
     assert (asked["description"], asked["metadata"]) == ("wrong price", {"reverse_run": 1})
     assert cli("replies").out == ""

@@ -94,3 +94,9 @@ def test_file_that_can_not_be_written_is_an_error(cli: Cli) -> None:
     ended = cli("tokens", "add", "app", "--scope", "accounts", "--tokens", "no/such/folder")
     assert ended.code == 2
     assert "can't be written" in ended.error
+
+
+def test_misspelled_variable_is_warned_of(cli: Cli) -> None:
+    made = cli("tokens", "add", "app", "--scope", "accounts", BILLING_HTTP_TOKEN="tokens")
+    assert "did you mean BILLING_HTTP_TOKENS?" in made.err
+    assert len(made.lines) == 1

@@ -56,6 +56,7 @@ def test_dry_run_shows_what_would_go_back_and_moves_nothing(ann: Visitor, world:
 def test_filtered_operations_lead_to_the_dry_run(ann: Visitor) -> None:
     assert 'href="/reverse?feature=chat"' in ann.get("/operations?feature=chat")
     assert 'href="/reverse-runs"' in ann.get("/operations")
+    assert 'href="/reverse?user=ada&amp;feature=chat"' in ann.get("/account/operations?user=ada&feature=chat")
 
 
 def test_form_starts_a_run_that_is_shown_until_its_end(ann: Visitor, app: Flask, world: ReverseWorld) -> None:
@@ -72,6 +73,7 @@ def test_form_starts_a_run_that_is_shown_until_its_end(ann: Visitor, app: Flask,
     assert "c-0 ada reversed 100 reverse:0:c-0" in page
     assert "wrong price feature chat 3 of 3 300" in words(ann.get("/reverse-runs"))
     assert "reverse" in words(ann.get("/activity-log"))
+    assert 'href="/reverse-runs/1"' in ann.get("/explain?reference=c-0")
 
 
 def test_form_is_shown_anew_where_something_is_wrong(ann: Visitor, world: ReverseWorld) -> None:

@@ -1,13 +1,14 @@
 """The Workers page and the overview during an incident: paused lanes on top, and the way to go on."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from tests.console.conftest import app_on
 from tests.console.visitor import Visitor, words
-from worker.bootstrap import Application
+from tests.support.waiting import eventually
+from worker.bootstrap import Application, utc_now
 from worker.broker import BILLING
 from worker.console.tiles import SHOWN, tiles_of
 from worker.ledger.operator_pauses import OperatorPauses
@@ -135,3 +136,11 @@ def test_dead_letters_are_in_the_chart(filled: Application) -> None:
     page = Visitor(app_on(filled).test_client()).get("/?window=month")
     assert "dead letters</span>" in page
     assert "and 0 dead letters" not in page
+
+
+def test_running_console_is_among_the_processes(
+    open_console: Callable[..., str], application: Application
+) -> None:
+    open_console()
+    (known,) = eventually(lambda: application.workers.all(utc_now()), what="its row")
+    assert (known.kind, known.state) == ("console", "running")

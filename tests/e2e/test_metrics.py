@@ -45,6 +45,7 @@ def test_worker_and_scheduler_serve_their_own_metrics(workers: WorkerProcesses, 
     worker = scraped_once(of_worker, "billing_worker_duplicates_total")
     assert worker["billing_worker_outcomes_total.tokens_deducted.applied"] == 1
     assert worker["billing_worker_messages_total.usage.deduct"] == 2
+    assert worker["billing_worker_lane_messages_total.billing.usage"] == 2
     assert worker["billing_worker_message_age_seconds_count.billing.usage.published"] == 1
     assert worker["billing_worker_message_age_seconds_sum.billing.usage.published"] < 60
     assert worker["billing_worker_connected.worker.broker"] == 1

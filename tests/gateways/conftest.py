@@ -90,12 +90,16 @@ class BridgeDoor:
 @contextmanager
 def door_on(connect: Callable[[], Publishes], **more: Any) -> Iterator[BridgeDoor]:
     """Open a door whose publisher connects by ``connect``, at the time of the signatures."""
-    publisher = CommandPublisher(connect, sent_as=more.pop("sent_as", None))
+
+    def clock() -> datetime:
+        return datetime.fromtimestamp(NOW, UTC)
+
+    publisher = CommandPublisher(connect, sent_as=more.pop("sent_as", None), clock=clock)
     metrics, stopping = Metrics(), [False]
     bridge = Bridge(
         publisher,
         limits=Limits(),
-        clock=lambda: datetime.fromtimestamp(NOW, UTC),
+        clock=clock,
         seconds=lambda: float(NOW),
         **more,
     )

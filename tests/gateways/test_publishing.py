@@ -1,6 +1,7 @@
 """Publisher of the bridge: links that are idle, lost or in use."""
 
 import threading
+from datetime import UTC, datetime
 
 import pytest
 
@@ -9,6 +10,7 @@ from tests.support.fakes import FakeLink
 from worker.errors import BrokerUnavailableError
 from worker.gateways.publishing import CommandPublisher
 
+NOW = datetime(2026, 11, 27, tzinfo=UTC)
 FAILED = PaymentFailed(reference_id="stripe:pi_1:failed", original_reference_id="stripe:pi_1")
 FROZEN = FreezeAccount(
     reference_id="stripe:issfr_1:frozen", payment_reference_id="stripe:pi_1", reason="early_fraud_warning"
@@ -24,7 +26,9 @@ class Links:
 
     def publisher(self, turn_s: float = 5.0) -> CommandPublisher:
         """Return a publisher over these links."""
-        return CommandPublisher(self._open, sent_as="bridge", seconds=lambda: self.now, turn_s=turn_s)
+        return CommandPublisher(
+            self._open, sent_as="bridge", clock=lambda: NOW, seconds=lambda: self.now, turn_s=turn_s
+        )
 
     def _open(self) -> FakeLink:
         self.opened.append(FakeLink())
@@ -70,7 +74,7 @@ def test_all_commands_of_an_event_are_published_again_on_a_new_link(links: Links
 
 
 def test_new_link_that_fails_is_not_tried_again(links: Links) -> None:
-    publisher = CommandPublisher(lambda: _broken(links), sent_as=None)
+    publisher = CommandPublisher(lambda: _broken(links), sent_as=None, clock=lambda: NOW)
     with pytest.raises(BrokerUnavailableError):
         publisher.publish([FAILED])
     assert len(links.opened) == 1

@@ -14,7 +14,8 @@ from tests.cli.console import Cli
 from tests.http.conftest import NOWHERE
 from tests.support.forked_python import ForkedPython
 from tests.support.processes import worker_environment
-from worker.bootstrap import utc_now
+from tests.support.waiting import eventually
+from worker.bootstrap import Application, utc_now
 from worker.http.tokens import add_token
 from worker.settings import load_settings
 
@@ -126,6 +127,11 @@ def test_command_prints_its_url_and_ends_in_order(sqlite_url: str, tokens_file: 
         assert line.startswith("serving on http://127.0.0.1:")
         with urllib.request.urlopen(f"{line.removeprefix('serving on ')}readyz") as answer:  # noqa: S310 - our own
             assert answer.status == 200
+        application = Application(settings)
+        (known,) = eventually(lambda: application.workers.all(utc_now()), what="its row")
+        assert (known.kind, known.pid, known.state) == ("serve", process.pid, "running")
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
+    assert application.workers.all(utc_now()) == [], "it has said that it ended"
+    application.engine.dispose()
     watchdog.cancel()

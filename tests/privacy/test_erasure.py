@@ -1,6 +1,7 @@
 """Erasure of a user: the id is nowhere, the ledger is proven as before, and nothing brings the user back."""
 
 import json
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from threading import Thread
@@ -10,6 +11,7 @@ from sqlalchemy import Engine, func, select, text
 
 from schemas import AdjustCredit, Command, DeductUsage, FreezeAccount, OpenAccount, SettleAccount, slot_of
 from tests.deadletters.parts import World
+from tests.reversing.parts import ReverseWorld
 from tests.support.apply_commands import applied
 from tests.support.commands import payment, went_back
 from tests.support.person_world import AFTER_ALL, OTHER, PERSON, commands_of, everything, fill, tables_with
@@ -18,7 +20,9 @@ from tests.support.waiting import eventually
 from worker.broker import BILLING, Outgoing
 from worker.catalog import load_catalog
 from worker.core import Answer, Decided, decide
+from worker.deadletters.body_fields import BodyChanges
 from worker.deadletters.store import groups
+from worker.deadletters.store.filters import DeadLetterFilter
 from worker.errors import ConfigurationError, NotFoundError, NotPossibleError
 from worker.ledger.audit import audit
 from worker.ledger.engine import ledger_engine
@@ -27,8 +31,9 @@ from worker.ledger.form import distribute
 from worker.ledger.queries import snapshot
 from worker.ledger.senders import Sender
 from worker.ledger.store import Ledger
-from worker.ledger.tables import accounts, entries, erased_ids, operations
+from worker.ledger.tables import accounts, catalogs, entries, erased_ids, operations
 from worker.privacy.erasure import Erasure, erase, pseudonym_for
+from worker.reversing import store
 
 NOW = datetime(2026, 11, 27, tzinfo=UTC)
 CATALOG = load_catalog()
@@ -171,6 +176,39 @@ def test_short_id_is_a_word_of_its_own(postgres_engine: Engine) -> None:
     }
     assert kept == {"order": "7"}
     assert audit(postgres_engine).findings == ()
+
+
+def test_short_id_goes_from_the_sets_of_its_charges_and_dead_letters(postgres_engine: Engine) -> None:
+    reversing, world = ReverseWorld(postgres_engine, now=NOW), World(postgres_engine)
+    world.open("bo", "eva")
+    reversing.apply(
+        *(DeductUsage(reference_id=f"job-{each}", user_id=each, tokens=7) for each in ("bo", "eva"))
+    )
+    assert reversing.reverse(user_id="bo").counts == {"reversed": 1}
+    reversing.create(user_id="eva")
+    usage = {"type": "usage.deduct", "referenceId": "lost", "userId": "bo", "tokens": 5}
+    world.park_failed(usage)
+    chosen = DeadLetterFilter(user_id="bo")
+    world.service.edit_set(chosen, BodyChanges.read(sets=["description=for bo"]), "of bo", "ann")
+    world.service.create_replay(chosen, "of bo", "ann")
+    world.service.cancel_replay(1, "ann", "no")
+    about_bo = re.compile(r"\bbo\b")
+    held = {table for table, row in everything(postgres_engine) if about_bo.search(row)}
+    assert {"reverse_runs", "replays", "dead_letter_set_edits", "audit_log"} <= held
+    pseudonym = erased(postgres_engine, "bo").pseudonym
+    assert [row for _, row in everything(postgres_engine) if about_bo.search(row)] == []
+    first, second = (store.get(postgres_engine, number).source for number in (1, 2))
+    assert (pseudonym in first, "eva" in second) == (True, True)
+    assert audit(postgres_engine).findings == ()
+
+
+def test_words_of_the_catalog_are_nobodys_id(postgres_engine: Engine) -> None:
+    world = ReverseWorld(postgres_engine, now=NOW)
+    world.apply(OpenAccount(reference_id="open-1", user_id="free_upload_bytes", tier="free"))
+    erased(postgres_engine, "free_upload_bytes")
+    with postgres_engine.connect() as connection:
+        (content,) = connection.execute(select(catalogs.c.content)).scalars()
+    assert content == world.catalog.content
 
 
 @pytest.mark.parametrize("user", ['the "one" and\\only', "jürgen@straße", "a.b*c(d)[e]$^|?+"])

@@ -128,6 +128,7 @@ def _asked(
         message_id=correlation_id,
         app_id="billing-worker adjust",
         sent_as=reply_sender_of(application),
+        at=application.clock(),
         correlation_id=correlation_id,
         reply_to=queue,
     )

@@ -22,6 +22,7 @@ from worker.errors import ConfigurationError
 from worker.runtime.address import Address
 from worker.runtime.secret_file import read_secret
 from worker.runtime.service_manager import ServiceManager, reported
+from worker.runtime.stop import SignalStop
 from worker.settings import ENV_PREFIX
 
 if TYPE_CHECKING:
@@ -148,6 +149,8 @@ def _serve(
     from worker.console.guard import AccessGuard
     from worker.console.server import serve
     from worker.console.users import Users
+    from worker.ledger.workers import WorkerKind
+    from worker.processes import present
 
     console_users = None if users is None else Users(users)
     if console_users is None and not address.is_loopback:
@@ -188,8 +191,13 @@ def _serve(
         application.health.add_obstacle(lambda: None)
         click.echo(f"console on {url}")
 
-    with reported(ServiceManager.take(os.environ), application.health):
-        serve(app, context, address, on_listening, application.turned)
+    stop = SignalStop()
+    stop.install()
+    with (
+        reported(ServiceManager.take(os.environ), application.health, stop),
+        present(application, WorkerKind.CONSOLE, stop),
+    ):
+        serve(app, context, address, stop, on_listening, application.turned)
 
 
 with_role = click.option(

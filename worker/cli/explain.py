@@ -64,8 +64,11 @@ def show_explanation(view: ReferenceExplanation) -> None:
     _show_payment(view)
     _show_rows(
         "Refunded by",
-        ("reference", "tokens", "posted"),
-        ((refund.reference_id, refund.tokens, moment(refund.recorded_at)) for refund in view.refunds),
+        ("reference", "tokens", "posted", Column("reverse run", 1)),
+        (
+            (refund.reference_id, refund.tokens, moment(refund.recorded_at), refund.reverse_run)
+            for refund in view.refunds
+        ),
     )
     _show_rows("Notices", (Column("notice", text=True),), ((_compact(notice),) for notice in view.notices))
     _show_rows(

@@ -13,19 +13,12 @@ from typing import Any, Literal
 import click
 from rich import box
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 from rich.text import Text
 
 from worker.cli.table_width import Column, fitted
 from worker.cli.text import printable, shown_id
+from worker.cli.work_progress import WorkProgress
 
 #: Rows of one table, where there may be many more.
 _AT_ONCE = 500
@@ -186,20 +179,10 @@ def waiting_for(description: str) -> Iterator[None]:
 
 
 @contextmanager
-def progress(description: str, total: int | None) -> Iterator[Progress]:
-    """Show a progress bar on standard error, where it is a terminal; nothing elsewhere."""
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("ETA"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        disable=not sys.stderr.isatty(),
-        redirect_stdout=is_terminal(),  # else lines for a pipe would go to standard error
-    )
-    with bar:
+def progress(description: str, total: int | None) -> Iterator[WorkProgress]:
+    """Show the progress of one task on standard error: a bar on a terminal, lines elsewhere."""
+    # Lines for a pipe would go to standard error.
+    with WorkProgress(redirect_stdout=is_terminal()) as bar:
         bar.add_task(description, total=total)
         yield bar
 

@@ -1,7 +1,7 @@
 """``payments``: incidents about money, newest first."""
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import click
@@ -22,6 +22,7 @@ from worker.ledger.queries.incidents import (
     incidents,
     overdue_before,
 )
+from worker.runtime.durations import lasting
 from worker.runtime.shown_money import decimal_text
 
 
@@ -116,7 +117,7 @@ def show_incidents(page: IncidentPage, now: datetime) -> None:
         _COLUMNS,
         [
             (
-                _age(now - incident.recorded_at),
+                lasting(now - incident.recorded_at),
                 incident.reference_id,
                 incident.type,
                 incident.user_id,
@@ -133,15 +134,6 @@ def show_incidents(page: IncidentPage, now: datetime) -> None:
 
 def _code(incident: Incident) -> str:
     return f"{incident.code} (overdue)" if incident.is_overdue else incident.code
-
-
-def _age(age: timedelta) -> str:
-    """Return an age in its largest unit, in the form that --from takes."""
-    seconds = max(int(age.total_seconds()), 0)
-    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "m")):
-        if seconds >= size:
-            return f"{seconds // size}{unit}"
-    return f"{seconds}s"
 
 
 _CSV = (

@@ -267,6 +267,7 @@ class _Sender:
             sent_as=self._form.sent_as,
             reply_to=self._form.reply_to,
             exchange=BILLING.bulk_exchange if self._form.is_bulk else BILLING.exchange,
+            at=utc_now(),
         )
 
 

@@ -230,13 +230,7 @@ def _run(
             waiting = sum(counts.get(state.value, 0) for state in ChargeState if state.is_open)
             bar.update(bar.task_ids[0], completed=run.total - waiting)
 
-        def warn(text: str) -> None:
-            if sys.stderr.isatty():
-                bar.console.print(printable(text), markup=False, highlight=False)
-            else:
-                click.echo(printable(text), err=True)
-
-        controls = ReverseControls(stop, advance, warn)
+        controls = ReverseControls(stop, advance, bar.note)
         ended = Reversing(application.reverse_resources(), run, controls, patience_s).to_its_end()
     _show_end(ended, as_json=as_json)
     sys.exit(0 if ended.is_done and is_all else 1)

@@ -40,6 +40,10 @@ class _Cli(LazyGroup):
 
 _COMMANDS = {
     "account": Lazy("worker.cli.account:account", "Export or erase all that is held about a user."),
+    "accounts": Lazy(
+        "worker.cli.accounts:accounts",
+        "List accounts whose user begins with PREFIX (all without it), in an order that you choose.",
+    ),
     "activity": Lazy(
         "worker.cli.activity:activity",
         "List what operators did, newest first: who, on which host, to what, and why.",

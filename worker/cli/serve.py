@@ -68,7 +68,9 @@ def _serve(application: Application, address: Address) -> None:
     from worker.http.readiness import readiness_of
     from worker.http.server import ServerLimits
     from worker.http.server import serve as serve_until
+    from worker.ledger.workers import WorkerKind
     from worker.metrics import ProcessRole
+    from worker.processes import present
 
     settings = application.settings
     tokens = _tokens(application)
@@ -93,7 +95,10 @@ def _serve(application: Application, address: Address) -> None:
     gc.set_threshold(OBJECTS_A_COLLECTION)
     application.health.add_probe(application.readable())
     try:
-        with reported(ServiceManager.take(os.environ), application.health, stop):
+        with (
+            reported(ServiceManager.take(os.environ), application.health, stop),
+            present(application, WorkerKind.SERVE, stop),
+        ):
             serve_until(
                 app,
                 address,

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 import click
 
 from worker.bootstrap import Application
+from worker.catalog import short_digest
 from worker.cli.application import with_application
 from worker.cli.options import as_json, with_wide
 from worker.cli.output import is_terminal, show_json, show_table
@@ -16,6 +17,7 @@ from worker.cli.table_width import Column
 from worker.cli.text import printable
 from worker.cli.times import moment
 from worker.ledger.workers import KnownWorker
+from worker.runtime.durations import lasting
 from worker.status import InstallationStatus, LaneStatus, lane_name
 from worker.status_probe import StatusProbe
 
@@ -117,7 +119,7 @@ def _lane_row(lane: LaneStatus) -> Sequence[object]:
         _known(lane.depth),
         _rate(lane.arrivals),
         _rate(lane.departures),
-        lasting(lane.lag),
+        _lasting(lane.lag),
         "paused" if lane.is_paused and lane.depth else _eta(lane),
         _known(lane.workers),
         _known(lane.consumers),
@@ -156,7 +158,7 @@ def _worker_row(worker: KnownWorker, now: datetime) -> Sequence[object]:
         batch,
         lanes,
         worker.settings_hash[:8],
-        (worker.catalog_hash or "unknown")[:8],
+        "unknown" if worker.catalog_hash is None else short_digest(worker.catalog_hash),
         moment(worker.started_at),
         str(worker.supervisor or ""),
     )
@@ -173,19 +175,8 @@ def _rate(value: float | None) -> str:
 def _eta(lane: LaneStatus) -> str:
     if lane.eta is None and lane.growth is not None and lane.depth:
         return "never: it grows" if lane.growth > 0 else "never: it stands still"
-    return lasting(lane.eta)
+    return _lasting(lane.eta)
 
 
-def lasting(time_: timedelta | None) -> str:
-    """Return a duration in its two largest units."""
-    if time_ is None:
-        return "unknown"
-    seconds = round(time_.total_seconds())
-    for unit, length, below, rest in (
-        ("d", 86_400, "h", 3_600),
-        ("h", 3_600, "min", 60),
-        ("min", 60, "s", 1),
-    ):
-        if seconds >= length:
-            return f"{seconds // length} {unit} {seconds % length // rest} {below}"
-    return f"{seconds} s"
+def _lasting(length: timedelta | None) -> str:
+    return "unknown" if length is None else lasting(length)

@@ -9,7 +9,9 @@ from schemas.http import TokenScope
 from worker.bootstrap import utc_now
 from worker.cli.options import Decorator, as_json
 from worker.cli.output import show_json, show_table
+from worker.cli.unknown_names import warn_of_unknown_names
 from worker.http.tokens import Tokens, add_token, remove_token
+from worker.runtime.logging import configure_logging
 from worker.settings import load_settings
 
 _SCOPES = click.Choice([scope.value for scope in TokenScope])
@@ -31,6 +33,8 @@ def tokens() -> None:
 
     To exchange a token without a gap: add one of another name, hand it out, then remove the old one.
     """
+    configure_logging("INFO", "text")
+    warn_of_unknown_names()
 
 
 @tokens.command("add")

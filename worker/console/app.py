@@ -12,6 +12,7 @@ from werkzeug.routing import IntegerConverter, ValidationError
 
 from schemas.fields import INT64_MAX
 from worker import __version__
+from worker.catalog import short_digest
 from worker.console import formats
 from worker.console.context import ConsoleContext, context
 from worker.console.known_devices import KnownDevices
@@ -101,6 +102,7 @@ def _add_template_helpers(app: Flask) -> None:
         moment=formats.moment,
         ago=lambda value: formats.ago(value, g.now),
         lasting=lasting,
+        digest=short_digest,
         size=formats.size,
         visible=formats.visible,
         short=formats.shortened,

@@ -13,8 +13,7 @@ from worker.checks import health_of
 from worker.console.guard import AccessGuard
 from worker.console.heavy_work import HeavyWork
 from worker.console.queues import QueueProbe, QueueStatus
-from worker.console.replay_threads import ReplayThreads
-from worker.console.reverse_threads import ReverseThreads
+from worker.console.run_threads import ReplayThreads, ReverseThreads
 from worker.console.users import User
 from worker.errors import TransientError
 from worker.ledger.queries import Reader, Statement, Stats, snapshot

@@ -24,16 +24,15 @@ def serve(
     app: Flask,
     context: ConsoleContext,
     address: Address,
+    stop: SignalStop,
     on_listening: Callable[[str], None],
     turned: Callable[[], None] = lambda: None,
 ) -> None:
-    """Serve ``app`` until SIGTERM or Ctrl-C, then pause the replays that run here.
+    """Serve ``app`` until ``stop``, then pause the replays that run here.
 
     ``on_listening`` gets the URL; ``turned`` is called at least once a second. Raises ConfigurationError
     where the address can't be bound.
     """
-    stop = SignalStop()
-    stop.install()
     try:
         serve_until(
             app,

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from datetime import datetime
 from time import monotonic
 from typing import Final
 
@@ -26,10 +27,12 @@ class CommandPublisher:
         connect: Callable[[], Publishes],
         *,
         sent_as: str | None,
+        clock: Callable[[], datetime],
         seconds: Callable[[], float] = monotonic,
         turn_s: float = _TURN_S,
     ) -> None:
-        self._connect, self._sent_as, self._seconds, self._turn_s = connect, sent_as, seconds, turn_s
+        self._connect, self._sent_as, self._turn_s = connect, sent_as, turn_s
+        self._clock, self._seconds = clock, seconds
         self._turn = threading.Lock()
         self._link: Publishes | None = None
         self._used = 0.0
@@ -110,4 +113,5 @@ class CommandPublisher:
             message_id=command.reference_id,
             app_id=APP_ID,
             sent_as=self._sent_as,
+            at=self._clock(),
         )

@@ -8,6 +8,7 @@ from time import monotonic
 
 from worker.broker import Delivery
 from worker.ledger.workers import LaneProgress
+from worker.messages.ages import published_at
 from worker.pipeline import Item
 
 #: Shortest time over which a rate means something, in seconds.
@@ -66,9 +67,9 @@ class LaneTally:
 
 
 def _sent_at(delivery: Delivery | None) -> datetime | None:
-    """Return when a message was sent, as its sender says in AMQP's ``timestamp``; None without it."""
-    seconds = None if delivery is None else delivery.properties.get("timestamp")
-    if not isinstance(seconds, int) or not 0 < seconds < _LATEST:
+    """Return when a message was sent, as its sender says; None without it."""
+    seconds = None if delivery is None else published_at(delivery)
+    if seconds is None or not 0 < seconds < _LATEST:
         return None
     return datetime.fromtimestamp(seconds, UTC)
 

@@ -1,7 +1,7 @@
 """Times at which a message was published and its work occurred, as far as it says them.
 
 AMQP's ``timestamp`` counts whole seconds. A broker that stamps what comes in adds the header
-``timestamp_in_ms``, see https://www.rabbitmq.com/docs/message-interceptors; so do our clients.
+``timestamp_in_ms``, see https://www.rabbitmq.com/docs/message-interceptors; so do our clients and commands.
 """
 
 from calendar import timegm
@@ -11,7 +11,8 @@ from schemas import Message
 from schemas.dead_letter import SENDER_HEADER
 from worker.broker import Delivery
 
-_HEADER = "timestamp_in_ms"
+#: Header of the time at which a message was published, in milliseconds of the epoch.
+STAMP_HEADER = "timestamp_in_ms"
 
 
 def published_at(delivery: Delivery) -> float | None:
@@ -21,7 +22,7 @@ def published_at(delivery: Delivery) -> float | None:
     """
     if SENDER_HEADER in delivery.headers:
         return None
-    stamp = delivery.headers.get(_HEADER)
+    stamp = delivery.headers.get(STAMP_HEADER)
     if type(stamp) is int:
         return stamp / 1000
     stamp = delivery.properties.get("timestamp")

@@ -1,10 +1,12 @@
 """The kinds of outgoing messages, each with its source."""
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import ClassVar, Self
 
 from schemas import DeadLetter, DeadLetterReason, Notice
 from worker.broker import BILLING, Outgoing
+from worker.messages.ages import STAMP_HEADER
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -23,8 +25,13 @@ class OutgoingCommand(Outgoing):
         correlation_id: str | None = None,
         reply_to: str | None = None,
         exchange: str = BILLING.exchange,
+        at: datetime | None = None,
     ) -> Self:
-        """Return a command of a type; ``sent_as`` is the broker user that publishes it."""
+        """Return a command of a type; ``sent_as`` is the broker user that publishes it, ``at`` is when.
+
+        Workers observe how old it is when it is applied. AMQP's own stamp counts whole seconds.
+        """
+        seconds = None if at is None else at.timestamp()
         properties = {
             "content_type": "application/json",
             "message_id": message_id,
@@ -32,9 +39,11 @@ class OutgoingCommand(Outgoing):
             "reply_to": reply_to,
             "app_id": app_id,
             "user_id": sent_as,
+            "timestamp": None if seconds is None else int(seconds),
         }
         given = {name: value for name, value in properties.items() if value is not None}
-        return cls(body, exchange, type_, given)
+        headers = {} if seconds is None else {STAMP_HEADER: int(seconds * 1000)}
+        return cls(body, exchange, type_, given, headers)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

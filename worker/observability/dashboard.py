@@ -127,6 +127,12 @@ ROWS: Final = (
                 [("{{type}}", _rate("billing_worker_messages_total", "type"))],
             ),
             Panel(
+                "Messages by lane",
+                "Messages of each lane that workers acknowledged.",
+                "ops",
+                [("{{lane}}", _rate("billing_worker_lane_messages_total", "lane"))],
+            ),
+            Panel(
                 "Rejected and failed commands",
                 "Commands that were refused, by the code of their reply.",
                 "ops",

@@ -196,7 +196,7 @@ def catalog_answer(catalog: Catalog, as_of: datetime) -> CatalogAnswer:
     prices = "".join(package.model_dump_json() for package in packages)
     return CatalogAnswer(
         as_of=as_of,
-        hash=catalog_hash(catalog.model_dump_json() + prices),
+        hash=_hash(catalog.model_dump_json() + prices),
         packages=packages,
         tiers=tuple(CatalogTier(id=name, **tier.model_dump()) for name, tier in catalog.tiers.items()),
         meters=tuple(
@@ -232,6 +232,6 @@ def _package(package: Package, index: int, as_of: datetime) -> CatalogPackage:
 
 
 @lru_cache(maxsize=4)
-def catalog_hash(text: str) -> str:
-    """Return a digest of a catalog's JSON."""
+def _hash(text: str) -> str:
+    """Return a digest of what an answer says of a catalog."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]

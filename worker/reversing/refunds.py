@@ -1,5 +1,6 @@
 """Refund of a charge: its command, and the reference that every run shares for the same state of it."""
 
+from datetime import datetime
 from hashlib import sha256
 from uuid import uuid4
 
@@ -10,12 +11,10 @@ from schemas.fields import IDENTIFIER_MAX, TEXT_MAX
 from schemas.identifiers import ID_RULE
 from worker.broker import BILLING, Delivery
 from worker.errors import NotPossibleError
-from worker.ledger.queries.charges import Charge
+from worker.ledger.queries.charges import RUN_KEY, Charge
 from worker.messages.outgoing import OutgoingCommand
 
 APP_ID = "billing-worker reverse"
-#: Key in the metadata of a refund: the run that has sent it.
-RUN_KEY = "reverse_run"
 
 
 def reference_of(charge: str, refunds: int) -> str:
@@ -56,10 +55,10 @@ def described(reason: str) -> str:
     return text
 
 
-def message_of(command: RefundCredit, sent_as: str | None) -> OutgoingCommand:
-    """Return the message of a refund; ``sent_as`` is the broker user that publishes it."""
+def message_of(command: RefundCredit, sent_as: str | None, at: datetime) -> OutgoingCommand:
+    """Return the message of a refund; ``sent_as`` is the broker user that publishes it, ``at`` is when."""
     return OutgoingCommand.of(
-        command.type, command.to_json(), message_id=uuid4().hex, app_id=APP_ID, sent_as=sent_as
+        command.type, command.to_json(), message_id=uuid4().hex, app_id=APP_ID, sent_as=sent_as, at=at
     )
 
 

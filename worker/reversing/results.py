@@ -12,9 +12,8 @@ from worker.deadletters.models import DeadLetterStatus
 from worker.deadletters.replay.ledger_check import Expected, agrees, shown
 from worker.deadletters.store.tables import dead_letters
 from worker.ledger.bulk import among
-from worker.ledger.queries.charges import ChargeKey, charges_of
+from worker.ledger.queries.charges import ChargeKey, charges_of, reverse_run_in
 from worker.reversing.models import ChargeState
-from worker.reversing.refunds import RUN_KEY
 from worker.reversing.store import ChargeEnd, SentRefund
 
 
@@ -53,9 +52,10 @@ def results_of(connection: Connection, run: int, sent: Sequence[SentRefund]) -> 
 
 
 def _applied(run: int, sent: SentRefund, outcome: Outcome) -> ChargeEnd:
-    by = (outcome.metadata or {}).get(RUN_KEY)
+    by = reverse_run_in(outcome.metadata)
     if by != run:
-        return ChargeEnd(ChargeState.GIVEN_BACK_BEFORE, f"reverse run {by} was faster")
+        faster = "another refund" if by is None else f"reverse run {by}"
+        return ChargeEnd(ChargeState.GIVEN_BACK_BEFORE, f"{faster} was faster")
     free_quantity = int(outcome.detail.get("free_quantity", 0))
     if sent.refunds:
         text = "part of it had been given back before"

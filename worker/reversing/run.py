@@ -187,8 +187,9 @@ class Reversing:
         if not self._unpublished:
             self._link.keep_alive()
             return False
+        now = self._with.clock()
         messages: dict[Outgoing, ChargeKey] = {
-            message_of(one.command, self._with.sent_as): key for key, one in self._unpublished.items()
+            message_of(one.command, self._with.sent_as, now): key for key, one in self._unpublished.items()
         }
         result = self._link.publish(list(messages))
         if result.returned:

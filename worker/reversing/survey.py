@@ -179,7 +179,7 @@ def _judge(
     found.given_back += len(charges) - len(refundable)
     accepted = []
     for charge, command in zip(refundable, commands, strict=True):
-        received = rules.receive(as_delivered(message_of(command, rules.sent_as)), now)
+        received = rules.receive(as_delivered(message_of(command, rules.sent_as, now)), now)
         if isinstance(received, Failure):
             reference = charge.usage.reference_id
             found.refuse(RefusedCharge(reference, received.code.value, received.message))

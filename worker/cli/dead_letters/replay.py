@@ -191,11 +191,7 @@ def _run(application: Application, found: Replay, actor: str, patience_s: float,
             actor,
             stop=stop,
             on_progress=lambda now: _advance(bar, now),
-            on_trouble=lambda text: (
-                bar.console.print(printable(text), markup=False, highlight=False)
-                if sys.stderr.isatty()
-                else click.echo(printable(text), err=True)
-            ),
+            on_trouble=bar.note,
             patience_s=patience_s,
         )
     if as_json:

@@ -1,6 +1,7 @@
 """Publishing of imports through the queue: a window of them at a time, each with its reply."""
 
 from collections.abc import Callable, Iterable
+from datetime import datetime
 from itertools import islice
 from time import monotonic
 
@@ -21,10 +22,16 @@ class ImportPublisher:
     """Sends commands over a link that consumes the queue of their replies."""
 
     def __init__(
-        self, link: Link, queue: str, sent_as: str | None, timeout_s: float, on_reply: OnReply
+        self,
+        link: Link,
+        queue: str,
+        sent_as: str | None,
+        timeout_s: float,
+        on_reply: OnReply,
+        clock: Callable[[], datetime],
     ) -> None:
         self._link, self._queue, self._sent_as = link, queue, sent_as
-        self._timeout_s, self._on_reply = timeout_s, on_reply
+        self._timeout_s, self._on_reply, self._clock = timeout_s, on_reply, clock
         self._waiting: dict[str, ImportAccount] = {}
 
     def send(self, commands: Iterable[ImportAccount]) -> None:
@@ -56,6 +63,7 @@ class ImportPublisher:
             sent_as=self._sent_as,
             correlation_id=command.reference_id,
             reply_to=self._queue,
+            at=self._clock(),
         )
 
     def _await(self, most: int) -> None:

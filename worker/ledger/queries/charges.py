@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Row, func, select
 
 from schemas import Code, Status
+from schemas.fields import INT64_MAX
 from worker.catalog import FREE_UPLOAD
 from worker.core import Outcome
 from worker.core.rules.credit import REFUNDABLE, free_units_of
@@ -22,6 +23,14 @@ from worker.ledger.tables import operations, usage_refunds
 
 #: Operations that are read at once.
 _PAGE = 5_000
+#: Key in a refund's metadata: the number of the run that reversed a charge by it.
+RUN_KEY = "reverse_run"
+
+
+def reverse_run_in(metadata: Mapping[str, Any] | None) -> int | None:
+    """Return the number of the run that sent a refund with this metadata; None where none did."""
+    number = (metadata or {}).get(RUN_KEY)
+    return number if type(number) is int and 0 < number <= INT64_MAX else None
 
 
 class ChargeKey(NamedTuple):

@@ -26,6 +26,7 @@ from worker.core.superseded import ABOUT_PAYMENTS, is_usage
 from worker.errors import NotFoundError
 from worker.ledger import rows
 from worker.ledger.loading import holds_of
+from worker.ledger.queries.charges import reverse_run_in
 from worker.ledger.queries.history import PostedEntry, transactions_of
 from worker.ledger.queries.holdings import HoldView, LotView, closed_by, hold_view, lot_view
 from worker.ledger.queries.payment_views import (
@@ -92,11 +93,12 @@ class Attempt(View):
 
 @dataclass(frozen=True)
 class RefundView(View):
-    """Tokens that were given back."""
+    """Tokens that were given back; ``reverse_run`` is the number of the run that did so, if one did."""
 
     reference_id: str
     tokens: int
     recorded_at: datetime
+    reverse_run: int | None
 
 
 @dataclass(frozen=True)
@@ -354,12 +356,15 @@ def _hold(connection: Connection, account: Account, outcome: Outcome, named: str
 def _refunds(connection: Connection, operation: Row[Any]) -> tuple[RefundView, ...]:
     refund = usage_refunds.c
     statement = (
-        select(operations.c.reference_id, refund.tokens, refund.recorded_at)
+        select(operations.c.reference_id, refund.tokens, refund.recorded_at, operations.c.metadata)
         .join(operations, on_operation(refund.operation_id))
         .where(refund.slot == operation.slot, refund.original_id == operation.operation_id)
         .order_by(refund.recorded_at, operations.c.first_entry)
     )
-    return tuple(RefundView(*row) for row in connection.execute(statement))
+    return tuple(
+        RefundView(reference, tokens, at, reverse_run_in(more))
+        for reference, tokens, at, more in connection.execute(statement)
+    )
 
 
 def _original(reference_id: str, row: Row[Any] | None) -> Original:

@@ -8,13 +8,10 @@ from typing import Any
 from pydantic import ValidationError
 from sqlalchemy import Connection, select
 
-from worker.catalog import Catalog, Package
+from worker.catalog import Catalog, Package, short_digest
 from worker.core import Outcome
 from worker.ledger.queries.views import View
 from worker.ledger.tables import catalogs
-
-#: Digits of a digest that people see.
-DIGITS = 12
 
 
 @dataclass(frozen=True)
@@ -27,7 +24,7 @@ class CatalogView(View):
     @property
     def short(self) -> str:
         """The first digits of its digest."""
-        return self.digest[:DIGITS]
+        return short_digest(self.digest)
 
     def __str__(self) -> str:
         """Return the digest for people."""

@@ -124,6 +124,10 @@ DECLARE
     letters_staying bigint := 0;
     kept text[];
     letters bigint[];
+    edits bigint[];
+    sent bigint[];
+    reversed bigint[];
+    sets text[];
     rows bigint;
     counts jsonb := '{}';
     beside record;
@@ -318,11 +322,39 @@ BEGIN
     GET DIAGNOSTICS rows = ROW_COUNT;
     counts := counts || jsonb_build_object('replay_items', rows);
 
+    -- Sets that operators chose: their filters, changes and reasons may name the user, in the log as well.
+    edits := ARRAY(SELECT DISTINCT set_edit_id FROM dead_letter_edits
+        WHERE number = ANY (letters) AND set_edit_id IS NOT NULL);
+    UPDATE dead_letter_set_edits SET source = without_id(source, erased, pseudonym, kept),
+        reason = without_id(reason, erased, pseudonym, kept),
+        changes = without_id(changes, erased, pseudonym, kept)
+    WHERE set_edit_id = ANY (edits) AND has_id(concat_ws(' ', source, reason, changes::text), erased);
+    GET DIAGNOSTICS rows = ROW_COUNT;
+    counts := counts || jsonb_build_object('dead_letter_set_edits', rows);
+    sent := ARRAY(SELECT DISTINCT replay_id FROM replay_items WHERE number = ANY (letters));
+    UPDATE replays SET source = without_id(source, erased, pseudonym, kept),
+        reason = without_id(reason, erased, pseudonym, kept)
+    WHERE replay_id = ANY (sent) AND has_id(concat_ws(' ', source, reason), erased);
+    GET DIAGNOSTICS rows = ROW_COUNT;
+    counts := counts || jsonb_build_object('replays', rows);
+    reversed := ARRAY(SELECT DISTINCT run_id FROM reverse_items
+        WHERE slot = of_slot AND operation_id = ANY (own));
+    UPDATE reverse_runs SET source = without_id(source, erased, pseudonym, kept),
+        reason = without_id(reason, erased, pseudonym, kept)
+    WHERE run_id = ANY (reversed) AND has_id(concat_ws(' ', source, reason), erased);
+    GET DIAGNOSTICS rows = ROW_COUNT;
+    counts := counts || jsonb_build_object('reverse_runs', rows);
+    sets := ARRAY(SELECT 'edit ' || its FROM unnest(edits) AS each (its)
+        UNION ALL SELECT 'replay ' || its FROM unnest(sent) AS each (its)
+        UNION ALL SELECT 'reverse run ' || its FROM unnest(reversed) AS each (its));
+
     UPDATE audit_log SET reason = CASE WHEN reason IS NULL THEN NULL ELSE 'erased' END,
         subject = without_id(subject, erased, pseudonym, kept),
         detail = without_id(detail, erased, pseudonym, kept)
     WHERE subject = erased OR detail ->> 'user' = erased
         OR subject = ANY (SELECT 'letter ' || number FROM unnest(letters) AS its (number))
+        OR (substring(subject FROM '^(?:edit|replay|reverse run) [0-9]+') = ANY (sets)
+            AND has_id(concat_ws(' ', subject, reason, detail::text), erased))
         OR (is_distinct AND (strpos(concat_ws(' ', subject, reason), erased) > 0
             OR strpos(detail::text, in_json) > 0));
     GET DIAGNOSTICS rows = ROW_COUNT;
@@ -369,7 +401,7 @@ BEGIN
                     'erased_ids', 'operations', 'superseded_outcomes', 'entries', 'lots', 'holds',
                     'hold_parts', 'usage_refunds', 'quotas', 'quota_entries', 'payments',
                     'payment_events', 'claims', 'payment_names', 'waiting_events', 'accounts',
-                    'audit_log', 'write_probes')
+                    'audit_log', 'catalogs', 'write_probes')
                 AND a.attname NOT IN ('status', 'state', 'kind', 'code')
             GROUP BY c.oid, c.relname ORDER BY c.relname
         LOOP

@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.waiting import eventually
 from worker.bootstrap import Application
-from worker.console.replay_threads import ReplayThreads
+from worker.console.run_threads import ReplayThreads
 from worker.errors import BillingError
 
 

@@ -1,15 +1,19 @@
-"""Replays that this process runs, each in a thread of its own.
+"""Replays and reverse runs that this process executes, each in a thread of its own.
 
-The runner is the command line's: a lease names the process that runs a replay, and every step is stored
-before it is taken. A replay whose console was killed can be resumed anywhere.
+The runners are the command line's: every step is stored before it is taken. A run whose console was killed
+can be resumed anywhere.
 """
 
 import logging
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from typing import ClassVar
 
 from worker.bootstrap import Application
 from worker.errors import BillingError
+from worker.reversing import store
+from worker.reversing.run import ReverseControls, Reversing
 from worker.runtime.identity import runner_name
 
 log = logging.getLogger(__name__)
@@ -37,10 +41,10 @@ class ThreadStop:
         self._event.set()
 
 
-class ReplayThreads:
-    """Starts replays in threads and keeps their problems."""
+class RunThreads(ABC):
+    """Starts stored runs in threads and keeps their problems."""
 
-    noun = "replay"
+    noun: ClassVar[str]
 
     def __init__(self, application: Application) -> None:
         self.application = application
@@ -50,17 +54,17 @@ class ReplayThreads:
 
     @property
     def problems(self) -> Mapping[int, str]:
-        """Reason why a replay waits or ended, by its number; only for replays of this process."""
+        """Reason why a run waits or ended, by its number; only for runs of this process."""
         with self._lock:
             return dict(self._problems)
 
     def is_running(self, number: int) -> bool:
-        """Return True while this process runs the replay."""
+        """Return True while this process executes the run."""
         with self._lock:
             return number in self._running
 
     def start(self, number: int, actor: str) -> None:
-        """Start a replay; nothing changes where this process runs it already."""
+        """Start a run; nothing changes where this process executes it already."""
         with self._lock:
             if number in self._running:
                 return
@@ -73,7 +77,7 @@ class ReplayThreads:
             thread.start()
 
     def stop(self) -> None:
-        """Pause all replays, and wait until they are paused."""
+        """Pause all runs, and wait until they are paused."""
         with self._lock:
             running = list(self._running.values())
         for _, stop in running:
@@ -95,6 +99,23 @@ class ReplayThreads:
             with self._lock:
                 self._running.pop(number, None)
 
+    @abstractmethod
+    def work(self, number: int, actor: str, stop: ThreadStop) -> None:
+        """Execute a run to its end, or until the stop."""
+
+    def _set_problem(self, number: int, problem: str | None) -> None:
+        with self._lock:
+            if problem is None:
+                self._problems.pop(number, None)
+            else:
+                self._problems[number] = problem
+
+
+class ReplayThreads(RunThreads):
+    """Starts replays in threads."""
+
+    noun = "replay"
+
     def work(self, number: int, actor: str, stop: ThreadStop) -> None:
         """Run a replay to its end, or until the stop."""
         self.application.replayer(name=runner_name("console")).run(
@@ -105,9 +126,19 @@ class ReplayThreads:
             on_trouble=lambda text: self._set_problem(number, text),
         )
 
-    def _set_problem(self, number: int, problem: str | None) -> None:
-        with self._lock:
-            if problem is None:
-                self._problems.pop(number, None)
-            else:
-                self._problems[number] = problem
+
+class ReverseThreads(RunThreads):
+    """Starts runs that reverse charges in threads."""
+
+    noun = "reverse run"
+
+    def work(self, number: int, actor: str, stop: ThreadStop) -> None:
+        """Execute a run to its end, or until the stop."""
+        resources = self.application.reverse_resources()
+        run = store.get(resources.engine, number)
+        controls = ReverseControls(
+            stop,
+            on_progress=lambda _: self._set_problem(number, None),
+            on_trouble=lambda text: self._set_problem(number, text),
+        )
+        Reversing(resources, run, controls).to_its_end()
