@@ -105,5 +105,6 @@ def test_message_is_held_unread_only_as_it_may_come() -> None:
     assert not may_be_held_unread(sent(), "usage.record", POLICY)
     for other in ({"exchange": ""}, {"exchange": "own"}):
         assert not may_be_held_unread(sent(**other), TYPE, POLICY)
-    for headers in ({DEATHS: []}, {SENDER_HEADER: "ops"}):
+    forged: tuple[dict[str, Any], ...] = ({DEATHS: []}, {SENDER_HEADER: "ops"})
+    for headers in forged:
         assert not may_be_held_unread(replace(sent(), headers=headers), TYPE, POLICY)
