@@ -106,7 +106,7 @@ END $$
 # 3. Commands of the user, and events of payments that had the id in their names, are known by their digests.
 # 4. Rows of the user: the id becomes the pseudonym, also within references; free texts go.
 # 5. Rows of others that name it, where the id is long enough to be told from a word.
-_ERASE_USER = """
+_ERASE_USER = r"""
 CREATE FUNCTION erase_user(erased text, pseudonym text, actor text) RETURNS jsonb OWNED AS $$
 DECLARE
     of_slot CONSTANT smallint := get_byte(sha256(convert_to(CASE
@@ -117,6 +117,11 @@ DECLARE
     is_distinct CONSTANT boolean := char_length(erased) >= 8;
     nothing CONSTANT bytea := convert_to('erased', 'UTF8');
     began CONSTANT timestamptz := clock_timestamp();
+    -- Filters as operators gave them, kept as text, and what they set with an edit: of an id of any length.
+    in_filter CONSTANT text := '((?:^|[,:] )(?:user |userId=|metadata [^=,]*=|referenceId='
+        '|reference prefix |text=))' || regexp_replace(erased, '([^[:alnum:]])', '\\\1', 'g')
+        || '(?![[:alnum:]])';
+    sets_user CONSTANT jsonb := jsonb_build_array(jsonb_build_array('userId', erased));
     account bigint;
     own bigint[];
     others bigint[];
@@ -126,8 +131,16 @@ DECLARE
     letters bigint[];
     rows bigint;
     counts jsonb := '{}';
+    kept_filter text;
     beside record;
 BEGIN
+    -- Another name would give the account to somebody: no row says of a pseudonym whose it was.
+    IF (erased <> '' AND pseudonym ~ '^erased-[0-9a-f]{16}$' AND erased <> pseudonym
+        AND get_byte(sha256(convert_to(pseudonym, 'UTF8')), 0) >> 2 = of_slot) IS NOT TRUE
+    THEN
+        RAISE EXCEPTION 'erase_user takes an id, and a fresh pseudonym of its slot: use account erase'
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
     ON_BEGIN
     -- An event whose payment hasn't come has no user: with the id in a name it is taken for this one's.
     SELECT array_agg(operation_id) FILTER (WHERE is_own),
@@ -317,6 +330,23 @@ BEGIN
     UPDATE replay_items SET detail = NULL WHERE number = ANY (letters) AND detail IS NOT NULL;
     GET DIAGNOSTICS rows = ROW_COUNT;
     counts := counts || jsonb_build_object('replay_items', rows);
+
+    FOREACH kept_filter IN ARRAY ARRAY['replays', 'reverse_runs', 'dead_letter_set_edits'] LOOP
+        EXECUTE format('UPDATE %I SET source = regexp_replace(source, $1, $2, ''g'') WHERE source ~ $1',
+            kept_filter) USING in_filter, '\1' || pseudonym;
+        GET DIAGNOSTICS rows = ROW_COUNT;
+        counts := counts || jsonb_build_object(kept_filter, rows);
+    END LOOP;
+    UPDATE dead_letter_set_edits SET changes = without_id(changes, erased, pseudonym, kept)
+    WHERE changes -> 'set' @> sets_user;
+    UPDATE audit_log SET subject = regexp_replace(subject, in_filter, '\1' || pseudonym, 'g'),
+        detail = CASE WHEN detail ->> 'source' ~ in_filter THEN jsonb_set(detail, '{source}',
+            to_jsonb(regexp_replace(detail ->> 'source', in_filter, '\1' || pseudonym, 'g')))
+            ELSE detail END
+    WHERE subject ~ in_filter OR detail ->> 'source' ~ in_filter;
+    UPDATE audit_log SET detail = jsonb_set(detail, '{changes}',
+        without_id(detail -> 'changes', erased, pseudonym, kept))
+    WHERE detail #> '{changes,set}' @> sets_user;
 
     UPDATE audit_log SET reason = CASE WHEN reason IS NULL THEN NULL ELSE 'erased' END,
         subject = without_id(subject, erased, pseudonym, kept),
