@@ -97,6 +97,11 @@ def _of_dead_letter(table: Table) -> RowsOfUser:
     return lambda user_id: table.c.number.in_(select(numbers).where(_dead_letters(user_id)))
 
 
+def _reverse_items(user_id: str) -> Condition:
+    item = tables.reverse_items.c
+    return (item.slot == slot_of(user_id)) & item.operation_id.in_(_of_operations("operation_id", user_id))
+
+
 def _activity(user_id: str) -> Condition:
     entry = audit_log.c
     return or_(
@@ -131,20 +136,26 @@ ABOUT_USERS: Mapping[Table, RowsOfUser] = {
     dead_letter_events: _of_dead_letter(dead_letter_events),
     dead_letter_edits: _of_dead_letter(dead_letter_edits),
     replay_items: _of_dead_letter(replay_items),
+    tables.reverse_items: _reverse_items,
     audit_log: _activity,
 }
 
 #: Tables without, and why.
 ABOUT_NOBODY: Mapping[str, str] = {
     "accepted_configs": "configurations of workers",
+    "catalogs": "catalogs that operations were priced with",
     "dead_letter_groups": "sums of dead letters",
+    "dead_letter_set_edits": "edits of sets that operators chose",
     "erased_ids": "digests alone: of an erased user nothing else is left",
     "id_counters": "numbers",
     "identifiers": "words of the ledger",
     "lane_pauses": "pauses of queues",
+    "operator_pauses": "pauses of queues that operators asked for",
     "recoveries": "offsets of the journal",
     "replays": "sets of dead letters that operators chose",
+    "reverse_runs": "sets of charges that operators chose",
     "schema_compatibility": "versions",
     "trials": "digests of messages",
+    "workers": "processes of ours",
     "write_probes": "random bytes",
 }
