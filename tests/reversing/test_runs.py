@@ -337,7 +337,7 @@ def test_unknown_run_and_bad_cursor_say_so(world: ReverseWorld) -> None:
     run = world.create(feature="chat")
     with pytest.raises(NotFoundError, match="no reverse run 99"):
         store.get(world.engine, 99)
-    for cursor in ("x", "1-", "-1", "1" * 40 + "-1", "1-2-3"):
+    for cursor in ("x", "1-", "-1", "1" * 40 + "-1", "1-2-3", "9" * 19 + "-1", "²-1"):
         with pytest.raises(QueryError, match="no cursor"):
             store.items(world.engine, run.number, (), 10, cursor)
 
