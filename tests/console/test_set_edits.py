@@ -87,14 +87,16 @@ def test_dead_letter_that_came_after_the_preview_is_not_edited_unseen(
     assert seen is not None
     late = sample_data.refused(WRONG | {"referenceId": "job-4"}, datetime.now(UTC))
     sample_data.drain(dead_letters.service(), [late])
-    form = {"group": group_of(dead_letters), "rename": "tokenz=tokens", "reason": "x"}
-    again = ann.post("/dead-letters/edit", status=409, seen=seen[1], **form).text
+    group, rename = group_of(dead_letters), "tokenz=tokens"
+    again = ann.post(
+        "/dead-letters/edit", status=409, group=group, rename=rename, reason="x", seen=seen[1]
+    ).text
     assert "The dead letters have changed since you looked" in words(again)
     assert "4 of 4 dead letters change" in words(again)
     assert dead_letters.service().dead_letter(1).edited_body is None
     now_seen = re.search(r'name="seen" value="([^"]+)"', again)
     assert now_seen is not None
-    ann.post("/dead-letters/edit", seen=now_seen[1], **form)
+    ann.post("/dead-letters/edit", group=group, rename=rename, reason="x", seen=now_seen[1])
     assert dead_letters.service().dead_letter(4).edited_body is not None
 
 
