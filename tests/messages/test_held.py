@@ -103,7 +103,7 @@ def test_message_is_held_unread_only_as_it_may_come() -> None:
     assert may_be_held_unread(back, TYPE, POLICY)
     assert not may_be_held_unread(back, "usage.record", POLICY)
     assert not may_be_held_unread(sent(), "usage.record", POLICY)
-    for other in ({"exchange": ""}, {"exchange": "own"}):
+    for other in ({"exchange": ""}, {"exchange": "own"}, {"unreadable": b"x"}):
         assert not may_be_held_unread(sent(**other), TYPE, POLICY)
     forged: tuple[dict[str, Any], ...] = ({DEATHS: []}, {SENDER_HEADER: "ops"})
     for headers in forged:

@@ -35,8 +35,11 @@ def held_copy(delivery: Delivery, type_: str, policy: Policy) -> OutgoingHeld:
 def may_be_held_unread(delivery: Delivery, type_: str, policy: Policy) -> bool:
     """Return True where a delivery came by the way and the key on which rights to send ``type_`` are granted.
 
-    Its copy comes back by another way: what nobody has judged before it is held is never judged by these.
+    Its copy comes back by another way: what nobody has judged before it is held is never judged by these. And
+    with properties that nobody can read it would come back without them.
     """
+    if delivery.unreadable is not None:
+        return False
     origin = origin_of(delivery, policy.worker_users)
     if origin.is_forged or wrong_way(delivery, origin, policy.topology) is not None:
         return False
