@@ -33,8 +33,8 @@ class OperationFilter:
     ``min_tokens`` and ``max_tokens`` bound the tokens moved, either way; what was refused moved none, and is
     left out. ``since`` and ``until`` (left out itself) bound the time of recording.
 
-    Raises QueryError, which names the field, for a type, status or code that doesn't exist, for an empty text,
-    for a time without an offset, and for bounds in the wrong order.
+    Raises QueryError, which names the field, for a type, status or code that doesn't exist, for an empty
+    text, for a time without an offset, and for bounds in the wrong order.
     """
 
     user_id: str | None = None
