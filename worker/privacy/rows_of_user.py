@@ -92,14 +92,14 @@ def _dead_letters(user_id: str) -> Condition:
     return or_(*found)
 
 
-def _of_dead_letter(table: Table) -> RowsOfUser:
-    numbers = dead_letters.c.number
-    return lambda user_id: table.c.number.in_(select(numbers).where(_dead_letters(user_id)))
-
-
 def _reverse_items(user_id: str) -> Condition:
     item = tables.reverse_items.c
     return (item.slot == slot_of(user_id)) & item.operation_id.in_(_of_operations("operation_id", user_id))
+
+
+def _of_dead_letter(table: Table) -> RowsOfUser:
+    numbers = dead_letters.c.number
+    return lambda user_id: table.c.number.in_(select(numbers).where(_dead_letters(user_id)))
 
 
 def _activity(user_id: str) -> Condition:
@@ -143,19 +143,19 @@ ABOUT_USERS: Mapping[Table, RowsOfUser] = {
 #: Tables without, and why.
 ABOUT_NOBODY: Mapping[str, str] = {
     "accepted_configs": "configurations of workers",
-    "catalogs": "catalogs that operations were priced with",
+    "catalogs": "prices for all users",
     "dead_letter_groups": "sums of dead letters",
-    "dead_letter_set_edits": "edits of sets that operators chose",
+    "dead_letter_set_edits": "changes of many dead letters; each has its own edit",
     "erased_ids": "digests alone: of an erased user nothing else is left",
     "id_counters": "numbers",
     "identifiers": "words of the ledger",
     "lane_pauses": "pauses of queues",
-    "operator_pauses": "pauses of queues that operators asked for",
+    "operator_pauses": "pauses of queues",
     "recoveries": "offsets of the journal",
     "replays": "sets of dead letters that operators chose",
     "reverse_runs": "sets of charges that operators chose",
     "schema_compatibility": "versions",
     "trials": "digests of messages",
-    "workers": "processes of ours",
+    "workers": "processes",
     "write_probes": "random bytes",
 }

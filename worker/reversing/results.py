@@ -61,8 +61,7 @@ def _may_be_asked_again(asked: Expected, outcome: Outcome) -> bool:
 def _applied(run: int, sent: SentRefund, outcome: Outcome) -> ChargeEnd:
     by = (outcome.metadata or {}).get(RUN_KEY)
     if by != run:
-        who = f"reverse run {by}" if isinstance(by, int) else "somebody else's refund"
-        return ChargeEnd(ChargeState.GIVEN_BACK_BEFORE, f"{who} was faster")
+        return ChargeEnd(ChargeState.GIVEN_BACK_BEFORE, f"reverse run {by} was faster")
     free_quantity = int(outcome.detail.get("free_quantity", 0))
     if sent.refunds:
         text = "part of it had been given back before"

@@ -295,6 +295,23 @@ BEGIN
     GET DIAGNOSTICS rows = ROW_COUNT;
     counts := counts || jsonb_build_object('claims', rows);
 
+    FOREACH kept_filter IN ARRAY ARRAY['replays', 'reverse_runs', 'dead_letter_set_edits'] LOOP
+        EXECUTE format('UPDATE %I SET source = regexp_replace(source, $1, $2, ''g'') WHERE source ~ $1',
+            kept_filter) USING in_filter, '\1' || pseudonym;
+        GET DIAGNOSTICS rows = ROW_COUNT;
+        counts := counts || jsonb_build_object(kept_filter, rows);
+    END LOOP;
+    UPDATE dead_letter_set_edits SET changes = without_id(changes, erased, pseudonym, kept)
+    WHERE changes -> 'set' @> sets_user;
+    UPDATE audit_log SET subject = regexp_replace(subject, in_filter, '\1' || pseudonym, 'g'),
+        detail = CASE WHEN detail ->> 'source' ~ in_filter THEN jsonb_set(detail, '{source}',
+            to_jsonb(regexp_replace(detail ->> 'source', in_filter, '\1' || pseudonym, 'g')))
+            ELSE detail END
+    WHERE subject ~ in_filter OR detail ->> 'source' ~ in_filter;
+    UPDATE audit_log SET detail = jsonb_set(detail, '{changes}',
+        without_id(detail -> 'changes', erased, pseudonym, kept))
+    WHERE detail #> '{changes,set}' @> sets_user;
+
     -- Dead letters: nothing says what is in a body, so that it goes whole; what waited can't be sent again.
     UPDATE dead_letter_groups AS its SET
         parked = its.parked - gone.parked, waiting = its.waiting - gone.parked,
@@ -330,23 +347,6 @@ BEGIN
     UPDATE replay_items SET detail = NULL WHERE number = ANY (letters) AND detail IS NOT NULL;
     GET DIAGNOSTICS rows = ROW_COUNT;
     counts := counts || jsonb_build_object('replay_items', rows);
-
-    FOREACH kept_filter IN ARRAY ARRAY['replays', 'reverse_runs', 'dead_letter_set_edits'] LOOP
-        EXECUTE format('UPDATE %I SET source = regexp_replace(source, $1, $2, ''g'') WHERE source ~ $1',
-            kept_filter) USING in_filter, '\1' || pseudonym;
-        GET DIAGNOSTICS rows = ROW_COUNT;
-        counts := counts || jsonb_build_object(kept_filter, rows);
-    END LOOP;
-    UPDATE dead_letter_set_edits SET changes = without_id(changes, erased, pseudonym, kept)
-    WHERE changes -> 'set' @> sets_user;
-    UPDATE audit_log SET subject = regexp_replace(subject, in_filter, '\1' || pseudonym, 'g'),
-        detail = CASE WHEN detail ->> 'source' ~ in_filter THEN jsonb_set(detail, '{source}',
-            to_jsonb(regexp_replace(detail ->> 'source', in_filter, '\1' || pseudonym, 'g')))
-            ELSE detail END
-    WHERE subject ~ in_filter OR detail ->> 'source' ~ in_filter;
-    UPDATE audit_log SET detail = jsonb_set(detail, '{changes}',
-        without_id(detail -> 'changes', erased, pseudonym, kept))
-    WHERE detail #> '{changes,set}' @> sets_user;
 
     UPDATE audit_log SET reason = CASE WHEN reason IS NULL THEN NULL ELSE 'erased' END,
         subject = without_id(subject, erased, pseudonym, kept),
