@@ -7,7 +7,6 @@ from threading import Thread
 
 import pytest
 from sqlalchemy import Engine, func, select, text
-from sqlalchemy.exc import DBAPIError
 
 from schemas import AdjustCredit, Command, DeductUsage, FreezeAccount, OpenAccount, SettleAccount, slot_of
 from tests.deadletters.parts import World
@@ -19,24 +18,17 @@ from tests.support.waiting import eventually
 from worker.broker import BILLING, Outgoing
 from worker.catalog import load_catalog
 from worker.core import Answer, Decided, decide
-from worker.deadletters.body_fields import BodyChanges
 from worker.deadletters.store import groups
-from worker.deadletters.store.filters import DeadLetterFilter
 from worker.errors import ConfigurationError, NotFoundError, NotPossibleError
 from worker.ledger.audit import audit
 from worker.ledger.engine import ledger_engine
 from worker.ledger.erased_ids import digest_of
 from worker.ledger.form import distribute
 from worker.ledger.queries import snapshot
-from worker.ledger.queries.charges import matching_operations
-from worker.ledger.queries.operation_filter import OperationFilter
 from worker.ledger.senders import Sender
 from worker.ledger.store import Ledger
 from worker.ledger.tables import accounts, entries, erased_ids, operations
 from worker.privacy.erasure import Erasure, erase, pseudonym_for
-from worker.reversing import store as runs
-from worker.reversing.models import ReverseRequest
-from worker.reversing.selection import selection_text
 
 NOW = datetime(2026, 11, 27, tzinfo=UTC)
 CATALOG = load_catalog()
@@ -179,45 +171,6 @@ def test_short_id_is_a_word_of_its_own(postgres_engine: Engine) -> None:
     }
     assert kept == {"order": "7"}
     assert audit(postgres_engine).findings == ()
-
-
-@pytest.mark.parametrize("user", ["7", "ada", 'a "b"', PERSON])
-def test_filters_of_operators_lose_an_id_of_any_length(postgres_engine: Engine, user: str) -> None:
-    world = World(postgres_engine)
-    world.open(user, OTHER)
-    applied(postgres_engine, CATALOG, DeductUsage(reference_id="r-1", user_id=user, tokens=1))
-    usage = {"type": "usage.deduct", "tokens": 1}
-    number, _ = world.park_failed(
-        {**usage, "referenceId": "l-1", "userId": OTHER}, {**usage, "referenceId": "l-2", "userId": user}
-    )
-    wanted = OperationFilter(user_id=user, since=datetime(2025, 7, 7, 7, 7, tzinfo=UTC))
-    with snapshot(postgres_engine) as connection:
-        charges = matching_operations(connection, wanted).charges
-    runs.create(postgres_engine, NOW, charges, ReverseRequest("wrong", "ann", selection_text(wanted)))
-    changes = BodyChanges.read(sets=[f"userId={json.dumps(user)}", "tokens=7"])
-    world.service.edit_set([number], changes, "wrong user", "ann")
-    world.service.undo_set_edit(1, "right user", "ann")
-    replay = world.service.create_replay(DeadLetterFilter(user_id=user), "again", "ann")
-    world.service.cancel_replay(replay.number, "ann")
-    pseudonym = erased(postgres_engine, user).pseudonym
-    kept = (f"user {user},", f"userId={user}", f"'userId', {user!r}")
-    rows = [row for _, row in everything(postgres_engine)]
-    assert not [row for row in rows if any(text in row for text in kept)]
-    assert any(f"user {pseudonym}, from 2025-07-07T07:07:00Z" in row for row in rows)
-    assert any(f"userId={pseudonym}" in row for row in rows)
-    assert audit(postgres_engine).findings == ()
-
-
-@pytest.mark.parametrize(
-    "pseudonym",
-    ["", PERSON, OTHER, "erased-0123456789abcdef", None],
-    ids=["none", "own", "other", "slot", "null"],
-)
-def test_account_is_given_to_nobody(postgres_engine: Engine, pseudonym: str | None) -> None:
-    World(postgres_engine).open(PERSON)
-    with pytest.raises(DBAPIError, match="fresh pseudonym"), postgres_engine.begin() as connection:
-        connection.execute(text("SELECT erase_user(:user, :new, 'eve')"), {"user": PERSON, "new": pseudonym})
-    assert "accounts" in tables_with(postgres_engine, PERSON)
 
 
 @pytest.mark.parametrize("user", ['the "one" and\\only', "jürgen@straße", "a.b*c(d)[e]$^|?+"])
