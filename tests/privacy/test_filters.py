@@ -54,6 +54,23 @@ def test_filters_of_operators_lose_an_id_of_any_length(postgres_engine: Engine, 
     assert audit(postgres_engine).findings == ()
 
 
+@pytest.mark.parametrize("is_ascii", [True, False], ids=["escaped", "as it is"])
+@pytest.mark.parametrize("user", ["jürgen@straße", 'the "one" and\\only', "a😀b-lovelace"])
+def test_bodies_of_others_lose_the_id_as_their_writers_have_it(
+    postgres_engine: Engine, user: str, *, is_ascii: bool
+) -> None:
+    world = World(postgres_engine)
+    world.open(user, OTHER)
+    usage = {"type": "usage.deduct", "referenceId": "r", "userId": OTHER, "tokens": 1}
+    body = json.dumps({**usage, "metadata": {"friend": user}}, ensure_ascii=is_ascii)
+    (number,) = world.park_failed(usage)
+    before = world.service.dead_letter(number).body
+    world.service.edit(number, body.encode(), "a friend", "ann", instead_of=before)
+    pseudonym = erase(postgres_engine, NOW, user, reason="request", actor="eve", force=True).pseudonym
+    after = json.loads(world.service.dead_letter(number).current_body)
+    assert after["metadata"] == {"friend": pseudonym}
+
+
 @pytest.mark.parametrize(
     "pseudonym",
     ["", PERSON, OTHER, "erased-0123456789abcdef", None],

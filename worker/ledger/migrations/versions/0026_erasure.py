@@ -114,6 +114,14 @@ DECLARE
         ELSE normalize(erased, NFC) END, 'UTF8')), 0) >> 2;
     in_json CONSTANT text := substr(to_jsonb(erased)::text, 2, char_length(to_jsonb(erased)::text) - 2);
     in_bytes CONSTANT bytea := convert_to(in_json, 'UTF8');
+    -- As writers of JSON have it that escape all but ASCII, such as Python's.
+    in_ascii CONSTANT text := (
+        SELECT string_agg(CASE WHEN ascii(c) < 128 THEN c
+            WHEN ascii(c) < 65536 THEN '\u' || lpad(to_hex(ascii(c)), 4, '0')
+            ELSE '\u' || to_hex(55296 + (ascii(c) - 65536) / 1024)
+                || '\u' || to_hex(56320 + (ascii(c) - 65536) % 1024) END, '' ORDER BY place)
+        FROM regexp_split_to_table(in_json, '') WITH ORDINALITY AS its (c, place));
+    in_ascii_bytes CONSTANT bytea := convert_to(in_ascii, 'UTF8');
     is_distinct CONSTANT boolean := char_length(erased) >= 8;
     nothing CONSTANT bytea := convert_to('erased', 'UTF8');
     began CONSTANT timestamptz := clock_timestamp();
@@ -175,6 +183,7 @@ BEGIN
         SELECT number FROM dead_letters
         WHERE user_id = erased OR (is_distinct AND user_id IS NULL AND (position(in_bytes IN body) > 0
             OR position(in_bytes IN edited_body) > 0 OR strpos(properties::text, in_json) > 0
+            OR position(in_ascii_bytes IN body) > 0 OR position(in_ascii_bytes IN edited_body) > 0
             OR strpos(concat_ws(' ', reference_id, message, traceback, note), erased) > 0)));
     IF EXISTS (SELECT FROM dead_letters WHERE number = ANY (letters) AND status = 'replaying') THEN
         RAISE EXCEPTION 'a dead letter of the user is being replayed' USING ERRCODE = 'object_in_use';
@@ -383,12 +392,15 @@ BEGIN
         -- reference is another user's stays as it is, so that it counts once.
         FOR beside IN
             SELECT c.oid::regclass AS name, c.relname::text AS table_name,
-                string_agg(format(CASE WHEN a.atttypid IN ('jsonb'::regtype, 'bytea'::regtype)
-                    THEN '%1$I = without_id(%1$I, $1, $2, $5)'
+                string_agg(format(CASE a.atttypid
+                    WHEN 'jsonb'::regtype THEN '%1$I = without_id(%1$I, $1, $2, $5)'
+                    WHEN 'bytea'::regtype THEN '%1$I = without_id(without_id('
+                        'without_id(%1$I, $1, $2, $5), $3, $2, $5), $6, $2, $5)'
                     ELSE '%1$I = without_id(%1$I::text, $1, $2, $5)' END, a.attname), ', ') AS sets,
                 string_agg(format(CASE a.atttypid
                     WHEN 'jsonb'::regtype THEN 'strpos(%1$I::text, $3) > 0'
-                    WHEN 'bytea'::regtype THEN 'position($4 IN %1$I) > 0'
+                    WHEN 'bytea'::regtype
+                    THEN 'position($4 IN %1$I) > 0 OR position($7 IN %1$I) > 0'
                     ELSE 'has_id(%1$I::text, $1)' END, a.attname), ' OR ') AS conditions
             FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
             WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind = 'r'
@@ -406,7 +418,7 @@ BEGIN
             EXECUTE format('UPDATE %s SET %s WHERE (%s)%s', beside.name, beside.sets, beside.conditions,
                 CASE beside.table_name WHEN 'dead_letters'
                     THEN ' AND NOT coalesce(has_id(reference_id, $1), false)' ELSE '' END)
-                USING erased, pseudonym, in_json, in_bytes, kept;
+                USING erased, pseudonym, in_json, in_bytes, kept, in_ascii, in_ascii_bytes;
             GET DIAGNOSTICS rows = ROW_COUNT;
             counts := counts || jsonb_build_object(
                 beside.table_name, coalesce((counts ->> beside.table_name)::bigint, 0) + rows);
