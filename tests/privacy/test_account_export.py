@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, func, select
 
+from tests.deadletters.parts import World
 from tests.support.person_world import OTHER, PERSON, fill
 from worker.errors import NotFoundError
 from worker.ledger.tables import accounts, metadata
@@ -69,6 +70,16 @@ def test_export_says_what_the_rows_say(engine: Engine) -> None:
     assert set(bodies) == {f"lost-1:{PERSON}", "lost-2", *named_inside}
     assert json.loads(bodies["lost-2"])["userId"] == PERSON
     assert OTHER not in json.dumps(document["tables"]["operations"])
+
+
+@pytest.mark.parametrize("user", ["jürgen@straße", 'the "one" and\\only'])
+def test_export_has_dead_letters_that_name_the_user_escaped(engine: Engine, user: str) -> None:
+    world = World(engine)
+    world.open(user, OTHER)
+    usage = {"type": "usage.deduct", "referenceId": "r", "userId": OTHER, "tokens": 1}
+    world.park_failed({**usage, "metadata": {"friend": user}})  # all but ASCII is escaped
+    (found,) = json.loads("".join(export_account(engine, user, NOW)))["tables"]["dead_letters"]
+    assert json.loads(found["body"])["metadata"] == {"friend": user}
 
 
 def test_user_of_nothing_is_not_found(engine: Engine) -> None:
