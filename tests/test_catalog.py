@@ -166,6 +166,8 @@ def test_package_is_found_by_its_id_or_its_position(
     [
         pytest.param("tiers = [", "", "is not TOML", id="no TOML"),
         pytest.param(GOOD + TIER, "", "is not TOML", id="a table given twice"),
+        pytest.param(f"a = {'9' * 5_000}", "", "is not TOML", id="a number of no end"),
+        pytest.param(f"a = {'[' * 5_000}", "", "is not TOML", id="nested too deep"),
         pytest.param("", "tiers", "Field required", id="an empty file"),
         pytest.param(TIER, "packages", "Field required", id="no packages"),
         pytest.param(PACKAGE, "tiers", "Field required", id="no tiers"),

@@ -106,7 +106,12 @@ def test_statistics_of_the_management_api_are_read_as_far_as_it_counts() -> None
     found = QueueStatistics.parse(counted)
     assert (found.arrivals, found.departures) == (3.0, 2.5)
     assert found.oldest_at == datetime(2025, 11, 26, 12, tzinfo=UTC)
-    for nothing in ({}, {"message_stats": {"publish": 7}}, {"head_message_timestamp": ""}):
+    for nothing in (
+        {},
+        {"message_stats": {"publish": 7}},
+        {"head_message_timestamp": ""},
+        {"head_message_timestamp": 2**64 - 1},
+    ):
         assert QueueStatistics.parse(nothing) == QueueStatistics()
 
 

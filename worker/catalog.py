@@ -309,15 +309,19 @@ def load_catalog(path: Path | None = None) -> Catalog:
     """
     source = DEFAULT_CATALOG if path is None else path
     try:
-        data: Any = tomllib.loads(source.read_text(encoding="utf-8"))
-        return Catalog.model_validate(data)
-    except OSError as error:
-        raise ConfigurationError(f"catalog {source}: cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"catalog {source}: is not TOML: {error}") from error
+        return Catalog.model_validate(_toml_in(source))
     except ValidationError as error:
         problems = "; ".join(_problem(item["loc"], item["msg"]) for item in error.errors(include_url=False))
         raise ConfigurationError(f"catalog {source}: {problems}") from error
+
+
+def _toml_in(source: Path) -> Any:
+    try:
+        return tomllib.loads(source.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationError(f"catalog {source}: cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits is no TOMLDecodeError
+        raise ConfigurationError(f"catalog {source}: is not TOML: {error}") from error
 
 
 def _problem(location: tuple[int | str, ...], message: str) -> str:

@@ -36,7 +36,7 @@ from worker.messages.ages import occurred_at, published_at
 from worker.messages.dead_letter_limit import DeadLetterLimit, FaultStep
 from worker.messages.dead_letter_log import ANONYMOUS, FAULTS
 from worker.messages.dead_letters import Failure
-from worker.messages.held import held_copy, publish_held
+from worker.messages.held import held_copy, may_be_held_unread, publish_held
 from worker.messages.known_ids import has_unruly_ids, unruly_ids, with_known
 from worker.messages.message_log import MessageLog
 from worker.messages.origin import origin_of
@@ -247,6 +247,10 @@ class Pipeline:
         """
         copies = [held_copy(delivery, type_, self._policy) for delivery, type_ in deliveries.items()]
         return publish_held(link, list(deliveries), copies)
+
+    def may_hold_unread(self, delivery: Delivery, type_: str) -> bool:
+        """Return True where a delivery that nobody has judged may be held as one of ``type_``."""
+        return may_be_held_unread(delivery, type_, self._policy)
 
     # -- decode -------------------------------------------------------------------------------------------
 

@@ -147,6 +147,7 @@ BAD: dict[tuple[str, ...], str] = {
     ("--csv", "--json"): "give --csv or --json, not both",
     ("--top", "user", "--all"): "--top is one page",
     ("--sender", "nobody"): "nothing came from the sender 'nobody'; no sender is known yet",
+    ("--reference-prefix", ""): "'--reference-prefix': reference_prefix must not be empty: leave it out",
     ("--cursor", "x"): "the cursor is none of this list's",
 }
 

@@ -79,6 +79,27 @@ def test_set_is_edited_and_undone_by_one_button(ann: Visitor, dead_letters: Appl
     assert dead_letters.service().dead_letter(2).edited_body is None
 
 
+def test_dead_letter_that_came_after_the_preview_is_not_edited_unseen(
+    ann: Visitor, dead_letters: Application
+) -> None:
+    page = ann.get(f"/dead-letters/edit?group={group_of(dead_letters)}&rename=tokenz%3Dtokens&preview=1")
+    seen = re.search(r'name="seen" value="([^"]+)"', page)
+    assert seen is not None
+    late = sample_data.refused(WRONG | {"referenceId": "job-4"}, datetime.now(UTC))
+    sample_data.drain(dead_letters.service(), [late])
+    group, rename = group_of(dead_letters), "tokenz=tokens"
+    again = ann.post(
+        "/dead-letters/edit", status=409, group=group, rename=rename, reason="x", seen=seen[1]
+    ).text
+    assert "The dead letters have changed since you looked" in words(again)
+    assert "4 of 4 dead letters change" in words(again)
+    assert dead_letters.service().dead_letter(1).edited_body is None
+    now_seen = re.search(r'name="seen" value="([^"]+)"', again)
+    assert now_seen is not None
+    ann.post("/dead-letters/edit", group=group, rename=rename, reason="x", seen=now_seen[1])
+    assert dead_letters.service().dead_letter(4).edited_body is not None
+
+
 def test_form_keeps_its_text_and_says_why_it_saved_nothing(ann: Visitor, dead_letters: Application) -> None:
     wrong = ann.get("/dead-letters/edit?n=1&set=tokens&preview=1", status=400)
     assert "must be field=value" in words(wrong)

@@ -45,6 +45,7 @@ class StepRecorder:
     on_record: list[int] = field(default_factory=list)
     after_tries: Callable[[Item], None] = lambda _: None
     has_held_queue: bool = True
+    holds_unread: bool = True
 
     def receive(self, deliveries: Sequence[Delivery]) -> list[Item]:
         return [Item(one) for one in deliveries]
@@ -72,6 +73,9 @@ class StepRecorder:
     def hold(self, _link: Link, deliveries: Mapping[Delivery, str]) -> Sequence[Delivery]:
         self.steps.append(f"hold {len(deliveries)}")
         return [one for one in deliveries if not self.has_held_queue]
+
+    def may_hold_unread(self, _delivery: Delivery, _type: str) -> bool:
+        return self.holds_unread
 
     def acknowledge(self, link: Link, items: Sequence[Item]) -> None:
         self.steps.append(f"acknowledge {len(items)}")
@@ -370,6 +374,16 @@ def test_possible_poison_message_of_a_paused_type_is_held_unread(world: ControlW
     world.control.try_on_record([poison])
     assert world.pipeline.steps == ["hold 1"]
     assert world.link.acknowledged == [poison]
+
+
+def test_message_that_may_not_be_held_unread_is_judged_at_once(world: ControlWorld) -> None:
+    world.pipeline.holds_unread = False
+    world.set_pauses(TYPE)
+    world.control.attend()
+    world.control.try_on_record([usage(delivery_count=TRIAL_AFTER)])
+    unruly = Item(usage(), failure=Failure(DeadLetterReason.INVALID_ID, "unruly", type="usage.deduct"))
+    assert world.control.without_paused([unruly]) == [unruly]
+    assert "hold 1" not in world.pipeline.steps
 
 
 def test_outage_of_the_database_leaves_pauses_as_they_are(world: ControlWorld) -> None:

@@ -11,8 +11,8 @@ from schemas.dead_letter import HELD_HEADER, REPLAY_DEAD_LETTER_HEADER, SENDER_H
 from tests.support.fakes import delivery
 from worker.broker import BILLING, Delivery, Outgoing
 from worker.messages.dead_letters import Failure
-from worker.messages.held import copy_of_held, held_copy, lane_type_of
-from worker.messages.origin import is_replay, origin_of
+from worker.messages.held import copy_of_held, held_copy, lane_type_of, may_be_held_unread
+from worker.messages.origin import DEATHS, is_replay, origin_of
 from worker.messages.policy import Policy
 from worker.messages.receiving import message_in
 
@@ -83,3 +83,28 @@ def test_held_header_gives_no_right_on_an_exchange() -> None:
     failure = message_in(replace(sent(user_id="ops"), headers=headers), POLICY, NOW)
     assert isinstance(failure, Failure)
     assert failure.code is DeadLetterReason.WRONG_SENDER
+
+
+@pytest.mark.parametrize("is_ruled", [True, False], ids=["rules of senders", "rights of keys alone"])
+def test_message_held_unread_gets_no_right_of_another_type(*, is_ruled: bool) -> None:
+    policy = POLICY if is_ruled else replace(POLICY, senders={})
+    credit = {"type": "credit.bonus", "referenceId": "r", "userId": "ann", "tokens": 5}
+    bonus = delivery(credit, routing_key=TYPE, queue=USAGE, user_id="app")
+    back = as_delivered(copy_of_held(as_delivered(held_copy(bonus, TYPE, policy)), (), policy, NOW))
+    for one in (bonus, back):
+        failure = message_in(one, policy, NOW)
+        assert isinstance(failure, Failure)
+        assert failure.code is DeadLetterReason.WRONG_ROUTING_KEY
+
+
+def test_message_is_held_unread_only_as_it_may_come() -> None:
+    assert may_be_held_unread(sent(), TYPE, POLICY)
+    back = returned(as_delivered(held_copy(sent(), TYPE, POLICY)))
+    assert may_be_held_unread(back, TYPE, POLICY)
+    assert not may_be_held_unread(back, "usage.record", POLICY)
+    assert not may_be_held_unread(sent(), "usage.record", POLICY)
+    for other in ({"exchange": ""}, {"exchange": "own"}, {"unreadable": b"x"}):
+        assert not may_be_held_unread(sent(**other), TYPE, POLICY)
+    forged: tuple[dict[str, Any], ...] = ({DEATHS: []}, {SENDER_HEADER: "ops"})
+    for headers in forged:
+        assert not may_be_held_unread(replace(sent(), headers=headers), TYPE, POLICY)

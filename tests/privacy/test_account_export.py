@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, func, select
 
+from tests.deadletters.parts import World
 from tests.support.person_world import OTHER, PERSON, fill
 from worker.errors import NotFoundError
 from worker.ledger.tables import accounts, metadata
@@ -51,7 +52,10 @@ def test_export_has_every_row_of_the_account_and_none_of_others(engine: Engine) 
             assert len(rows) >= connection.execute(counted).scalar_one(), table.name
             if table.name not in {"dead_letters", "claims", "waiting_events"}:
                 assert {row[column] for row in rows} <= {value}, table.name
-    beside = ("senders", "dead_letters", "dead_letter_events", "dead_letter_edits", "audit_log")
+    beside = (
+        *("senders", "dead_letters", "dead_letter_events", "dead_letter_edits", "audit_log"),
+        "reverse_items",
+    )
     assert all(document["tables"][name] for name in ("accounts", "operations", "entries", "lots", *beside))
 
 
@@ -62,9 +66,20 @@ def test_export_says_what_the_rows_say(engine: Engine) -> None:
     assert account["opened_at"].endswith("+00:00")
     assert {row["type"] for row in document["tables"]["operations"]} >= {"account.open"}
     bodies = {row["reference_id"]: row["body"] for row in document["tables"]["dead_letters"]}
-    assert set(bodies) == {f"lost-1:{PERSON}", "lost-2", "lost-3"}, "also one that names the user inside"
+    named_inside = {"lost-3", "lost-5"}  # one of them since its edit
+    assert set(bodies) == {f"lost-1:{PERSON}", "lost-2", *named_inside}
     assert json.loads(bodies["lost-2"])["userId"] == PERSON
     assert OTHER not in json.dumps(document["tables"]["operations"])
+
+
+@pytest.mark.parametrize("user", ["jürgen@straße", 'the "one" and\\only'])
+def test_export_has_dead_letters_that_name_the_user_escaped(engine: Engine, user: str) -> None:
+    world = World(engine)
+    world.open(user, OTHER)
+    usage = {"type": "usage.deduct", "referenceId": "r", "userId": OTHER, "tokens": 1}
+    world.park_failed({**usage, "metadata": {"friend": user}})  # all but ASCII is escaped
+    (found,) = json.loads("".join(export_account(engine, user, NOW)))["tables"]["dead_letters"]
+    assert json.loads(found["body"])["metadata"] == {"friend": user}
 
 
 def test_user_of_nothing_is_not_found(engine: Engine) -> None:

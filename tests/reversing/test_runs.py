@@ -30,6 +30,16 @@ def refund(tokens: int, charge: str, reference_id: str = "by-hand", user_id: str
     )
 
 
+def overtake(world: ReverseWorld, command: RefundCredit) -> None:
+    """Let ``command`` come to the worker before what a run has published."""
+    first = iter([command])
+
+    def apply_first() -> None:
+        world.apply(*first)
+
+    world.before_work = apply_first
+
+
 def balances(world: ReverseWorld) -> list[int]:
     reader = Reader(world.engine)
     return [reader.balance(user, world.now, world.catalog).balance for user in ("ada", "bob")]
@@ -142,12 +152,7 @@ def test_refund_by_hand_between_claim_and_worker_leaves_the_rest(
     world: ReverseWorld, by_hand: int, end: str
 ) -> None:
     charge(world, 1)
-    meanwhile = iter([refund(by_hand, "c-0")])
-
-    def refund_first() -> None:
-        world.apply(*meanwhile)
-
-    world.before_work = refund_first
+    overtake(world, refund(by_hand, "c-0"))
     ended = world.reverse(feature="chat")
     assert states(ended) == {end: 1}
     assert sum(world.tokens_back) == 100
@@ -173,6 +178,22 @@ def test_reference_of_another_operation_is_no_refund(world: ReverseWorld) -> Non
     (item,) = store.items(world.engine, run.number, (ChargeState.REFUSED,), 10, None).items
     assert "reference_conflict: reverse:0:c-0 is the reference of another operation" in (item.detail or "")
     assert [one.reference_id for one in world.refunds] == ["reverse:0:c-1"]
+
+
+def test_refund_of_another_under_the_same_reference_leaves_the_rest(world: ReverseWorld) -> None:
+    charge(world, 1)
+    overtake(world, refund(1, "c-0", "reverse:0:c-0"))
+    assert states(world.reverse(feature="chat")) == {"rest_reversed": 1}
+    assert (world.tokens_back, world.refunds[-1].reference_id) == ([1, 99], "reverse:1:c-0")
+
+
+def test_attempt_of_another_under_the_same_reference_is_passed(world: ReverseWorld) -> None:
+    charge(world, 1)
+    squatter = refund(1_000_000, "c-0", "reverse:0:c-0")
+    assert world.apply(squatter) == ["refund_exceeds_original"]
+    overtake(world, squatter.model_copy(update={"attempt": 2}))
+    assert states(world.reverse(feature="chat")) == {"reversed": 1}
+    assert (world.tokens_back, [one.attempt for one in world.refunds]) == ([100], [2, 3])
 
 
 def test_free_units_go_back_beside_tokens(world: ReverseWorld) -> None:
@@ -316,7 +337,7 @@ def test_unknown_run_and_bad_cursor_say_so(world: ReverseWorld) -> None:
     run = world.create(feature="chat")
     with pytest.raises(NotFoundError, match="no reverse run 99"):
         store.get(world.engine, 99)
-    for cursor in ("x", "1-", "-1", "1" * 40 + "-1", "1-2-3"):
+    for cursor in ("x", "1-", "-1", "1" * 40 + "-1", "1-2-3", "9" * 19 + "-1", "²-1"):
         with pytest.raises(QueryError, match="no cursor"):
             store.items(world.engine, run.number, (), 10, cursor)
 

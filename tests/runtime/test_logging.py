@@ -35,6 +35,28 @@ def test_json_record_is_one_line_with_its_traceback(capsys: pytest.CaptureFixtur
     assert set(fields) == {*COMMON, "traceback"}
 
 
+def fail(text: str) -> None:
+    raise ValueError(text)
+
+
+def test_text_of_a_sender_looks_like_no_other_line(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("INFO", "text")
+    forged = "r-1\n2026-11-27 10:00:00,000 CRITICAL worker.ledger [1] the ledger is lost\x1b[2J\u202e"
+    log = logging.getLogger("worker.test")
+    log.warning("refused %s", forged)
+    try:
+        fail(forged)
+    except ValueError:
+        log.exception("a fault")
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line in lines if not line.startswith(" ")] == [lines[0], lines[1]]
+    assert "worker.test" in lines[0]
+    assert lines[1].endswith("a fault")
+    assert lines[0].endswith(r"the ledger is lost\x1b[2J\u202e")
+    assert all(line.isprintable() for line in lines)
+    assert lines[-1].startswith("    ")
+
+
 def test_json_record_has_the_fields_that_are_known(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logging("INFO", "json")
     trace = trace_in("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.fake_stop import FakeStop
 from tests.support.private_server import free_port
-from worker.metrics import Metrics
+from worker.metrics import Metrics, ProcessRole
 from worker.runtime.child_report import ChildReport
 from worker.runtime.process_health import ProcessHealth, WatchedStop
 
@@ -112,7 +112,7 @@ def test_report_to_nobody_stops_nothing(health: ProcessHealth) -> None:
 @pytest.fixture
 def port(health: ProcessHealth) -> int:
     port = free_port()
-    Metrics().serve("127.0.0.1", port, health=health)
+    Metrics().serve("127.0.0.1", port, ProcessRole.WORKER, health=health)
     return port
 
 

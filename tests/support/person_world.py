@@ -13,9 +13,18 @@ from tests.support.forms import AFTER_ALL, settle_awaited
 from tests.support.in_world import in_world
 from tests.support.strategies import SMALL_CATALOG
 from tests.support.worlds import USERS, day_of
+from worker.broker import BILLING
+from worker.deadletters.body_fields import BodyChanges
+from worker.ledger.operator_pauses import PauseKind, begin_pause
+from worker.ledger.queries import snapshot
+from worker.ledger.queries.charges import matching_operations
+from worker.ledger.queries.operation_filter import OperationFilter
 from worker.ledger.senders import Sender
 from worker.ledger.store import Ledger
 from worker.ledger.tables import metadata
+from worker.reversing import store as runs
+from worker.reversing.models import ReverseRequest
+from worker.reversing.selection import selection_text
 
 PREFIX = 70_000_000
 #: The person, and somebody else.
@@ -63,6 +72,7 @@ def _fill_beside(engine: Engine) -> None:
         {**usage, "referenceId": "lost-2", "userId": PERSON},
         {**usage, "referenceId": "lost-3", "userId": OTHER, "metadata": {"friend": PERSON}},
         {**usage, "referenceId": "lost-4", "userId": OTHER},
+        {**usage, "referenceId": "lost-5", "userId": OTHER},
     )
     service = world.service
     service.note(numbers[0], f"{PERSON} called twice", "ann")
@@ -71,6 +81,18 @@ def _fill_beside(engine: Engine) -> None:
     service.record("ann", "adjust", "adjust-1", f"a gift for {PERSON}", {"user": PERSON, "tokens": 5})
     service.record("ann", "publish", f"file of {PERSON}.jsonl", None, {"lines": 3})
     service.record("ann", "sign-in", "console")
+    changes = BodyChanges.read(sets=[f"metadata.friend={PERSON}"])
+    service.edit_set([numbers[4]], changes, f"{PERSON} asked for it", "ann")
+    with snapshot(engine) as connection:
+        charges = matching_operations(connection, wanted := OperationFilter(user_id=PERSON)).charges
+    if charges:
+        request = ReverseRequest(f"{PERSON} was charged twice", "ann", selection_text(wanted))
+        runs.create(engine, AFTER_ALL, charges, request)
+    with engine.begin() as connection:
+        why = f"{PERSON} is charged twice"
+        begin_pause(
+            connection, BILLING.bulk.name, None, PauseKind.PAUSE, reason=why, actor="ann", now=AFTER_ALL
+        )
 
 
 def everything(engine: Engine) -> Iterator[tuple[str, str]]:

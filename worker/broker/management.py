@@ -31,9 +31,19 @@ class QueueStatistics:
     def parse(cls, found: Mapping[str, Any]) -> "QueueStatistics":
         """Return the statistics in what the API says of a queue."""
         counted = found.get("message_stats") or {}
-        oldest = found.get("head_message_timestamp")
-        oldest_at = datetime.fromtimestamp(oldest, UTC) if isinstance(oldest, int) and oldest > 0 else None
+        oldest_at = _moment(found.get("head_message_timestamp"))
         return cls(_rate(counted, "publish"), _rate(counted, "ack"), oldest_at)
+
+
+#: A time that no clock shows: a sender wrote milliseconds, or anything.
+_LATEST = 10**10
+
+
+def _moment(seconds: object) -> datetime | None:
+    """Return the time that a sender has written on a message; None where it is none."""
+    if not isinstance(seconds, int) or not 0 < seconds < _LATEST:
+        return None
+    return datetime.fromtimestamp(seconds, UTC)
 
 
 def _rate(counted: Mapping[str, Any], name: str) -> float | None:

@@ -122,7 +122,7 @@ def _filter(
             sender=values["sender"],
             feature=values["feature"],
             metadata=values["metadata"],
-            reference_prefix=values["prefix"] or None,
+            reference_prefix=values["prefix"],
             min_tokens=least,
             max_tokens=most,
             since=since,

@@ -5,14 +5,8 @@ from typing import Any
 import click
 from click.types import StringParamType
 
+from worker.runtime.printable import printable as printable
 from worker.runtime.shown_ids import with_escapes
-
-
-def printable(text: str) -> str:
-    """Return ``text`` as one line that a terminal shows and doesn't obey: a producer may send anything."""
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text
-    )
 
 
 def shown_id(id_: str) -> str:

@@ -33,7 +33,7 @@ class LaneControl:
         Those of a type that an operator has paused are held, and acknowledged.
         """
         if self._operator.types:
-            held = {item.delivery: type_ for item in items if (type_ := self._operator.held_type(item))}
+            held = {item.delivery: type_ for item in items if (type_ := self._held_type(item))}
             self._hold(held)
             items = [item for item in items if item.delivery not in held]
         if not self._lanes.paused:
@@ -46,7 +46,7 @@ class LaneControl:
     def try_on_record(self, deliveries: Sequence[Delivery]) -> None:
         """Try messages that may be poison; one of a paused lane waits for its turn there."""
         if self._operator.types:
-            held = {one: type_ for one in deliveries if (type_ := self._operator.held_type_by_key(one))}
+            held = {one: type_ for one in deliveries if (type_ := self._held_type_by_key(one))}
             self._hold(held)
             deliveries = [one for one in deliveries if one not in held]
         paused = [delivery for delivery in deliveries if self._lanes.is_paused(delivery.queue)]
@@ -70,11 +70,24 @@ class LaneControl:
                     [item.delivery for item in self._lanes.resume_released(self._link, queue)]
                 )
         while (probe := self._lanes.next_probe()) is not None:
-            if (type_ := self._operator.held_type(probe)) is not None:
+            if (type_ := self._held_type(probe)) is not None:
                 self._hold({probe.delivery: type_})
                 self._lanes.remove_probe(probe)
             else:
                 self._try_probe(probe)
+
+    def _held_type(self, item: Item) -> str | None:
+        """Return the type of an item that is to be held; None for one that its lane takes, or refuses."""
+        type_ = self._operator.held_type(item)
+        is_judged = item.message is not None
+        return type_ if type_ is None or is_judged else self._unread(item.delivery, type_)
+
+    def _held_type_by_key(self, delivery: Delivery) -> str | None:
+        type_ = self._operator.held_type_by_key(delivery)
+        return None if type_ is None else self._unread(delivery, type_)
+
+    def _unread(self, delivery: Delivery, type_: str) -> str | None:
+        return type_ if self._pipeline.may_hold_unread(delivery, type_) else None
 
     def _hold(self, held: Mapping[Delivery, str]) -> None:
         """Hold deliveries of paused types and acknowledge them; where that can't be, their lane pauses."""

@@ -13,6 +13,8 @@ from worker.broker import Delivery
 
 #: Header of the time at which a message was published, in milliseconds of the epoch.
 STAMP_HEADER = "timestamp_in_ms"
+#: Seconds of the epoch between which every clock of a sender is: from 2001 to 2286.
+_EARLIEST, _LATEST = 10**9, 10**10
 
 
 def published_at(delivery: Delivery) -> float | None:
@@ -24,11 +26,16 @@ def published_at(delivery: Delivery) -> float | None:
         return None
     stamp = delivery.headers.get(STAMP_HEADER)
     if type(stamp) is int:
-        return stamp / 1000
+        return _plausible(stamp / 1000)
     stamp = delivery.properties.get("timestamp")
     if isinstance(stamp, datetime):  # the client's reading: naive, in UTC
-        return float(timegm(stamp.timetuple()))
-    return float(stamp) if type(stamp) is int else None
+        return _plausible(float(timegm(stamp.timetuple())))
+    return _plausible(float(stamp)) if type(stamp) is int else None
+
+
+def _plausible(seconds: float) -> float | None:
+    """Return a time that a clock may show; None for another unit or an invention: no sum would recover."""
+    return seconds if _EARLIEST < seconds < _LATEST else None
 
 
 def occurred_at(message: Message) -> float | None:

@@ -15,7 +15,7 @@ from schemas.dead_letter import HELD_HEADER, HELD_TYPE_HEADER
 from worker.broker import Delivery, Outgoing, Publishes
 from worker.errors import BrokerUnavailableError, ConfigurationError, UnansweredError
 from worker.messages.dead_letters import SAID_ANEW, Failure, dead_letter_for, sendable, sendable_properties
-from worker.messages.origin import origin_of, republished
+from worker.messages.origin import is_key_of, is_returned, origin_of, republished, wrong_way
 from worker.messages.policy import Policy
 
 #: Lane and type of held messages, such as ("billing.usage", "usage.deduct").
@@ -30,6 +30,22 @@ class OutgoingHeld(Outgoing):
 def held_copy(delivery: Delivery, type_: str, policy: Policy) -> OutgoingHeld:
     """Return the copy of a lane's delivery that is held."""
     return _copy(delivery, (delivery.queue, type_), policy.topology.held.name, policy)
+
+
+def may_be_held_unread(delivery: Delivery, type_: str, policy: Policy) -> bool:
+    """Return True where a delivery came by the way and the key on which rights to send ``type_`` are granted.
+
+    Its copy comes back by another way: what nobody has judged before it is held is never judged by these. And
+    with properties that nobody can read it would come back without them.
+    """
+    if delivery.unreadable is not None:
+        return False
+    origin = origin_of(delivery, policy.worker_users)
+    if origin.is_forged or wrong_way(delivery, origin, policy.topology) is not None:
+        return False
+    if is_returned(delivery, origin):
+        return delivery.headers.get(HELD_TYPE_HEADER) == type_
+    return is_key_of(delivery.routing_key, type_)
 
 
 def copy_of_held(delivery: Delivery, paused: Collection[LaneType], policy: Policy, now: datetime) -> Outgoing:

@@ -14,7 +14,7 @@ from schemas import (
     decode,
     type_of,
 )
-from schemas.dead_letter import RECOVERY_HEADER, RECOVERY_SINCE_HEADER, SENDER_HEADER
+from schemas.dead_letter import HELD_TYPE_HEADER, RECOVERY_HEADER, RECOVERY_SINCE_HEADER, SENDER_HEADER
 from worker.broker import Delivery
 from worker.messages.dead_letters import Failure
 from worker.messages.origin import Origin, is_key_of, is_replay, is_returned, origin_of, wrong_way
@@ -36,7 +36,7 @@ def message_in(delivery: Delivery, policy: Policy, now: datetime) -> Message | F
     return (
         _refused_lane(delivery, message, policy)
         or _refused_way(delivery, message, origin, policy)
-        or _refused_route(delivery, message, policy)
+        or _refused_route(delivery, message, origin, policy)
         or _refused_sender(delivery, message, origin, policy)
         or message
     )
@@ -128,8 +128,13 @@ def _refused_way(delivery: Delivery, message: Message, origin: Origin, policy: P
     )
 
 
-def _refused_route(delivery: Delivery, message: Message, policy: Policy) -> Failure | None:
-    """Refuse another type than the routing key says, by which rights to publish are granted."""
+def _refused_route(delivery: Delivery, message: Message, origin: Origin, policy: Policy) -> Failure | None:
+    """Refuse another type than the routing key says, by which rights to publish are granted.
+
+    What was held while its type was paused has that type beside it: of one held unread, that of its key.
+    """
+    if is_returned(delivery, origin):
+        return _refused_held(delivery, message)
     is_command = delivery.exchange in policy.topology.command_exchanges
     if not is_command or is_key_of(delivery.routing_key, message.type):
         return None
@@ -137,6 +142,18 @@ def _refused_route(delivery: Delivery, message: Message, policy: Policy) -> Fail
         message,
         DeadLetterReason.WRONG_ROUTING_KEY,
         f"A {message.type} came with the routing key {delivery.routing_key!r}; they must be equal.",
+        "type",
+    )
+
+
+def _refused_held(delivery: Delivery, message: Message) -> Failure | None:
+    held_as = delivery.headers.get(HELD_TYPE_HEADER)
+    if held_as == message.type:
+        return None
+    return Failure.of(
+        message,
+        DeadLetterReason.WRONG_ROUTING_KEY,
+        f"A {message.type} was held as {held_as!r}, the type of its routing key; they must be equal.",
         "type",
     )
 

@@ -3,6 +3,7 @@
 Every table is in one of the two lists; a test holds them to the tables that there are.
 """
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -48,6 +49,11 @@ def _instr(element: _BytesHold, compiler: Any, **options: Any) -> str:
     return f"instr({held}, {searched}) > 0"
 
 
+def _forms_of(user_id: str) -> list[bytes]:
+    """Return an id as it may stand in a body: as JSON has it, and where all but ASCII is escaped."""
+    return sorted({json.dumps(user_id, ensure_ascii=each)[1:-1].encode() for each in (False, True)})
+
+
 def _named(table: Table) -> RowsOfUser:
     """Return the condition for a table of the ledger that names the user."""
     return lambda user_id: (table.c.slot == slot_of(user_id)) & (table.c.user_id == user_id)
@@ -86,8 +92,8 @@ def _dead_letters(user_id: str) -> Condition:
         dead_letter.user_id == user_id,
         dead_letter.reference_id.in_(_of_operations("reference_id", user_id)),
     ]
-    if len(user_id) >= DISTINCT_MIN:
-        searched = bindparam(None, user_id.encode(), type_=LargeBinary)
+    for form in _forms_of(user_id) if len(user_id) >= DISTINCT_MIN else ():
+        searched = bindparam(None, form, type_=LargeBinary)
         found += [_BytesHold(dead_letter.body, searched), _BytesHold(dead_letter.edited_body, searched)]
     return or_(*found)
 

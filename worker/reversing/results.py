@@ -30,25 +30,31 @@ def results_of(connection: Connection, run: int, sent: Sequence[SentRefund]) -> 
     expected = [Expected.of(one.command) for one in sent]
     ledger = shown(connection, expected)
     ends: dict[ChargeKey, ChargeEnd] = {}
-    rejected: list[tuple[SentRefund, Outcome]] = []
+    refused: list[tuple[SentRefund, Expected, Outcome]] = []
     for one, asked in zip(sent, expected, strict=True):
         outcome = ledger.of(asked)
         if outcome is None:
             continue
-        if not agrees(asked, outcome):
-            ends[one.key] = _other_operation(outcome)
-        elif outcome.is_applied:
+        if agrees(asked, outcome) and outcome.is_applied:
             ends[one.key] = _applied(run, one, outcome)
         else:
-            rejected.append((one, outcome))
-    charges = charges_of(connection, [one.key for one, _ in rejected])
+            refused.append((one, asked, outcome))
+    charges = charges_of(connection, [one.key for one, _, _ in refused])
     changed = []
-    for one, outcome in rejected:
-        if charges[one.key].refunds > one.refunds:
+    for one, asked, outcome in refused:
+        if charges[one.key].refunds > one.refunds or _may_be_asked_again(asked, outcome):
             changed.append(one.key)
-        else:
+        elif agrees(asked, outcome):
             ends[one.key] = ChargeEnd(ChargeState.REFUSED, f"{outcome.code}: {message_for(outcome)}")
+        else:
+            ends[one.key] = _other_operation(outcome)
     return ShownResults(ends, changed)
+
+
+def _may_be_asked_again(asked: Expected, outcome: Outcome) -> bool:
+    """Return True where somebody else's attempt under the reference was rejected: the next one is free."""
+    is_same_owner = (outcome.type, outcome.user_id) == (asked.type, asked.user_id)
+    return is_same_owner and not outcome.is_applied and not agrees(asked, outcome)
 
 
 def _applied(run: int, sent: SentRefund, outcome: Outcome) -> ChargeEnd:

@@ -4,6 +4,7 @@ Each function is a step from one stored state to the next; a process may die bet
 marked as sent before its refund is published: one that may have been sent is sent again, as the same command.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,6 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, Row, func, insert, select, tuple_, update
 
 from schemas import RefundCredit
+from schemas.fields import INT64_MAX
 from worker.deadletters.store import activity_log
 from worker.deadletters.store.activity_log import actor_named, reason_given
 from worker.errors import NotFoundError, NotPossibleError, QueryError
@@ -194,10 +196,14 @@ def items(
 
 
 def _place_of(cursor: str) -> tuple[int, int]:
-    operation_id, _, slot = cursor.partition("-")
-    if not (operation_id.isdecimal() and slot.isdecimal() and len(cursor) < 24):
+    found = _PLACE.fullmatch(cursor)
+    if found is None or int(found[1]) > INT64_MAX:
         raise QueryError(f"{cursor[:60]!r} is no cursor of a reverse run", "cursor")
-    return int(operation_id), int(slot)
+    return int(found[1]), int(found[2])
+
+
+#: Cursor behind a charge: its operation and its slot.
+_PLACE = re.compile(r"([0-9]{1,19})-([0-9]{1,2})")
 
 
 def _item(row: Row[Any], charge: Charge) -> ReverseItem:

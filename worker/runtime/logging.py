@@ -4,10 +4,12 @@ import json
 import logging
 import sys
 from datetime import UTC, datetime
+from typing import Any
 
 from worker import __version__
 from worker.runtime.identity import process_name
 from worker.runtime.log_fields import fields_of
+from worker.runtime.printable import printable
 
 
 def configure_logging(level: str, form: str) -> None:
@@ -16,11 +18,25 @@ def configure_logging(level: str, form: str) -> None:
     handler.setFormatter(
         _JsonFormatter()
         if form == "json"
-        else logging.Formatter("%(asctime)s %(levelname)-7s %(name)s [%(process)d] %(message)s")
+        else _TextFormatter("%(asctime)s %(levelname)-7s %(name)s [%(process)d] %(message)s")
     )
     logging.basicConfig(level=level, handlers=[handler], force=True)
     for noisy in ("amqp", "kombu", "alembic", "sqlalchemy", "pika"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+class _TextFormatter(logging.Formatter):
+    """Form of lines for people: what a sender wrote is shown, and looks like no other line.
+
+    The lines of a traceback are indented.
+    """
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name of logging
+        return printable(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - the name of logging
+        lines = super().formatException(ei).split("\n")
+        return "\n".join(f"    {printable(line)}" for line in lines)
 
 
 class _JsonFormatter(logging.Formatter):

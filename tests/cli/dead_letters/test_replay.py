@@ -141,6 +141,8 @@ def test_replay_asks_before_it_takes_all_dead_letters_of_a_filter(cli: Cli) -> N
         (("replay", "7", "--code", "x", "--reason", "x"), "either numbers or filters"),
         (("replay", "7", "--reason", "x", "--rate", "fast"), "must be like 50/s"),
         (("replay", "7", "--reason", "x", "--canary", "0"), "numbers of dead letters from 1"),
+        (("replay", "--text", "", "--reason", "x", "--yes"), "--text must not be empty: leave it out"),
+        (("discard", "--user", "", "--reason", "x", "--yes"), "--user must not be empty: leave it out"),
         (("list", "--since", "last week"), "is no time; write 15m, 2h or 3d (ago)"),
     ],
 )

@@ -95,6 +95,10 @@ def with_filters(command: Command) -> Command:
 def _asked(*, start: TimeText | None, end: TimeText | None, **values: str | None) -> DeadLetterFilter | None:
     if start is None and end is None and all(value is None for value in values.values()):
         return None
+    for name, value in values.items():
+        if value == "":  # a variable of a shell that isn't set: left out it would find everything
+            option = name.rstrip("_")
+            raise click.UsageError(f"--{option} must not be empty: leave it out, or give one")
     since, until = time_range(start, end, utc_now())
     return DeadLetterFilter(
         code=values["code"],
@@ -103,7 +107,7 @@ def _asked(*, start: TimeText | None, end: TimeText | None, **values: str | None
         reference_id=values["reference"],
         since=since,
         until=until,
-        text=values["text"] or None,
+        text=values["text"],
         fingerprint=values["group"],
     )
 

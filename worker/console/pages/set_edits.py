@@ -31,6 +31,19 @@ class ShownSample:
     lines: Sequence[DiffLine]
 
 
+@dataclass(frozen=True, slots=True)
+class _Preview:
+    """Preview of changes; ``seen`` is the state of the set before it was read."""
+
+    found: SetEditPreview
+    seen: str
+
+    @classmethod
+    def of(cls, selection: DeadLetterSet, changes: BodyChanges) -> "_Preview":
+        seen = _state_of(selection)
+        return cls(context().service.preview_set_edit(selection.dead_letters, changes), seen)
+
+
 @page.get("/dead-letters/edit")
 @heavy_when(lambda: bool(request.args.get("preview")))
 def form() -> ResponseReturnValue:
@@ -46,8 +59,7 @@ def form() -> ResponseReturnValue:
         raise QueryError(
             f"more than {PREVIEW_MAX:,} dead letters: use `billing-worker dead-letters edit` (no limit)"
         )
-    preview = context().service.preview_set_edit(selection.dead_letters, changes)
-    return _form(selection, request.args, preview=preview)
+    return _form(selection, request.args, preview=_Preview.of(selection, changes))
 
 
 @page.post("/dead-letters/edit")
@@ -59,6 +71,9 @@ def apply() -> ResponseReturnValue:
         changes = changes_in(request.form)
     except QueryError as error:
         return _form(selection, request.form, problem=str(error)), 400
+    if (seen := request.form.get("seen")) is not None and seen != _state_of(selection):
+        problem = "The dead letters have changed since you looked: these are the ones of now."
+        return _form(selection, request.form, problem=problem, preview=_Preview.of(selection, changes)), 409
     if (reason := text_in(request.form, "reason")) is None:
         return _form(selection, request.form, problem="Enter a reason."), 400
     done = context().service.edit_set(
@@ -89,6 +104,15 @@ def undo() -> ResponseReturnValue:
     return redirect(url_for("dead_letters.listing", done=f"undone-{done.changed}"), 303)
 
 
+def _state_of(selection: DeadLetterSet) -> str:
+    """Return a text that differs once a filter finds others: how many, and the newest; numbers stay."""
+    if selection.filter is None:
+        return ""
+    found = context().service.page(selection.filter, limit=1)
+    newest = found.dead_letters[0].number if found.dead_letters else 0
+    return f"{found.total}-{newest}"
+
+
 def _size(selection: DeadLetterSet) -> int:
     """Return the number of dead letters of a set; a text is looked for in all, and counts as few."""
     if selection.filter is None:
@@ -115,14 +139,15 @@ def _form(
     values: Values,
     *,
     problem: str | None = None,
-    preview: SetEditPreview | None = None,
+    preview: _Preview | None = None,
 ) -> str:
-    samples = () if preview is None else preview.samples
+    samples = () if preview is None else preview.found.samples
     return render_template(
         "set_edit.html",
         selection=selection,
         problem=problem,
-        preview=preview,
+        preview=None if preview is None else preview.found,
+        seen=None if preview is None else preview.seen,
         samples=[ShownSample(one.forecast, diff_of(one.before, one.after)) for one in samples],
         changes={name: values.get(name, "") for name in _FIELDS},
         reason=values.get("reason", ""),

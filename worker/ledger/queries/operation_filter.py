@@ -33,8 +33,8 @@ class OperationFilter:
     ``min_tokens`` and ``max_tokens`` bound the tokens moved, either way; what was refused moved none, and is
     left out. ``since`` and ``until`` (left out itself) bound the time of recording.
 
-    Raises QueryError, which names the field, for a type, status or code that doesn't exist, for a time
-    without an offset, and for bounds in the wrong order.
+    Raises QueryError, which names the field, for a type, status or code that doesn't exist, for an empty
+    text, for a time without an offset, and for bounds in the wrong order.
     """
 
     user_id: str | None = None
@@ -51,6 +51,9 @@ class OperationFilter:
     until: datetime | None = None
 
     def __post_init__(self) -> None:
+        for name in ("user_id", "sender", "feature", "reference_prefix"):
+            if getattr(self, name) == "":  # a variable of a shell that isn't set: it would find everything
+                raise QueryError(f"{name} must not be empty: leave it out, or give one", name)
         _require_known("types", "type", self.types, IDENTIFIERS["type"])
         _require_known("codes", "code", self.codes, IDENTIFIERS["code"])
         if self.status is not None:

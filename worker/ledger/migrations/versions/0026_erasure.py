@@ -106,7 +106,7 @@ END $$
 # 3. Commands of the user, and events of payments that had the id in their names, are known by their digests.
 # 4. Rows of the user: the id becomes the pseudonym, also within references; free texts go.
 # 5. Rows of others that name it, where the id is long enough to be told from a word.
-_ERASE_USER = """
+_ERASE_USER = r"""
 CREATE FUNCTION erase_user(erased text, pseudonym text, actor text) RETURNS jsonb OWNED AS $$
 DECLARE
     of_slot CONSTANT smallint := get_byte(sha256(convert_to(CASE
@@ -114,9 +114,22 @@ DECLARE
         ELSE normalize(erased, NFC) END, 'UTF8')), 0) >> 2;
     in_json CONSTANT text := substr(to_jsonb(erased)::text, 2, char_length(to_jsonb(erased)::text) - 2);
     in_bytes CONSTANT bytea := convert_to(in_json, 'UTF8');
+    -- As writers of JSON have it that escape all but ASCII, such as Python's.
+    in_ascii CONSTANT text := (
+        SELECT string_agg(CASE WHEN ascii(c) < 128 THEN c
+            WHEN ascii(c) < 65536 THEN '\u' || lpad(to_hex(ascii(c)), 4, '0')
+            ELSE '\u' || to_hex(55296 + (ascii(c) - 65536) / 1024)
+                || '\u' || to_hex(56320 + (ascii(c) - 65536) % 1024) END, '' ORDER BY place)
+        FROM regexp_split_to_table(in_json, '') WITH ORDINALITY AS its (c, place));
+    in_ascii_bytes CONSTANT bytea := convert_to(in_ascii, 'UTF8');
     is_distinct CONSTANT boolean := char_length(erased) >= 8;
     nothing CONSTANT bytea := convert_to('erased', 'UTF8');
     began CONSTANT timestamptz := clock_timestamp();
+    -- Filters as operators gave them, kept as text, and what they set with an edit: of an id of any length.
+    in_filter CONSTANT text := '((?:^|[,:] )(?:user |userId=|metadata [^=,]*=|referenceId='
+        '|reference prefix |text=))' || regexp_replace(erased, '([^[:alnum:]])', '\\\1', 'g')
+        || '(?![[:alnum:]])';
+    sets_user CONSTANT jsonb := jsonb_build_array(jsonb_build_array('userId', erased));
     account bigint;
     own bigint[];
     others bigint[];
@@ -130,8 +143,16 @@ DECLARE
     sets text[];
     rows bigint;
     counts jsonb := '{}';
+    kept_filter text;
     beside record;
 BEGIN
+    -- Another name would give the account to somebody: no row says of a pseudonym whose it was.
+    IF (erased <> '' AND pseudonym ~ '^erased-[0-9a-f]{16}$' AND erased <> pseudonym
+        AND get_byte(sha256(convert_to(pseudonym, 'UTF8')), 0) >> 2 = of_slot) IS NOT TRUE
+    THEN
+        RAISE EXCEPTION 'erase_user takes an id, and a fresh pseudonym of its slot: use account erase'
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
     ON_BEGIN
     -- An event whose payment hasn't come has no user: with the id in a name it is taken for this one's.
     SELECT array_agg(operation_id) FILTER (WHERE is_own),
@@ -166,6 +187,7 @@ BEGIN
         SELECT number FROM dead_letters
         WHERE user_id = erased OR (is_distinct AND user_id IS NULL AND (position(in_bytes IN body) > 0
             OR position(in_bytes IN edited_body) > 0 OR strpos(properties::text, in_json) > 0
+            OR position(in_ascii_bytes IN body) > 0 OR position(in_ascii_bytes IN edited_body) > 0
             OR strpos(concat_ws(' ', reference_id, message, traceback, note), erased) > 0)));
     IF EXISTS (SELECT FROM dead_letters WHERE number = ANY (letters) AND status = 'replaying') THEN
         RAISE EXCEPTION 'a dead letter of the user is being replayed' USING ERRCODE = 'object_in_use';
@@ -286,6 +308,23 @@ BEGIN
     GET DIAGNOSTICS rows = ROW_COUNT;
     counts := counts || jsonb_build_object('claims', rows);
 
+    FOREACH kept_filter IN ARRAY ARRAY['replays', 'reverse_runs', 'dead_letter_set_edits'] LOOP
+        EXECUTE format('UPDATE %I SET source = regexp_replace(source, $1, $2, ''g'') WHERE source ~ $1',
+            kept_filter) USING in_filter, '\1' || pseudonym;
+        GET DIAGNOSTICS rows = ROW_COUNT;
+        counts := counts || jsonb_build_object(kept_filter, rows);
+    END LOOP;
+    UPDATE dead_letter_set_edits SET changes = without_id(changes, erased, pseudonym, kept)
+    WHERE changes -> 'set' @> sets_user;
+    UPDATE audit_log SET subject = regexp_replace(subject, in_filter, '\1' || pseudonym, 'g'),
+        detail = CASE WHEN detail ->> 'source' ~ in_filter THEN jsonb_set(detail, '{source}',
+            to_jsonb(regexp_replace(detail ->> 'source', in_filter, '\1' || pseudonym, 'g')))
+            ELSE detail END
+    WHERE subject ~ in_filter OR detail ->> 'source' ~ in_filter;
+    UPDATE audit_log SET detail = jsonb_set(detail, '{changes}',
+        without_id(detail -> 'changes', erased, pseudonym, kept))
+    WHERE detail #> '{changes,set}' @> sets_user;
+
     -- Dead letters: nothing says what is in a body, so that it goes whole; what waited can't be sent again.
     UPDATE dead_letter_groups AS its SET
         parked = its.parked - gone.parked, waiting = its.waiting - gone.parked,
@@ -385,12 +424,15 @@ BEGIN
         -- reference is another user's stays as it is, so that it counts once.
         FOR beside IN
             SELECT c.oid::regclass AS name, c.relname::text AS table_name,
-                string_agg(format(CASE WHEN a.atttypid IN ('jsonb'::regtype, 'bytea'::regtype)
-                    THEN '%1$I = without_id(%1$I, $1, $2, $5)'
+                string_agg(format(CASE a.atttypid
+                    WHEN 'jsonb'::regtype THEN '%1$I = without_id(%1$I, $1, $2, $5)'
+                    WHEN 'bytea'::regtype THEN '%1$I = without_id(without_id('
+                        'without_id(%1$I, $1, $2, $5), $3, $2, $5), $6, $2, $5)'
                     ELSE '%1$I = without_id(%1$I::text, $1, $2, $5)' END, a.attname), ', ') AS sets,
                 string_agg(format(CASE a.atttypid
                     WHEN 'jsonb'::regtype THEN 'strpos(%1$I::text, $3) > 0'
-                    WHEN 'bytea'::regtype THEN 'position($4 IN %1$I) > 0'
+                    WHEN 'bytea'::regtype
+                    THEN 'position($4 IN %1$I) > 0 OR position($7 IN %1$I) > 0'
                     ELSE 'has_id(%1$I::text, $1)' END, a.attname), ' OR ') AS conditions
             FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
             WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind = 'r'
@@ -408,7 +450,7 @@ BEGIN
             EXECUTE format('UPDATE %s SET %s WHERE (%s)%s', beside.name, beside.sets, beside.conditions,
                 CASE beside.table_name WHEN 'dead_letters'
                     THEN ' AND NOT coalesce(has_id(reference_id, $1), false)' ELSE '' END)
-                USING erased, pseudonym, in_json, in_bytes, kept;
+                USING erased, pseudonym, in_json, in_bytes, kept, in_ascii, in_ascii_bytes;
             GET DIAGNOSTICS rows = ROW_COUNT;
             counts := counts || jsonb_build_object(
                 beside.table_name, coalesce((counts ->> beside.table_name)::bigint, 0) + rows);
