@@ -45,7 +45,7 @@ WINDOWS: Mapping[str, Window] = {
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One line of health: fine, not fine, or unknown."""
+    """One line of health: healthy, failing, or unknown."""
 
     name: str
     is_fine: bool | None
