@@ -17,7 +17,7 @@ from worker.steering import pause_lanes
 
 _USER, _REFERENCE, _FEATURE = "x" * 200, f"{'r' * 180}3", "f" * 64
 #: Number of the last dead letter; its reference names another user's operation.
-_CONFLICT = 629
+_CONFLICT = 24
 
 _PAGES = (
     "/",
@@ -53,7 +53,6 @@ _PAGES = (
     f"/account/statement?user={_USER}",
     f"/explain?reference={_REFERENCE}",
     "/activity-log",
-    "/sign-in",
     "/nowhere",
 )
 
@@ -62,7 +61,7 @@ def fill(application: Application) -> list[str]:
     """Put content on every page, names and texts as long as they may be; return the paths of the pages."""
     now = datetime.now(UTC)
     engine, service, catalog = application.engine, application.service(), application.catalog
-    sample_data.large(engine, service, catalog, now, groups=20)
+    sample_data.large(engine, service, catalog, now, groups=5, users=10, alike=10)
     applied(engine, catalog, rejected_payment("p" * 180), _charge(now))
     sample_data.drain(service, [_conflict(now)])
     Workers(engine).write(sample_data.known_worker("h" * 60))
