@@ -128,6 +128,23 @@ def test_broker_that_does_not_answer_exits_with_3(ledger_cli: Cli) -> None:
     assert ended.code == 3
 
 
+def test_large_adjustment_is_asked_again_before_anything_is_sent(cli: Cli, rabbit: RabbitClient) -> None:
+    large = ("adjust", "ada", "-100001", *WHY, "--timeout", "0")
+    script = cli(*large)
+    assert script.code == 2
+    assert "-100,001 tokens is large for ada, who has 10,000: add --yes where" in script.err.splitlines()[-1]
+    refused = cli(*large, terminal=True, stdin=b"n\n")
+    assert "Adjust the balance? [y/N]" in refused.err
+    assert (refused.code, rabbit.depth("billing.payments")) == (130, 0)
+    for arguments, stdin in ((large, b"y\n"), ((*large, "--yes"), b"")):
+        assert cli(*arguments, terminal=True, stdin=stdin).code == 3, "no worker replies"
+    assert rabbit.depth("billing.payments") == 2
+
+
+def test_unknown_account_is_not_asked_about(cli: Cli) -> None:
+    assert cli("adjust", "nobody", "100001", *WHY, "--timeout", "0").code == 3, "it was sent"
+
+
 def test_user_without_a_login_name_must_name_an_actor(
     ledger_cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -93,4 +93,4 @@ def test_worker_logs_where_it_works_without_passwords(
         assert len(password) > 8
         assert password not in ended.all
     if log_format == "json":
-        assert all({"time", "level", "message"} <= json.loads(line).keys() for line in ended.err.splitlines())
+        assert all({"ts", "level", "message"} <= json.loads(line).keys() for line in ended.err.splitlines())

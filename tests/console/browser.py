@@ -1,6 +1,7 @@
 """Headless Chromium, and its user: reads pages, clicks and types."""
 
 from collections.abc import Callable
+from typing import Final
 
 from selenium import webdriver
 from selenium.common.exceptions import (
@@ -8,7 +9,7 @@ from selenium.common.exceptions import (
     StaleElementReferenceException,
     WebDriverException,
 )
-from selenium.webdriver import ActionChains
+from selenium.webdriver import ActionChains, Keys
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
@@ -16,13 +17,30 @@ from selenium.webdriver.remote.webelement import WebElement
 from tests.support.provision import browser
 from tests.support.waiting import eventually
 
+_MOST_TABS: Final = 40
+#: The element with the focus has this name or text, and the focus is to be seen.
+_HAS_FOCUS: Final = """
+const element = document.activeElement;
+const text = element.textContent.trim();
+if (element.name !== arguments[0] && text !== arguments[0]) return false;
+const style = getComputedStyle(element);
+if (style.outlineStyle === "none") throw Error("the focus on " + arguments[0] + " can't be seen");
+return true;
+"""
+
 
 def start_browser() -> webdriver.Chrome:
     """Start Debian's Chromium without a window; its console is logged."""
     found = browser()
     options = webdriver.ChromeOptions()
     options.binary_location = str(found.chromium)
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
+    for argument in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--window-size=1280,900",
+    ):
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     return webdriver.Chrome(options=options, service=Service(str(found.driver)))
@@ -76,6 +94,24 @@ class BrowserUser:
     def presses(self, *keys: str) -> None:
         """Press keys, one after the other."""
         ActionChains(self.driver).send_keys(*keys).perform()
+
+    def tabs_to(self, name: str) -> None:
+        """Press Tab until the field of this name, or the link or button with this text, has the focus."""
+        for _ in range(_MOST_TABS):
+            self.presses(Keys.TAB)
+            if self.driver.execute_script(_HAS_FOCUS, name):
+                return
+        raise AssertionError(f"{_MOST_TABS} tabs don't reach {name!r} on {self.driver.current_url}")
+
+    def enters(self, *keys: str) -> None:
+        """Press keys and Enter, and wait until the page behind them is there."""
+        before = self.driver.find_element(By.TAG_NAME, "html")
+        self.presses(*keys, Keys.ENTER)
+        eventually(lambda: _is_gone(before), patience_s=20, what=f"a page behind {keys}")
+
+    def skips_to_content(self) -> None:
+        """Pass the navigation by, as the first link of each page does."""
+        self.presses(Keys.TAB, Keys.ENTER)
 
     def _try(self, act: Callable[[], None]) -> None:
         """Try ``act`` again where its part of the page is replaced meanwhile."""

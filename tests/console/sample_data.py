@@ -232,9 +232,17 @@ def _morning(now: datetime) -> list[Delivery]:
 # -- a large set ------------------------------------------------------------------------------------------
 
 
-def large(engine: Engine, service: DeadLetters, catalog: Catalog, now: datetime, groups: int = 300) -> None:
+def large(
+    engine: Engine,
+    service: DeadLetters,
+    catalog: Catalog,
+    now: datetime,
+    groups: int = 300,
+    users: int = 150,
+    alike: int = 600,
+) -> None:
     """Fill in many groups, hostile names and bodies, and one group with many dead letters."""
-    names = [f"u-{number:04}" for number in range(150)] + [
+    names = [f"u-{number:04}" for number in range(users)] + [
         "ä" * 100,
         "日本" * 20,
         "x" * 200,
@@ -254,7 +262,7 @@ def large(engine: Engine, service: DeadLetters, catalog: Catalog, now: datetime,
         applied(engine, catalog, opening, long, now=now - timedelta(days=2, minutes=place))
     drain(service, _hostile(now))
     drain(service, (_odd(number, now) for number in range(groups)))
-    drain(service, (_alike(number, now) for number in range(600)))
+    drain(service, (_alike(number, now) for number in range(alike)))
 
 
 def _hostile(now: datetime) -> list[Delivery]:

@@ -10,19 +10,18 @@ from selenium import webdriver
 from selenium.webdriver import Keys
 from selenium.webdriver.common.by import By
 
-from schemas import PaymentSucceeded
-from tests.console import sample_data
+from schemas import DeductUsage, OpenAccount
+from tests.console import axe, every_page, sample_data
 from tests.console.browser import BrowserUser
 from tests.console.conftest import PASSWORD
+from tests.console.sample_data import HOSTILE
 from tests.support.apply_commands import applied
 from tests.support.processes import WorkerProcesses
 from tests.support.rabbit_client import RabbitClient
 from tests.support.waiting import eventually
 from worker.bootstrap import Application
 from worker.console.users import Role, write_user
-from worker.ledger.operator_pauses import PauseKind
-from worker.ledger.workers import Workers
-from worker.steering import pause_lanes
+from worker.reversing import store
 
 
 def complaints_of(driver: webdriver.Chrome) -> list[str]:
@@ -193,6 +192,110 @@ def test_keyboard_reaches_rows_and_pages(ann: BrowserUser, application: Applicat
     assert ann.driver.current_url.endswith("#main")
 
 
+@pytest.fixture
+def charged(application: Application) -> Application:
+    """A ledger with a charge of ada, and three dead letters of hers that lack their tokens."""
+    now = datetime.now(UTC)
+    commands = (
+        OpenAccount(reference_id="open-ada", user_id="ada", tier="free"),
+        DeductUsage(reference_id="job-17", user_id="ada", tokens=70, feature="ocr"),
+    )
+    applied(application.engine, application.catalog, *commands, now=now)
+    wrong = ({**quoted(number), "tokens": -1} for number in range(3))
+    sample_data.drain(application.service(), [sample_data.refused(one, now) for one in wrong])
+    return application
+
+
+def test_keyboard_alone_finds_an_operation_and_reverses_it(ann: BrowserUser, charged: Application) -> None:
+    ann.goes_to("/")
+    ann.enters("g", "n")
+    ann.skips_to_content()
+    ann.tabs_to("prefix")
+    ann.enters("job-")
+    ann.enters("j")
+    ann.sees("Deducted 70 tokens")
+    ann.enters("g", "n")
+    ann.skips_to_content()
+    ann.tabs_to("user")
+    ann.enters("ada")
+    ann.skips_to_content()
+    ann.tabs_to("Reverse…")
+    ann.enters()
+    ann.skips_to_content()
+    ann.tabs_to("reason")
+    ann.enters("wrong price")
+    ann.sees("Reverse run 1")
+    assert [run.reason for run in store.page(charged.engine, 1, None).runs] == ["wrong price"]
+
+
+def test_keyboard_alone_edits_dead_letters_as_a_set_and_replays_them(
+    ann: BrowserUser, charged: Application
+) -> None:
+    ann.goes_to("/")
+    ann.enters("g", "d")
+    ann.enters("j")
+    ann.skips_to_content()
+    ann.tabs_to("Edit all…")
+    ann.enters()
+    ann.skips_to_content()
+    ann.tabs_to("set")
+    ann.presses("tokens=5")
+    ann.tabs_to("Preview")
+    ann.enters()
+    ann.skips_to_content()
+    ann.tabs_to("reason")
+    ann.enters("a negative amount")
+    ann.sees("Edited 3 dead letters")
+    ann.skips_to_content()
+    ann.tabs_to("Replay…")
+    ann.enters()
+    ann.enters("amounts are mended")
+    ann.sees("Replay 1")
+    assert charged.service().replay(1).reason == "amounts are mended"
+
+
+def test_keyboard_alone_pauses_and_resumes_a_lane_and_reads_a_report(
+    ann: BrowserUser, charged: Application
+) -> None:
+    ann.goes_to("/")
+    ann.enters("g", "w")
+    ann.skips_to_content()
+    ann.tabs_to("lane")
+    ann.presses("usage")
+    ann.tabs_to("reason")
+    ann.enters("move the database")
+    ann.sees("usage paused by")
+    ann.skips_to_content()
+    ann.tabs_to("Resume")
+    ann.enters()
+    ann.sees("Resumed.")
+    ann.enters("g", "t")
+    ann.skips_to_content()
+    ann.tabs_to("Usage")
+    ann.enters()
+    ann.sees("Usage: used")
+    log = charged.service().activity_log().entries
+    assert [entry.action for entry in log[:2]] == ["lane.resume", "lane.pause"]
+
+
+def test_copied_id_is_the_whole_one_without_a_permission(ann: BrowserUser, application: Application) -> None:
+    long = f"{HOSTILE} {'r' * 150} é"
+    opening = OpenAccount(reference_id=long, user_id="ada", tier="free")
+    applied(application.engine, application.catalog, opening)
+    ann.goes_to("/operations")
+    ann.presses("j", "c")
+    assert ann.driver.find_element(By.CSS_SELECTOR, "[data-copy-status]").text == "Copied reference."
+    ann.presses("/")
+    ann.driver.switch_to.active_element.send_keys(Keys.CONTROL, "v")
+    field = ann.driver.find_element(By.ID, "find")
+    assert field.get_attribute("value") == long
+    ann.goes_to("/account?user=ada")
+    ann.driver.find_element(By.CSS_SELECTOR, "[aria-label='Copy user ada']").click()
+    ann.presses("/")
+    ann.driver.switch_to.active_element.send_keys(Keys.CONTROL, "v")
+    assert ann.driver.find_element(By.ID, "find").get_attribute("value") == "ada"
+
+
 def test_operator_quiesces_a_lane_and_resumes_it(ann: BrowserUser) -> None:
     ann.goes_to("/workers")
     ann.presses("g", "w")
@@ -207,16 +310,10 @@ def test_operator_quiesces_a_lane_and_resumes_it(ann: BrowserUser) -> None:
     ann.sees("Resumed.")
 
 
-def rejected_payment(reference: str) -> PaymentSucceeded:
-    return PaymentSucceeded(
-        reference_id=reference, user_id="ada", package_id="gone", amount_minor=1_999, currency="USD"
-    )
-
-
 def test_operator_tries_a_rejected_payment_again(
     ann: BrowserUser, application: Application, rabbit: RabbitClient
 ) -> None:
-    applied(application.engine, application.catalog, rejected_payment("pi_1"))
+    applied(application.engine, application.catalog, every_page.rejected_payment("pi_1"))
     ann.goes_to("/")
     ann.presses("g", "p")
     ann.sees("Payments that need somebody")
@@ -228,6 +325,7 @@ def test_operator_tries_a_rejected_payment_again(
     assert (properties.app_id, json.loads(body)["attempt"]) == ("billing-worker console", 2)
 
 
+@pytest.mark.usefixtures("axe_in_pages")
 def test_viewer_signs_in_and_gets_no_actions(
     driver: webdriver.Chrome, open_console: Callable[..., str], application: Application, tmp_path: Path
 ) -> None:
@@ -241,6 +339,7 @@ def test_viewer_signs_in_and_gets_no_actions(
     vic.types("password", "wrong")
     vic.clicks("Sign in")
     vic.sees("Name or password is wrong")
+    assert axe.findings(driver) == []
     vic.types("password", PASSWORD)
     vic.clicks("Sign in")
     vic.sees("Dead letter 1")
@@ -253,41 +352,53 @@ def test_viewer_signs_in_and_gets_no_actions(
     vic.sees("Sign in")
 
 
-PAGES = (
-    "/", "/workers",
-    "/dead-letters", "/dead-letters/list", "/dead-letters/1", "/dead-letters/3", "/dead-letters/5",
-    "/dead-letters/3/edit", "/dead-letters/dry-run?n=1&n=3", "/dead-letters/replay?n=1",
-    "/dead-letters/edit?n=1&n=3&set=metadata.a-long-name-of-a-field%3Dvalue&preview=1",
-    f"/dead-letters/discard?group={'a' * 32}",
-    "/dead-letters/discard?n=1", "/replays", "/payments", "/accounts",
-    "/accounts?sort=most_used", "/operations", "/operations?code=unknown_package", "/operations?top=feature",
-    f"/account/operations?user={'x' * 200}", f"/account?user={'x' * 200}",
-    f"/account/history?user={'x' * 200}", f"/account/usage?user={'x' * 200}",
-    "/reports?report=revenue&by=month", "/reports?report=liability&by=day",
-    f"/account/statement?user={'x' * 200}", f"/explain?reference={'r' * 180}3", "/activity-log", "/nowhere",
-)  # fmt: skip
+def sets_screen(driver: webdriver.Chrome, width: int) -> None:
+    screen = {"width": width, "height": 740, "deviceScaleFactor": 1, "mobile": width < 500}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
 
 
-def test_pages_fit_small_screens(
+def prefers(driver: webdriver.Chrome, scheme: str) -> None:
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+
+
+@pytest.fixture
+def axe_in_pages(driver: webdriver.Chrome) -> Iterator[None]:
+    """axe-core in each page; screen and colours are as before afterwards."""
+    name = axe.install(driver)
+    yield
+    axe.remove(driver, name)
+    driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    prefers(driver, "light")
+
+
+#: Width that the page needs; beside the sidebar nothing may stand out of its part either.
+NEEDED_WIDTH = """
+const main = document.querySelector("main");
+return Math.max(document.documentElement.scrollWidth, innerWidth + main.scrollWidth - main.clientWidth);
+"""
+#: A small phone, a tablet, the least width with the sidebar, and a desktop.
+WIDTHS = (360, 768, 1057, 1280)
+
+
+@pytest.mark.usefixtures("axe_in_pages")
+def test_every_page_fits_its_screen_and_breaks_no_rule_of_axe(
     driver: webdriver.Chrome, open_console: Callable[..., str], application: Application
 ) -> None:
-    sample_data.large(
-        application.engine, application.service(), application.catalog, datetime.now(UTC), groups=20
-    )
-    applied(application.engine, application.catalog, rejected_payment("p" * 180))
-    Workers(application.engine).write(sample_data.known_worker("h" * 60))
-    pause_lanes(application, "usage", None, PauseKind.PAUSE, reason="w" * 300, actor="a" * 100)
+    paths = every_page.fill(application)
     user = BrowserUser(driver, open_console())
-    try:
-        for width in (360, 1024):
-            screen = {"width": width, "height": 740, "deviceScaleFactor": 1, "mobile": width < 500}
-            driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
-            for path in PAGES:
-                user.goes_to(path)
-                wide = driver.execute_script("return document.documentElement.scrollWidth")
-                assert wide <= width, path
-    finally:
-        driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    findings = []
+    for path in paths:
+        prefers(driver, "light")
+        user.goes_to(path)
+        for width in WIDTHS:
+            sets_screen(driver, width)
+            wide = driver.execute_script(NEEDED_WIDTH)
+            assert wide <= width, path
+        findings += [f"{path}: {one}" for one in axe.findings(driver)]
+        prefers(driver, "dark")
+        findings += [f"{path}, dark: {one}" for one in axe.findings(driver, axe.CONTRAST)]
+    assert findings == []
 
 
 def test_theme_follows_the_system_until_the_user_sets_one(ann: BrowserUser) -> None:
@@ -296,21 +407,17 @@ def test_theme_follows_the_system_until_the_user_sets_one(ann: BrowserUser) -> N
         colour: str = ann.driver.execute_script(script)
         return colour
 
-    def prefers(scheme: str) -> None:
-        features = [{"name": "prefers-color-scheme", "value": scheme}]
-        ann.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-
     ann.goes_to("/dead-letters")
-    prefers("light")
+    prefers(ann.driver, "light")
     light = background()
-    prefers("dark")
+    prefers(ann.driver, "dark")
     dark = background()
     assert light != dark
     ann.driver.find_element(By.CSS_SELECTOR, "#theme option[value=light]").click()
     eventually(lambda: background() == light)
     ann.goes_to("/activity-log")
     assert background() == light
-    prefers("light")
+    prefers(ann.driver, "light")
 
 
 def test_pages_work_without_javascript(ann: BrowserUser, application: Application) -> None:

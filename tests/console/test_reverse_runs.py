@@ -88,6 +88,18 @@ def test_form_is_shown_anew_where_something_is_wrong(ann: Visitor, world: Revers
     assert store.page(world.engine, 1, None).runs == ()
 
 
+def test_large_run_starts_only_after_its_amount_is_confirmed(ann: Visitor, world: ReverseWorld) -> None:
+    large = "/reverse?feature=video"
+    world.apply(bonus(1_000_001, "much", "ada"), deduct(1_000_001, "c-9", "ada", feature="video"))
+    page = ann.get(large)
+    assert "Give back 1,000,001 tokens" in words(page)
+    refused = ann.post(large, 400, seen=seen(page), reason="wrong price").text
+    assert "Confirm the amount" in refused
+    assert store.page(world.engine, 1, None).runs == ()
+    ann.post(large, seen=seen(page), reason="wrong price", is_meant="yes")
+    assert "is_meant" not in ann.get(CHAT)
+
+
 def test_run_is_cancelled_with_a_reason(ann: Visitor, world: ReverseWorld) -> None:
     run = world.create(feature="chat")
     ann.post(f"/reverse-runs/{run.number}/cancel", 409)

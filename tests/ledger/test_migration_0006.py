@@ -122,11 +122,13 @@ def _fifth(engine: Engine) -> Iterator[Engine]:
 
 @pytest.fixture
 def migrated(fifth: Engine) -> Engine:
-    """A ledger of the fifth schema with dead letters, brought to the sixth."""
+    """A ledger of the fifth schema with dead letters, brought to the sixth and from there to the newest."""
     with fifth.begin() as connection:
         connection.execute(insert(tables.dead_letters), DEAD_LETTERS + FURTHER)
         connection.execute(insert(tables.dead_letter_groups), GROUPS)
     migrate(fifth, "0006")
+    assert current_revision(fifth) == "0006"
+    migrate(fifth)  # what reads dead letters now needs the columns that came since
     return fifth
 
 
@@ -136,7 +138,6 @@ def dead_letters(engine: Engine) -> list[StoredDeadLetter]:
 
 
 def test_dead_letters_keep_all_but_fingerprint_and_unknown_times(migrated: Engine) -> None:
-    assert current_revision(migrated) == "0006"
     kept = [name for name in DEAD_LETTERS[0] if name != "fingerprint"]
     for before, after in zip(DEAD_LETTERS + FURTHER, dead_letters(migrated), strict=True):
         expected = {name: None if before[name] == EPOCH else before[name] for name in kept}
@@ -204,14 +205,13 @@ def test_sum_of_tokens_ends_where_the_numbers_of_a_database_end(
     rows = [row(f"r-{place}", tokens_at_stake=amount) for place, amount in enumerate(amounts)]
     with fifth.begin() as connection:
         connection.execute(insert(tables.dead_letters), rows)
-    migrate(fifth, "0006")
+    migrate(fifth)
     service, is_bounded = DeadLetters(fifth), fifth.dialect.name == "sqlite"
     for left in (amounts, amounts[1:]):
         whole = sum(amount or 0 for amount in left)
         (group,) = service.groups().groups
         assert group.tokens_at_stake == (min(whole, 2**63 - 1) if is_bounded else whole)
         assert service.drifts() == []
-        migrate(fifth)  # the activity log has more columns since
         service.discard([1], "a test", "ann")
 
 

@@ -11,13 +11,14 @@ import click
 from schemas import Limits, Malformed, Reply, Status, decode
 from worker.bootstrap import Application, utc_now
 from worker.broker import Consumes, Link
-from worker.cli.application import reply_sender_of, with_application
+from worker.cli.application import reader_of, reply_sender_of, with_application
 from worker.cli.options import actor_option, as_json, named_operator
 from worker.cli.output import show_fields, show_json
 from worker.cli.reply_link import reply_link
-from worker.cli.text import printable
-from worker.errors import ConfigurationError, NoReplyError
+from worker.cli.text import printable, shown_id
+from worker.errors import ConfigurationError, NoReplyError, NotFoundError
 from worker.messages.outgoing import OutgoingCommand
+from worker.runtime.large_changes import is_large
 
 _LOOK_S = 0.5
 
@@ -40,6 +41,7 @@ _LOOK_S = 0.5
     show_default=True,
     help="Seconds to wait for the reply.",
 )
+@click.option("--yes", is_flag=True, help="Don't ask before a large adjustment.")
 @with_application("broker_url", "database_url")
 @as_json
 def adjust(
@@ -53,6 +55,7 @@ def adjust(
     reference: str | None,
     attempt: int,
     timeout_s: float,
+    yes: bool,
     as_json: bool,
 ) -> None:
     """Give a user TOKENS, or take them with a negative number. Exit 0 if applied, 1 if rejected.
@@ -61,10 +64,14 @@ def adjust(
     3, and may still be applied. The reference is shown first, on standard error: with the same reference it
     is applied once, however often it is sent. The activity log has who did it and why.
 
+    More than 100,000 tokens that are also more than half of the account's balance are large: you are asked
+    again, and a script must say --yes.
+
     \b
     Examples:
       billing-worker adjust ada 500 --reason "outage of 3 November"
       billing-worker adjust ada -500 --reason "credited twice" --actor ann
+      billing-worker adjust ada 2500000 --reason "contract of 2027" --yes
     """
     reference = f"adjust-{uuid4()}" if reference is None else reference
     message = {
@@ -79,6 +86,8 @@ def adjust(
     }
     body = _checked(message, application.settings.max_quantity)
     application.require_usable_schema()
+    if not yes:
+        _confirm_large(application, user, tokens)
     click.echo(f"reference {printable(reference)}", err=True)
     with reply_link(application) as (link, queue):
         # Before the command: a crash leaves none unlogged. Its result is the outcome of the reference.
@@ -115,6 +124,23 @@ def _checked(message: dict[str, Any], max_quantity: int) -> bytes:
     if isinstance(decoded, Malformed):
         raise click.UsageError(decoded.message)
     return body
+
+
+def _confirm_large(application: Application, user: str, tokens: int) -> None:
+    """Ask again before a large adjustment. Raises UsageError where nobody can be asked."""
+    if not is_large(tokens, balance=0):
+        return  # without a query
+    try:
+        newest = reader_of(application).history(user, limit=1).transactions
+    except NotFoundError:
+        return  # a worker rejects it
+    balance = newest[0].balance_after if newest else 0
+    if not is_large(tokens, balance):
+        return
+    size = f"{tokens:+,} tokens is large for {shown_id(user)}, who has {balance:,}"
+    if not sys.stdin.isatty():
+        raise click.UsageError(f"{size}: add --yes where nobody can be asked")
+    click.confirm(f"{size}. Adjust the balance?", abort=True, err=True)
 
 
 def _asked(

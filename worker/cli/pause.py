@@ -97,7 +97,7 @@ def _show(
         return
     if count:
         obey = f"{count} worker{'s' if count > 1 else ''} obey{'' if count > 1 else 's'} within seconds"
-        click.echo(f"{obey}; workers of 0.3.0 and before are not known and go on")
+        click.echo(f"{obey}; workers of 0.3.0 and before are unknown and go on")
     else:
         click.echo("no worker is known to run; those that start obey")
 

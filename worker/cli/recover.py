@@ -44,7 +44,9 @@ _COUNTED = {
 @click.option("--resume", "number", type=click.IntRange(1), help="Go on with this recovery.")
 @click.option("--dry-run", "dry", is_flag=True, help="Judge the messages, and publish nothing.")
 @click.option("--check", "checks", is_flag=True, help="List the commands that have no outcome in the ledger.")
-@click.option("--rate", type=RATE, default=_RATE, show_default="1000/s", help="Messages a second at most.")
+@click.option(
+    "--rate", type=RATE, default=_RATE, show_default="1000/s", help="Max rate, in messages per second."
+)
 @with_actor
 @with_application("broker_url", "database_url", "catalog")
 @as_json

@@ -32,7 +32,7 @@ _NUMBER = click.IntRange(1, 2**63 - 1)
 @with_operation_filters
 @click.option("--yes", is_flag=True, help="Reverse them; without it nothing moves.")
 @click.option("--reason", help="Why; kept with the run and every refund. Required with --yes and --cancel.")
-@click.option("--rate", type=RATE, help="Refunds a second at most, such as 50/s.")
+@click.option("--rate", type=RATE, help="Max rate, in refunds per second, such as 50/s.")
 @click.option(
     "--patience",
     "patience_s",

@@ -9,7 +9,7 @@ from worker.http.permits import NoPermitError, Permits, Shares, ShareUsedError
 
 #: Heavy pages in work at a time: of one user, in all, and those that wait for their turn, for so long.
 EACH, IN_ALL, WAITING, WAIT_S = 2, 3, 2, 3.0
-#: Seconds after which the refused one is told to try again.
+#: Seconds until the next try, as the refusal says.
 RETRY_AFTER_S = 5
 
 _KINDS = "dry runs, edits of sets, explanations, statements, usage, reports, exports, searches for text"

@@ -129,7 +129,7 @@ with_patience = click.option(
     callback=_limits,
     help="Stop by itself at a number or a share of those that ended, such as rejected=2% or conflict=5.",
 )
-@click.option("--rate", type=RATE, help="Dead letters a second at most, such as 50/s.")
+@click.option("--rate", type=RATE, help="Max rate, in dead letters per second, such as 50/s.")
 @with_patience
 @with_yes
 @with_actor

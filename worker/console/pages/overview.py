@@ -45,7 +45,7 @@ WINDOWS: Mapping[str, Window] = {
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One line of health: fine, not fine, or unknown."""
+    """One line of health: healthy, failing, or unknown."""
 
     name: str
     is_fine: bool | None
@@ -164,11 +164,11 @@ def _checks(
     status: KnownValue[InstallationStatus] | Unknown,
     now: datetime,
 ) -> list[Check]:
-    """Return what `billing-worker check` says, and whether work goes on."""
+    """Return what `billing-worker check` says, and whether work goes on; what fails comes first."""
     progress = _progress_check(queues, found, status, now)
     if isinstance(health, Unknown):
         return [Check("Health", is_fine=None, text=f"unknown: {health.why}"), progress]
-    return [*map(_check_of, health.value), progress]
+    return sorted([*map(_check_of, health.value), progress], key=lambda check: check.is_fine is not False)
 
 
 def _check_of(health: Health) -> Check:

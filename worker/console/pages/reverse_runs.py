@@ -17,6 +17,7 @@ from worker.reversing import store
 from worker.reversing.models import ChargeState, ReverseRequest, ReverseRun, ReverseState
 from worker.reversing.selection import selection_text
 from worker.reversing.survey import Survey, survey
+from worker.runtime.large_changes import is_large_run
 
 page = Blueprint("reverse_runs", __name__)
 
@@ -59,6 +60,8 @@ def start() -> ResponseReturnValue:
         return _survey_page(wanted, found, problem), 409
     if (reason := text_in(request.form, "reason")) is None:
         return _survey_page(wanted, found, "Enter a reason."), 400
+    if is_large_run(found.sums.tokens) and request.form.get("is_meant") != "yes":
+        return _survey_page(wanted, found, "Confirm the amount: it is a large one."), 400
     asked = ReverseRequest(reason, current_user().name, selection_text(wanted), _rate())
     try:
         run = store.create(context().application.engine, context().clock(), found.keys, asked)
@@ -111,6 +114,7 @@ def _survey_page(wanted: OperationFilter, found: Survey, problem: str | None = N
         selection=selection_text(wanted),
         query=urlencode(list(request.args.items(multi=True))),
         seen=_digest(found),
+        is_large=is_large_run(found.sums.tokens),
         problem=problem,
         reason=request.form.get("reason", ""),
         rate=request.form.get("rate", ""),

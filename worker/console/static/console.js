@@ -1,4 +1,4 @@
-// Live updates, selection and keyboard shortcuts. Every page works without JavaScript.
+// Live updates, copy buttons, selection and keyboard shortcuts. Every page works without JavaScript.
 "use strict";
 
 (() => {
@@ -18,13 +18,15 @@
       findAll("input.reason-input", part).some((field) => field.value) ||
       (!getSelection().isCollapsed && part.contains(getSelection().anchorNode));
     const replace = (text) => {
-      const sameAs = (element) => (other) => other.textContent === element.textContent;
+      const nameOf = (element) => element.getAttribute("aria-label") ?? element.textContent;
+      const sameAs = (element) => (other) => nameOf(other) === nameOf(element);
       const held = part.contains(document.activeElement) ? document.activeElement : null;
       const open = findAll("details", part).map((details) => details.open);
       part.innerHTML = text;
       findAll("details", part).forEach((details, place) => { details.open = Boolean(open[place]); });
       if (held) findAll(held.tagName, part).find(sameAs(held))?.focus({ preventScroll: true });
       attachReadouts(part);
+      takeFromTabOrder(part);
       findAll("[data-row]")[row]?.classList.add("current");
       const announcer = find(`[data-announces="${part.id}"]`);
       const announcement = findAll("[data-announce]", part).map((element) => element.textContent.trim()).join(" ");
@@ -83,6 +85,48 @@
     }
   }
   attachReadouts(document);
+
+  // -- copy buttons: the id as it is, where the page shows it shortened or with escapes -------------------
+
+  // In a table the Tab key goes from row to row; "c" copies the id of the current one.
+  function takeFromTabOrder(root) {
+    for (const button of findAll("[data-row] .copy", root)) button.tabIndex = -1;
+  }
+  takeFromTabOrder(document);
+
+  // A selection can be copied without permission and without HTTPS, unlike by the clipboard's own interface.
+  const copySelected = (text) => {
+    const held = document.activeElement;
+    const field = document.createElement("textarea");
+    field.className = "hidden";
+    field.readOnly = true;
+    field.value = text;
+    document.body.append(field);
+    field.select();
+    const isCopied = document.execCommand("copy");
+    field.remove();
+    held?.focus({ preventScroll: true });
+    return isCopied;
+  };
+
+  const copy = async (button) => {
+    const text = decodeURIComponent(button.dataset.copy);
+    if (!copySelected(text)) {
+      try {
+        await navigator.clipboard.writeText(text);
+      } catch {
+        prompt("Copy it from here:", text);
+        return;
+      }
+    }
+    button.dataset.copied = "";
+    find("[data-copy-status]").textContent = `Copied ${button.title.replace("Copy ", "")}.`;
+    setTimeout(() => { delete button.dataset.copied; find("[data-copy-status]").textContent = ""; }, 2000);
+  };
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest("[data-copy]");
+    if (button) copy(button);
+  });
 
   find("nav [aria-current=page]")?.scrollIntoView({ block: "nearest", inline: "center" });
 
@@ -170,6 +214,7 @@
       g: () => { isChoosingPage = true; setTimeout(() => { isChoosingPage = false; }, 1500); },
       j: () => move(1),
       k: () => move(-1),
+      c: () => find("[data-copy]", findAll("[data-row]")[row] ?? find("main"))?.click(),
       x: () => find("input[name=n]", findAll("[data-row]")[row])?.click(),
     };
     if (event.key === "x" && row < 0) return;
