@@ -75,7 +75,7 @@ def dockerfile() -> list[list[str]]:
 
 
 @dataclass(frozen=True)
-class Unit:
+class SystemdUnit:
     """Unit of systemd: for each section the directives, with all of their values in order."""
 
     name: str
@@ -116,12 +116,12 @@ def environment_file(path: Path) -> dict[str, str]:
 
 
 @cache
-def units() -> dict[str, Unit]:
+def units() -> dict[str, SystemdUnit]:
     """Return the units, by their names without ``billing-`` and ``.service``."""
     return {path.stem.removeprefix("billing-"): _unit(path) for path in sorted(UNITS.glob("*.service"))}
 
 
-def _unit(path: Path) -> Unit:
+def _unit(path: Path) -> SystemdUnit:
     sections: dict[str, dict[str, list[str]]] = {}
     section: dict[str, list[str]] = {}
     for line in path.read_text().splitlines():
@@ -130,7 +130,7 @@ def _unit(path: Path) -> Unit:
         elif line and not line.startswith("#"):
             directive, value = line.split("=", 1)
             section.setdefault(directive, []).append(value)
-    return Unit(path.name, sections)
+    return SystemdUnit(path.name, sections)
 
 
 def _of_units() -> Iterator[DeployedService]:
