@@ -1,4 +1,4 @@
-"""Erasure of what operators wrote about a user, and of what a member of the role may ask for by hand."""
+"""Erasure of what operators wrote about a user, and requests of a member of the role by hand."""
 
 import json
 from datetime import UTC, datetime
