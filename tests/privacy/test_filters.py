@@ -1,4 +1,4 @@
-"""Erasure of what operators wrote about a user, also by a member of the role."""
+"""Erasure of what operators wrote about a user, and requests of a member of the role by hand."""
 
 import json
 from datetime import UTC, datetime

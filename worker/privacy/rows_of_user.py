@@ -50,7 +50,7 @@ def _instr(element: _BytesHold, compiler: Any, **options: Any) -> str:
 
 
 def _forms_of(user_id: str) -> list[bytes]:
-    """Return the forms of an id in a body: as JSON has it, and with all but ASCII escaped."""
+    """Return the forms of an id in JSON: as it is, and with all but ASCII escaped."""
     return sorted({json.dumps(user_id, ensure_ascii=each)[1:-1].encode() for each in (False, True)})
 
 
