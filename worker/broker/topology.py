@@ -5,14 +5,20 @@ operator can change without deleting the queue.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+
+from schemas.partitions import require_partitions, suffix_of
+from worker.broker.partitions import SUFFIX_PATTERN, queue_of
 
 #: From 4.0 on RabbitMQ drops a message after 20 returns, unless a limit is set.
 WORK_DELIVERY_LIMIT = 1_000
 #: A query that waited so long has no caller any more; more of them than that are not worth keeping.
 QUERY_TTL_MS, QUERIES_MAX = 30_000, 10_000
 KEPT_DELIVERY_LIMIT = 1_000_000
+#: It matters when a queue is made and never again: it keeps the leaders of the partitions on all nodes.
+#: Source: https://www.rabbitmq.com/docs/clustering#replica-placement
+_BALANCED = {"x-queue-type": "quorum", "x-queue-leader-locator": "balanced"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +38,12 @@ class Queue:
     def takes(self, type_: str) -> bool:
         """Return True for a type that a routing key of this queue matches."""
         return any(fnmatchcase(type_, key) for key in self.routing_keys)
+
+    def of_partition(self, partition: int) -> "Queue":
+        """Return the queue of ``partition`` in this lane: its keys end in the partition."""
+        suffix = suffix_of(partition)
+        keys = tuple(key + suffix for key in self.routing_keys)
+        return replace(self, name=queue_of(self.name, partition), routing_keys=keys, arguments=_BALANCED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +79,11 @@ _AGES = {"D": 86_400, "h": 3_600, "m": 60, "s": 1}
 
 @dataclass(frozen=True, slots=True)
 class Topology:
-    """All that must exist on the broker before a worker runs. ``work`` is served in its order.
+    """All that must exist on the broker before a worker runs.
+
+    ``work`` has a queue for each lane, in the order in which they are served. Where there are ``partitions``
+    (0: none), ``partition_queues`` are beside them: as many for each lane. What has no partition behind its
+    type waits in the queue of its lane all the same.
 
     ``exchange`` takes commands and queries, ``bulk_exchange`` those of the bulk lane, which is served last.
     Notices go to ``events``, to which a listener binds its queue. ``journal`` may exist beside them: a stream
@@ -83,12 +99,29 @@ class Topology:
     bulk_exchange: str = "billing.bulk"
     journal: str = "billing.journal"
     journal_readers: tuple[str, ...] = ("ops",)
+    partitions: int = 0
     _bulk: Queue | None = field(init=False, default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         # Looked up once: every message is compared with it.
         bulk = next((queue for queue in self.work if queue.exchange == self.bulk_exchange), None)
         object.__setattr__(self, "_bulk", bulk)
+
+    def partitioned(self, partitions: int) -> "Topology":
+        """Return this topology with so many partitions; 0: with none. Raises ValueError."""
+        return replace(self, partitions=require_partitions(partitions))
+
+    @property
+    def partition_queues(self) -> tuple[Queue, ...]:
+        """The queues of the partitions, partition by partition, lanes in their order."""
+        return tuple(
+            lane.of_partition(partition) for partition in range(self.partitions) for lane in self.work
+        )
+
+    @property
+    def work_queues(self) -> tuple[Queue, ...]:
+        """Every queue of work: those of the lanes first, then those of the partitions."""
+        return (*self.work, *self.partition_queues)
 
     @property
     def exchanges(self) -> tuple[str, ...]:
@@ -103,7 +136,7 @@ class Topology:
     @property
     def queues(self) -> tuple[Queue, ...]:
         """Every queue."""
-        return (*self.work, self.queries, self.replies, self.dead)
+        return (*self.work_queues, self.queries, self.replies, self.dead)
 
     @property
     def bulk(self) -> Queue:
@@ -119,7 +152,7 @@ class Topology:
         A wider key would take misspelled types, whose senders then learn nothing of it.
         """
         return tuple(
-            (queue.exchange or self.exchange, key) for queue in self.work for key in queue.routing_keys
+            (queue.exchange or self.exchange, key) for queue in self.work_queues for key in queue.routing_keys
         )
 
     def queue_of(self, type_: str) -> Queue:
@@ -149,7 +182,7 @@ class Topology:
         # Here the broker drops a message over the limit: none may be lost for being looked at.
         kept: dict[str, str | int] = {"delivery-limit": KEPT_DELIVERY_LIMIT}
         return {
-            "billing-work": (_any_of(self.work), definition),
+            "billing-work": (_any_of(self.work, f"({SUFFIX_PATTERN})?"), definition),
             "billing-queries": (_any_of((self.queries,)), passing),
             "billing-kept": (_any_of((self.replies, self.dead)), kept),
         }
@@ -157,13 +190,13 @@ class Topology:
     def least_delivery_limits(self) -> Mapping[str, int]:
         """The lowest delivery limit of each queue's policy that loses nothing."""
         return {
-            **{queue.name: WORK_DELIVERY_LIMIT for queue in self.work},
+            **{queue.name: WORK_DELIVERY_LIMIT for queue in self.work_queues},
             **{queue.name: KEPT_DELIVERY_LIMIT for queue in (self.replies, self.dead)},
         }
 
 
-def _any_of(queues: Sequence[Queue]) -> str:
-    return "^(" + "|".join(queue.name.replace(".", r"\.") for queue in queues) + ")$"
+def _any_of(queues: Sequence[Queue], suffix: str = "") -> str:
+    return "^(" + "|".join(queue.name.replace(".", r"\.") for queue in queues) + f"){suffix}$"
 
 
 #: Payments are served first, so that a top-up isn't beaten by the usage it pays for; bulk is served last.
