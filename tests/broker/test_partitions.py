@@ -4,9 +4,8 @@ import re
 
 import pytest
 
-from schemas.partitions import PARTITIONS
 from worker.broker import BILLING
-from worker.broker.partitions import partition_in, partitions_served, queue_of, without_partition
+from worker.broker.partitions import partition_in, queue_of, without_partition
 
 
 def test_lane_has_a_queue_for_each_partition() -> None:
@@ -88,9 +87,3 @@ def test_partition_is_read_from_a_name(name: str, lane: str, partition: int | No
 def test_queue_of_a_partition_names_its_lane() -> None:
     assert without_partition(queue_of("billing.bulk", 3)) == "billing.bulk"
     assert partition_in(queue_of("billing.bulk", 3)) == 3
-
-
-@pytest.mark.parametrize("partitions", PARTITIONS)
-def test_last_partition_says_how_many_there_are(partitions: int) -> None:
-    assert partitions_served(partitions - 1) == partitions
-    assert partitions_served(partitions) == 0
