@@ -1,4 +1,4 @@
-"""Partitioned queues with a real worker: order of a user's messages, wrong keys, and batches of many users."""
+"""Partitioned queues with a real worker: order of messages, wrong keys, and batches of many users."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ from worker.bootstrap import Application
 from worker.broker import BILLING, open_link
 from worker.catalog import Catalog
 from worker.client import BillingClient
-from worker.core import Plan
+from worker.core import Plan, decide
 from worker.core.known import Known
 from worker.ledger.audit import audit
 from worker.ledger.form import LedgerForm, distribute
@@ -96,7 +96,6 @@ def of(messages: Sequence[dict[str, Any]], user: str, type_: str) -> list[str]:
 
 def faulty(monkeypatch: pytest.MonkeyPatch, reference: str) -> None:
     """Let the worker meet a fault at a reference: its batch is bisected until it stands alone."""
-    decide = pipeline.decide
 
     def decides(commands: Sequence[Command], known: Known, now: datetime, catalog: Catalog) -> Plan:
         if any(command.reference_id == reference for command in commands):
