@@ -150,6 +150,25 @@ def test_message_by_another_partition_or_none_is_applied_and_a_wrong_one_is_coun
     assert application.metrics.misrouted._value.get() == 1
 
 
+def test_partitions_above_the_number_that_is_set_are_served_until_they_are_deleted(
+    application: Application, worker_settings: Settings, rabbit: RabbitClient
+) -> None:
+    with closing(open_link(worker_settings.broker_url.get_secret_value())) as link:
+        link.declare(BILLING.partitioned(16))
+    messages = [
+        {"type": "usage.deduct", "referenceId": f"d-{user}", "userId": user, "tokens": 1} for user in USERS
+    ]
+    correlations = [
+        rabbit.publish(message, routing_key=routing_key("usage.deduct", str(message["userId"]), 16))
+        for message in messages
+    ]
+    with running(application):
+        replies = rabbit.replies(correlations)
+    assert {reply["code"] for each in replies.values() for reply in each} == {"tokens_deducted"}
+    moved = sum(partition_of(slot_of(user), 16) != partition_of(slot_of(user), PARTITIONS) for user in USERS)
+    assert application.metrics.misrouted._value.get() == moved
+
+
 def test_batch_of_many_users_is_applied_in_parts_and_answered_as_one(
     application: Application, client: BillingClient, rabbit: RabbitClient
 ) -> None:
