@@ -19,6 +19,7 @@ from worker.bootstrap import Application
 from worker.broker import BILLING, open_link
 from worker.catalog import Catalog
 from worker.client import BillingClient
+from worker.console.queues import QueueProbe
 from worker.core import Plan, decide
 from worker.core.known import Known
 from worker.ledger.audit import audit
@@ -217,3 +218,17 @@ def test_refusal_of_another_type_than_the_key_names_says_how_keys_are_made(
     ((dead_letter, _),) = rabbit.take("billing.dead", 1)
     assert dead_letter.headers["x-billing-routing-key"] == "usage.deduct.01"
     assert dead_letter.headers["x-billing-queue"] == "billing.usage.01"
+
+
+def test_console_counts_a_lane_with_its_partitions(application: Application, rabbit: RabbitClient) -> None:
+    deduct = {"type": "usage.deduct", "userId": "u-1", "tokens": 1}
+    rabbit.publish(deduct | {"referenceId": "d-1"}, routing_key="usage.deduct.07")
+    rabbit.publish(deduct | {"referenceId": "d-2"})
+    probe = QueueProbe(application.link, application.topology)
+    try:
+        status = probe.read()
+    finally:
+        probe.close()
+    usage = next(queue for queue in status.depths if queue.name == "billing.usage")
+    assert (usage.depth, usage.consumers, status.work) == (2, 0, 2)
+    assert usage.contents == "usage.*; with its 8 partitions"
