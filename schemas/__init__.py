@@ -33,6 +33,7 @@ from schemas.imports import (
 )
 from schemas.malformed import Malformed
 from schemas.notices import Notice, NoticeType
+from schemas.partitions import PARTITIONS, partition_of, routing_key, routing_key_of, slots_of
 from schemas.payments import (
     CommandAboutPayment,
     DisputeClosed,
@@ -80,6 +81,7 @@ __all__ = [
     "COMMAND_TYPES",
     "MESSAGE_TYPES",
     "NO_USER",
+    "PARTITIONS",
     "QUERY_TYPES",
     "SCHEMA_VERSION",
     "SLOTS",
@@ -154,6 +156,10 @@ __all__ = [
     "decode",
     "decode_query",
     "first_malformed",
+    "partition_of",
+    "routing_key",
+    "routing_key_of",
     "slot_of",
+    "slots_of",
     "type_of",
 ]

@@ -6,9 +6,9 @@ pika and not kombu: a producer installs one client, and the worker's tests speak
 the worker.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from time import monotonic, time_ns
 from types import TracebackType
 from typing import Any, Final, Literal, Self
@@ -26,7 +26,9 @@ from pika.exceptions import (
 )
 from pydantic import ValidationError
 
-from schemas import Message, Query, QueryAnswer, Reply, answer_in
+from schemas import Message, Query, QueryAnswer, Reply, UsageBatch, answer_in, routing_key_of
+from schemas.batch_parts import joined, parts_of
+from schemas.partitions import require_partitions
 from schemas.queries import BaseQuery
 from schemas.trace import TRACEPARENT, require_traceparent, trace_in
 from worker.addresses import BrokerAddress, Server
@@ -64,10 +66,25 @@ def _name(message: Message | Query) -> str:
     return message.type if isinstance(message, BaseQuery) else repr(message.reference_id)
 
 
+def _key_of(message: Message | Query, partitions: int) -> str:
+    """Return the routing key; queries have no partitions."""
+    return message.type if isinstance(message, BaseQuery) else routing_key_of(message, partitions)
+
+
 def _again(message: Message | Query) -> str:
     if isinstance(message, BaseQuery):
         return "ask again"
     return "send the same reference again, it is applied once; or ask query.operation for its outcome"
+
+
+@dataclass(frozen=True, slots=True)
+class _Sending:
+    """Message with the ids that it is published under, also when it is published again."""
+
+    message: Message | Query
+    correlation_id: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    message_id: str = field(default_factory=lambda: uuid4().hex)
 
 
 class BillingClient:
@@ -80,18 +97,21 @@ class BillingClient:
     one thread: pika's connections can't be shared (pika#892). It has no thread of its own either: an idle
     client loses its connection, and opens another one.
 
+    ``partitions`` is the number of those of the broker's queues, 0 for none (see ``schemas.partitions``). A
+    batch of users in several of them is sent in parts; it is applied as its items are.
+
     Raises ConfigurationError where a person has to act, and BrokerUnavailableError where it is unknown
     whether the broker has the message.
     """
 
-    def __init__(self, url: str, reply_queue: str | None = None) -> None:
+    def __init__(self, url: str, reply_queue: str | None = None, *, partitions: int = 0) -> None:
+        self._partitions = require_partitions(partitions)
         self._user, self._nodes = _user_and_nodes(url)
         self._reply_queue = reply_queue
         self._connection: Any = None
         self._channel: Any = None
         self._own_queue: str | None = None
-        self._awaited: str | None = None
-        self._reply: bytes | None = None
+        self._replies: dict[str, bytes | None] = {}  # those awaited, by correlation id
         self._reply_trace: str | None = None
 
     def __enter__(self) -> Self:
@@ -116,11 +136,16 @@ class BillingClient:
 
         ``lane="bulk"`` is for usage that nobody waits for: it is served last. Raises ValueError for another
         type there, and for a ``traceparent`` (W3C) that is none. ``message.replies`` says which replies are
-        wanted.
+        wanted. Each part of a batch has a reply of its own, under the one id.
         """
         exchange = exchange_of(lane, message)
+        headers = trace_headers(traceparent)
         correlation_id = uuid4().hex
-        self._publish(message, correlation_id, exchange, trace_headers(traceparent), waits=False)
+        messages: list[Message] = [message]
+        if isinstance(message, UsageBatch):
+            messages = [part.batch for part in parts_of(message, self._partitions)]
+        sendings = [_Sending(one, correlation_id, headers) for one in messages]
+        self._publish(sendings, exchange, waits=False)
         return correlation_id
 
     def request(self, message: Message, timeout_s: float = 10.0, *, traceparent: str | None = None) -> Reply:
@@ -131,78 +156,84 @@ class BillingClient:
         message whose ``replies`` are not all wanted: it might wait in vain.
         """
         require_reply(message)
-        return _reply_in(self._asked(message, timeout_s, traceparent))
+        if isinstance(message, UsageBatch):
+            parts = parts_of(message, self._partitions)
+            if len(parts) > 1:
+                replies = self._replies_to(message, [part.batch for part in parts], timeout_s, traceparent)
+                return joined(message, list(zip(parts, map(_reply_in, replies), strict=True)))
+        return _reply_in(*self._replies_to(message, [message], timeout_s, traceparent))
 
     def ask(self, query: Query, timeout_s: float = 5.0, *, traceparent: str | None = None) -> QueryAnswer:
         """Publish ``query`` and wait for its answer, or for the problem in its place. Raises NoReplyError.
 
         A query moves nothing: it may be asked again at any time.
         """
-        return _answer_in(self._asked(query, timeout_s, traceparent))
+        return _answer_in(*self._replies_to(query, [query], timeout_s, traceparent))
 
-    def _asked(self, message: Message | Query, timeout_s: float, traceparent: str | None) -> bytes:
-        """Publish ``message`` and return what comes back."""
-        headers = trace_headers(traceparent)
-        correlation_id = uuid4().hex
-        self._awaited, self._reply, self._reply_trace = correlation_id, None, None
-        try:
-            self._publish(message, correlation_id, BILLING.exchange, headers, waits=True)
-            return self._wait(message, timeout_s)
-        finally:
-            self._awaited = self._reply = None
-
-    def _publish(
+    def _replies_to(
         self,
-        message: Message | Query,
-        correlation_id: str,
-        exchange: str,
-        headers: Mapping[str, str] | None = None,
-        *,
-        waits: bool,
-    ) -> None:
-        """Publish, and repeat with the same ids on a new connection where the old one is lost."""
+        whole: Message | Query,
+        messages: Sequence[Message | Query],
+        timeout_s: float,
+        traceparent: str | None,
+    ) -> list[bytes]:
+        """Publish the messages that ``whole`` is sent as, and return the reply to each."""
+        headers = trace_headers(traceparent)
+        sendings = [_Sending(message, uuid4().hex, headers) for message in messages]
+        self._replies = dict.fromkeys(sending.correlation_id for sending in sendings)
+        self._reply_trace = None
+        try:
+            self._publish(sendings, BILLING.exchange, waits=True)
+            return self._wait(whole, timeout_s)
+        finally:
+            self._replies = {}
+
+    def _publish(self, sendings: Sequence[_Sending], exchange: str, *, waits: bool) -> None:
+        """Publish, and repeat with the same ids on a new connection where the old one is lost.
+
+        All of it: the queue of the replies is lost with its connection.
+        """
         is_new = not self._is_alive()
+        try:
+            self._publish_all(sendings, exchange, waits=waits)
+        except BrokerUnavailableError:
+            if is_new:
+                raise
+            self._publish_all(sendings, exchange, waits=waits)
+
+    def _publish_all(self, sendings: Sequence[_Sending], exchange: str, *, waits: bool) -> None:
+        if not self._is_alive():
+            self._connect()
+        for sending in sendings:
+            self._publish_once(sending, exchange, waits=waits)
+
+    def _publish_once(self, sending: _Sending, exchange: str, *, waits: bool) -> None:
+        message = sending.message
+        key = _key_of(message, self._partitions)
         now_ms = time_ns() // 10**6
         properties: dict[str, Any] = {
             "content_type": "application/json",
             "delivery_mode": 1 if isinstance(message, BaseQuery) else 2,
-            "correlation_id": correlation_id,
-            "message_id": uuid4().hex,
+            "correlation_id": sending.correlation_id,
+            "message_id": sending.message_id,
             # The broker vouches for it, and the workers' rules about senders and reply queues go by it.
             "user_id": self._user,
             # Workers observe how old a message is when it is applied; AMQP's own stamp counts whole seconds.
             "timestamp": now_ms // 1000,
-            "headers": {"timestamp_in_ms": now_ms, **(headers or {})},
+            "headers": {"timestamp_in_ms": now_ms, **sending.headers},
         }
-        try:
-            self._publish_once(message, properties, exchange, waits=waits)
-        except BrokerUnavailableError:
-            if is_new:
-                raise
-            self._publish_once(message, properties, exchange, waits=waits)
-
-    def _publish_once(
-        self,
-        message: Message | Query,
-        properties: Mapping[str, Any],
-        exchange: str,
-        *,
-        waits: bool,
-    ) -> None:
-        if not self._is_alive():
-            self._connect()
         try:
             reply_to = self._own_reply_queue() if waits else self._reply_queue
             self._channel.basic_publish(
                 exchange,
-                message.type,
+                key,
                 message.to_json(),
                 pika.BasicProperties(**properties, reply_to=reply_to),
                 mandatory=True,
             )
         except UnroutableError as error:
             raise ConfigurationError(
-                f"no queue takes {message.type}: run `billing-worker topology declare`"
+                f"no queue takes {key}: run `billing-worker topology declare`"
             ) from error
         except NackError as error:
             raise BrokerUnavailableError(
@@ -218,19 +249,21 @@ class BillingClient:
                 f"the connection was lost while publishing {_name(message)}; {_again(message)}"
             ) from error
 
-    def _wait(self, message: Message | Query, timeout_s: float) -> bytes:
+    def _wait(self, message: Message | Query, timeout_s: float) -> list[bytes]:
+        """Return the awaited replies in the order of what was sent."""
         deadline = monotonic() + timeout_s
         try:
-            while self._reply is None and (left := deadline - monotonic()) > 0:
+            while None in self._replies.values() and (left := deadline - monotonic()) > 0:
                 self._connection.process_data_events(left)
         except (AMQPError, OSError) as error:
             self._drop()
             raise BrokerUnavailableError(
                 f"the connection was lost while waiting for the reply to {_name(message)}; {_again(message)}"
             ) from error
-        if self._reply is None:
+        replies = [reply for reply in self._replies.values() if reply is not None]
+        if len(replies) < len(self._replies):
             raise NoReplyError(f"no reply to {_name(message)} within {timeout_s:g} s; {_again(message)}")
-        return self._reply
+        return replies
 
     def _own_reply_queue(self) -> str:
         if self._own_queue is None:
@@ -241,9 +274,9 @@ class BillingClient:
         return self._own_queue
 
     def _on_reply(self, _channel: Any, _method: Any, properties: Any, body: bytes) -> None:
-        """Keep the awaited reply; others are late replies to earlier requests."""
-        if properties.correlation_id == self._awaited:
-            self._reply = body
+        """Keep an awaited reply; others are late replies to earlier requests."""
+        if properties.correlation_id in self._replies:
+            self._replies[properties.correlation_id] = body
             trace = trace_in((properties.headers or {}).get(TRACEPARENT))
             self._reply_trace = None if trace is None else trace.traceparent
 

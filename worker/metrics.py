@@ -225,6 +225,10 @@ class Metrics:
             ["sender", "code"],
         )
         self._refused: set[tuple[str, str]] = set()
+        self.misrouted = group.counter(
+            "billing_worker_misrouted",
+            "Messages that came by a partition that is not their users'; they are applied all the same.",
+        )
         self.unroutable_replies = group.counter(
             "billing_worker_unroutable_replies", "Replies that no queue took; their outcome is stored."
         )

@@ -20,7 +20,9 @@ from schemas import (
     commands_of,
     first_malformed,
 )
+from schemas.partitions import is_misrouted
 from worker.broker import Consumes, Delivery, Link, Publishes
+from worker.broker.partitions import partition_in, without_partition
 from worker.catalog import Catalog
 from worker.core import Answer, Conflict, Decided, decide
 from worker.errors import (
@@ -87,8 +89,8 @@ class Item:
 
     @property
     def queue(self) -> str:
-        """The lane it came from."""
-        return self.delivery.queue
+        """The queue of the lane it came from; that of a partition counts as its lane's."""
+        return without_partition(self.delivery.queue)
 
 
 class Pipeline:
@@ -258,6 +260,10 @@ class Pipeline:
         message = message_in(delivery, policy, now)
         if isinstance(message, Failure):
             return Item(delivery, failure=message)
+        if (partition := partition_in(delivery.queue)) is not None and is_misrouted(
+            message, partition, policy.topology.partitions
+        ):
+            self._metrics.misrouted.inc()
         return Item(delivery, message)
 
     def _admit_known_ids(self, items: Sequence[Item]) -> None:
@@ -294,12 +300,12 @@ class Pipeline:
         except Exception as fault:  # noqa: BLE001 - whatever it is, it is one message's until proven otherwise
             self._isolate(items, fault)
         else:
-            for queue in {item.delivery.queue for item in items}:
+            for queue in _lanes_of(items):
                 self.limit.reset(queue)
 
     def _without_kept(self, items: Sequence[Item]) -> Sequence[Item]:
         """The items of lanes that go on; the others are kept, untried."""
-        over = {queue for queue in {item.delivery.queue for item in items} if self.limit.is_over(queue)}
+        over = {queue for queue in _lanes_of(items) if self.limit.is_over(queue)}
         if not over:
             return items
         for item in items:
@@ -416,7 +422,7 @@ def ages_of(items: Iterable[Item]) -> Mapping[tuple[str, str], Sequence[float]]:
     for item in items:
         if item.message is None or item.committed_at is None:
             continue
-        lane, committed_at = item.delivery.queue, item.committed_at
+        lane, committed_at = item.queue, item.committed_at
         if (published := published_at(item.delivery)) is not None:
             ages[lane, Since.PUBLISHED].append(max(committed_at - published, 0.0))
         if (occurred := occurred_at(item.message)) is not None:
@@ -429,6 +435,11 @@ def _kept_of(senders: Sequence[Sender], erased: Collection[int]) -> Sequence[Sen
     if not erased:
         return senders
     return [UNNAMED if place in erased else sender for place, sender in enumerate(senders)]
+
+
+def _lanes_of(items: Iterable[Item]) -> set[str]:
+    """Return the queues of the lanes that ``items`` came from."""
+    return {without_partition(queue) for queue in {item.delivery.queue for item in items}}
 
 
 def _refusal(item: Item) -> DeadLetterReason | None:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 
 from worker.bootstrap import Application
-from worker.broker import BILLING
 from worker.errors import BrokerUnavailableError, ConfigurationError
 from worker.ledger.workers import WorkerKind
 from worker.runtime import log_fields
@@ -152,5 +151,5 @@ def _await_schema(application: Application, require: Callable[[], None], signals
 def _log_differences(application: Application) -> None:
     """Log the differences of the topology. The consumer waits for what it can't do without."""
     with suppress(BrokerUnavailableError), closing(application.link()) as link:
-        for line in link.differences(BILLING):
+        for line in link.differences(application.topology):
             log.warning("topology: %s", line)

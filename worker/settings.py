@@ -91,6 +91,8 @@ class Settings(BaseSettings):
     database_url: SecretStr = SecretStr("postgresql://billing@127.0.0.1:5432/billing")
     #: Place of the settings of database sessions: each connection asks for them, or its role has them.
     session_settings: Literal["connection", "role"] = "connection"
+    #: Partitions of the queues of work that messages are published to: 8, 16, 32 or 64; 0: none.
+    partitions: int = 0
     #: Slots that a transaction may have, and what judges the references: see OPERATING.
     ledger_form: LedgerForm = LedgerForm.WHOLE
     #: The CA, certificate and key for servers with TLS whose URLs name none: PEM files.
@@ -172,6 +174,22 @@ class Settings(BaseSettings):
             _require_utf8(url.get_secret_value())
             _require_usable(url.get_secret_value(), is_management=info.field_name == "management_url")
         return url
+
+    @field_validator("partitions")
+    @classmethod
+    def _usable_partitions(cls, partitions: int, info: ValidationInfo) -> int:
+        """Refuse a number of partitions that would not serve whole slots, and any where there is no RabbitMQ.
+
+        Routes of the embedded broker live in each process: what one publishes would reach no queue.
+        """
+        if not partitions:
+            return 0
+        url = info.data.get("broker_url")
+        if url is not None and not is_amqp(url.get_secret_value()):
+            raise ValueError("the embedded broker has no partitions: use RabbitMQ, or leave this out")
+        from schemas.partitions import require_partitions  # a balance is read without the path of messages
+
+        return require_partitions(partitions)
 
     @property
     def certificates(self) -> Certificates:

@@ -3,10 +3,11 @@
 What one server doesn't answer is unknown; the other's part is shown all the same.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from threading import Lock
+from typing import TypeVar
 
 from worker.bootstrap import Application
 from worker.broker import BILLING, Administers
@@ -80,8 +81,9 @@ class StatusProbe:
     def _queues(self) -> Iterator[tuple[str, QueueFacts]]:
         if self._link is None:
             self._link = self._application.link()
+        lanes = self._application.topology.names_by_lane
         for name in _QUEUES:
-            yield name, self._queue(self._link, name)
+            yield name, _together([self._queue(self._link, each) for each in lanes.get(name, (name,))])
 
     def _queue(self, link: Administers, name: str) -> QueueFacts:
         try:
@@ -104,3 +106,29 @@ class StatusProbe:
             self._no_management_until = now + _MANAGEMENT_AGAIN
             return None, None, None
         return found.arrivals, found.departures, found.oldest_at
+
+
+def _together(parts: Sequence[QueueFacts]) -> QueueFacts:
+    """Return the facts of a lane with its partitions; its consumers are those of the queue with the fewest.
+
+    What is unknown of one queue is unknown of all.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    consumers = [part.consumers for part in parts if part.consumers is not None]
+    return QueueFacts(
+        _sum([part.depth for part in parts]),
+        min(consumers, default=None),
+        _sum([part.arrivals for part in parts]),
+        _sum([part.departures for part in parts]),
+        min((part.oldest_at for part in parts if part.oldest_at is not None), default=None),
+    )
+
+
+_Number = TypeVar("_Number", int, float)
+
+
+def _sum(numbers: Sequence[_Number | None]) -> _Number | None:
+    """Return the sum; None where one is unknown."""
+    known = [number for number in numbers if number is not None]
+    return sum(known, start=type(known[0])(0)) if known and len(known) == len(numbers) else None

@@ -49,6 +49,19 @@ def test_held_message_returns_to_its_lane_as_it_came() -> None:
     assert isinstance(message_in(back, POLICY, NOW), DeductUsage)
 
 
+@pytest.mark.parametrize(
+    ("came_from", "goes_to"), [("billing.usage.07", "billing.usage.07"), ("billing.usage.12", USAGE)]
+)
+def test_held_message_returns_to_its_partition_while_that_is_there(came_from: str, goes_to: str) -> None:
+    policy = replace(POLICY, topology=BILLING.partitioned(8))
+    held = as_delivered(held_copy(sent(queue=came_from), TYPE, policy))
+    assert lane_type_of(held, policy) == (USAGE, TYPE)
+    assert copy_of_held(held, [(USAGE, TYPE)], policy, NOW).routing_key == BILLING.held.name
+    back = as_delivered(copy_of_held(held, (), policy, NOW))
+    assert back.queue == goes_to
+    assert isinstance(message_in(back, policy, NOW), DeductUsage)
+
+
 def test_message_of_a_type_that_is_still_paused_is_held_again() -> None:
     held = as_delivered(held_copy(sent(queue=BULK, exchange=BILLING.bulk_exchange), TYPE, POLICY))
     assert returned(held, (BULK, TYPE)).queue == BILLING.held.name

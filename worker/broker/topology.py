@@ -5,14 +5,20 @@ operator can change without deleting the queue.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+
+from schemas.partitions import require_partitions, suffix_of
+from worker.broker.partitions import SUFFIX_PATTERN, queue_of, without_partition
 
 #: From 4.0 on RabbitMQ drops a message after 20 returns, unless a limit is set.
 WORK_DELIVERY_LIMIT = 1_000
 #: A query that waited so long has no caller any more; more of them than that are not worth keeping.
 QUERY_TTL_MS, QUERIES_MAX = 30_000, 10_000
 KEPT_DELIVERY_LIMIT = 1_000_000
+#: It matters when a queue is made and never again: it keeps the leaders of the partitions on all nodes.
+#: Source: https://www.rabbitmq.com/docs/clustering#replica-placement
+_BALANCED = {"x-queue-type": "quorum", "x-queue-leader-locator": "balanced"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +38,12 @@ class Queue:
     def takes(self, type_: str) -> bool:
         """Return True for a type that a routing key of this queue matches."""
         return any(fnmatchcase(type_, key) for key in self.routing_keys)
+
+    def of_partition(self, partition: int) -> "Queue":
+        """Return the queue of ``partition`` in this lane: its keys end in the partition."""
+        suffix = suffix_of(partition)
+        keys = tuple(key + suffix for key in self.routing_keys)
+        return replace(self, name=queue_of(self.name, partition), routing_keys=keys, arguments=_BALANCED)
 
 
 #: One consumer at a time returns what is held, so that it returns in its order.
@@ -75,7 +87,11 @@ _AGES = {"D": 86_400, "h": 3_600, "m": 60, "s": 1}
 
 @dataclass(frozen=True, slots=True)
 class Topology:
-    """All that must exist on the broker before a worker runs. ``work`` is served in its order.
+    """All that must exist on the broker before a worker runs.
+
+    ``work`` has a queue for each lane, in the order in which they are served. Where there are ``partitions``
+    (0: none), ``partition_queues`` are beside them: as many for each lane. What has no partition behind its
+    type waits in the queue of its lane all the same.
 
     ``exchange`` takes commands and queries, ``bulk_exchange`` those of the bulk lane, which is served last.
     Notices go to ``events``, to which a listener binds its queue. ``journal`` may exist beside them: a stream
@@ -93,12 +109,44 @@ class Topology:
     bulk_exchange: str = "billing.bulk"
     journal: str = "billing.journal"
     journal_readers: tuple[str, ...] = ("ops",)
+    partitions: int = 0
     _bulk: Queue | None = field(init=False, default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         # Looked up once: every message is compared with it.
         bulk = next((queue for queue in self.work if queue.exchange == self.bulk_exchange), None)
         object.__setattr__(self, "_bulk", bulk)
+
+    def partitioned(self, partitions: int) -> "Topology":
+        """Return this topology with so many partitions; 0: with none. Raises ValueError."""
+        return replace(self, partitions=require_partitions(partitions))
+
+    @property
+    def partition_queues(self) -> tuple[Queue, ...]:
+        """The queues of the partitions, partition by partition, lanes in their order."""
+        return tuple(
+            lane.of_partition(partition) for partition in range(self.partitions) for lane in self.work
+        )
+
+    @property
+    def work_queues(self) -> tuple[Queue, ...]:
+        """Every queue of work: those of the lanes first, then those of the partitions."""
+        return (*self.work, *self.partition_queues)
+
+    @property
+    def names_of_work(self) -> tuple[str, ...]:
+        """The names of the queues of work, lane by lane, so that payments of all partitions come first."""
+        partitions = range(self.partitions)
+        return tuple(
+            name
+            for lane in self.work
+            for name in (lane.name, *(queue_of(lane.name, partition) for partition in partitions))
+        )
+
+    @property
+    def names_by_lane(self) -> Mapping[str, Sequence[str]]:
+        """The names of each lane's queues: its own, and those of its partitions."""
+        return {lane.name: [queue.name for queue in self.queues_in(lane)] for lane in self.work}
 
     @property
     def exchanges(self) -> tuple[str, ...]:
@@ -113,7 +161,12 @@ class Topology:
     @property
     def queues(self) -> tuple[Queue, ...]:
         """Every queue."""
-        return (*self.work, self.queries, self.replies, self.dead, self.held)
+        return (*self.work_queues, *self.queues_apart)
+
+    @property
+    def queues_apart(self) -> tuple[Queue, ...]:
+        """Every queue that holds no work."""
+        return (self.queries, self.replies, self.dead, self.held)
 
     @property
     def bulk(self) -> Queue:
@@ -129,12 +182,30 @@ class Topology:
         A wider key would take misspelled types, whose senders then learn nothing of it.
         """
         return tuple(
-            (queue.exchange or self.exchange, key) for queue in self.work for key in queue.routing_keys
+            (queue.exchange or self.exchange, key) for queue in self.work_queues for key in queue.routing_keys
         )
 
     def queue_of(self, type_: str) -> Queue:
         """The queue of work that commands of ``type_`` wait in, those of the bulk lane apart."""
         return next(queue for queue in self.work if queue.exchange is None and queue.takes(type_))
+
+    def queues_of(self, type_: str) -> tuple[Queue, ...]:
+        """The queues that commands of ``type_`` wait in, of its lane and its partitions; bulk apart."""
+        return self.queues_in(self.queue_of(type_))
+
+    def queues_in(self, lane: Queue) -> tuple[Queue, ...]:
+        """Return the queues of a lane: its own, and those of its partitions."""
+        return (lane, *(lane.of_partition(partition) for partition in range(self.partitions)))
+
+    def lane_of(self, queue: str) -> str:
+        """Return the name of the lane that a queue is of: its own, but for a partition's queue."""
+        lane = without_partition(queue)
+        return lane if any(lane == one.name for one in self.work) else queue
+
+    def is_bulk(self, queue: str) -> bool:
+        """Return True for a queue of the bulk lane, with a partition or without."""
+        name = self.bulk.name
+        return queue.startswith(name) and self.lane_of(queue) == name  # nearly every message is asked
 
     def policies(self) -> Mapping[str, tuple[str, Mapping[str, str | int]]]:
         """Policies an operator should set, by name: the pattern of queue names and the definition.
@@ -159,7 +230,7 @@ class Topology:
         # Here the broker drops a message over the limit: none may be lost for being looked at.
         kept: dict[str, str | int] = {"delivery-limit": KEPT_DELIVERY_LIMIT}
         return {
-            "billing-work": (_any_of(self.work), definition),
+            "billing-work": (_any_of(self.work, f"({SUFFIX_PATTERN})?"), definition),
             "billing-queries": (_any_of((self.queries,)), passing),
             "billing-kept": (_any_of((self.replies, self.dead, self.held)), kept),
         }
@@ -167,13 +238,13 @@ class Topology:
     def least_delivery_limits(self) -> Mapping[str, int]:
         """The lowest delivery limit of each queue's policy that loses nothing."""
         return {
-            **{queue.name: WORK_DELIVERY_LIMIT for queue in self.work},
+            **{queue.name: WORK_DELIVERY_LIMIT for queue in self.work_queues},
             **{queue.name: KEPT_DELIVERY_LIMIT for queue in (self.replies, self.dead, self.held)},
         }
 
 
-def _any_of(queues: Sequence[Queue]) -> str:
-    return "^(" + "|".join(queue.name.replace(".", r"\.") for queue in queues) + ")$"
+def _any_of(queues: Sequence[Queue], suffix: str = "") -> str:
+    return "^(" + "|".join(queue.name.replace(".", r"\.") for queue in queues) + f"){suffix}$"
 
 
 #: Payments are served first, so that a top-up isn't beaten by the usage it pays for; bulk is served last.

@@ -179,6 +179,7 @@ def _publisher(application: Application) -> "CommandPublisher":
     return CommandPublisher(
         lambda: open_link(url, name="billing-bridge"),
         sent_as=sender_of(application),
+        partitions=application.settings.partitions,
         clock=application.clock,
     )
 

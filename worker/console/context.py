@@ -7,7 +7,6 @@ from typing import TypeVar, cast
 from flask import current_app, g
 
 from worker.bootstrap import Application, utc_now
-from worker.broker import BILLING
 from worker.catalog import Catalog
 from worker.checks import health_of
 from worker.console.guard import AccessGuard
@@ -47,7 +46,7 @@ class ConsoleContext:
         self.replays = ReplayThreads(application)
         self.reverse_runs = ReverseThreads(application)
         self.heavy = HeavyWork()
-        self.probe = QueueProbe(application.link, BILLING)
+        self.probe = QueueProbe(application.link, application.topology)
         self.status_probe = StatusProbe(application)
         self._new_status()
         self._queues = CachedValue(

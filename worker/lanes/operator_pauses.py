@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Protocol
 
 from worker.broker import Consumes, Delivery
+from worker.broker.partitions import without_partition
 from worker.ledger.operator_pauses import OperatorPause, PauseKind
 from worker.messages.dead_letter_limit import PauseCode
 from worker.messages.held import LaneType
@@ -116,7 +117,8 @@ class OperatorPausedLanes:
 
     def held_type_by_key(self, delivery: Delivery) -> str | None:
         """Return the type of a delivery that is to be held unread, since reading it may crash a worker."""
-        types = (type_ for queue, type_ in self.types if queue == delivery.queue)
+        lane = without_partition(delivery.queue)
+        types = (type_ for queue, type_ in self.types if queue == lane)
         return next((type_ for type_ in types if is_key_of(delivery.routing_key, type_)), None)
 
     # -- changes ------------------------------------------------------------------------------------------

@@ -12,7 +12,8 @@ from datetime import datetime
 
 from schemas import DeadLetterReason
 from schemas.dead_letter import HELD_HEADER, HELD_TYPE_HEADER
-from worker.broker import Delivery, Outgoing, Publishes
+from worker.broker import Delivery, Outgoing, Publishes, Topology
+from worker.broker.partitions import partition_in
 from worker.errors import BrokerUnavailableError, ConfigurationError, UnansweredError
 from worker.messages.dead_letters import SAID_ANEW, Failure, dead_letter_for, sendable, sendable_properties
 from worker.messages.origin import is_key_of, is_returned, origin_of, republished, wrong_way
@@ -57,8 +58,9 @@ def copy_of_held(delivery: Delivery, paused: Collection[LaneType], policy: Polic
         text = f"A message came into {delivery.queue} that no worker has held; publish it to an exchange."
         failure = Failure(DeadLetterReason.WRONG_EXCHANGE, text)
         return dead_letter_for(delivery, failure, policy, tries=1, now=now)
-    lane, _ = held
-    return _copy(delivery, held, policy.topology.held.name if held in paused else lane, policy)
+    came_from = str(delivery.headers[HELD_HEADER])
+    queue = policy.topology.held.name if held in paused else _queue_to(came_from, policy.topology)
+    return _copy(delivery, (came_from, held[1]), queue, policy)
 
 
 def publish_held(link: Publishes, held: Sequence[Delivery], copies: Sequence[Outgoing]) -> Sequence[Delivery]:
@@ -77,21 +79,35 @@ def publish_held(link: Publishes, held: Sequence[Delivery], copies: Sequence[Out
 
 
 def lane_type_of(delivery: Delivery, policy: Policy) -> LaneType | None:
-    """Return the lane and the type of a held delivery; None where no worker vouches for them."""
+    """Return the lane and the type of a held delivery; None where no worker vouches for them.
+
+    What came from the queue of a partition is of its lane, whose pause holds it.
+    """
     if not origin_of(delivery, policy.worker_users).is_republished:
         return None
-    lane, type_ = delivery.headers.get(HELD_HEADER), delivery.headers.get(HELD_TYPE_HEADER)
-    if lane not in {queue.name for queue in policy.topology.work} or not isinstance(type_, str):
+    queue, type_ = delivery.headers.get(HELD_HEADER), delivery.headers.get(HELD_TYPE_HEADER)
+    if not isinstance(queue, str) or not isinstance(type_, str):
         return None
-    return str(lane), type_
+    lane = policy.topology.lane_of(queue)
+    return (lane, type_) if any(lane == one.name for one in policy.topology.work) else None
 
 
-def _copy(delivery: Delivery, held: LaneType, queue: str, policy: Policy) -> OutgoingHeld:
+def _queue_to(came_from: str, topology: Topology) -> str:
+    """Return the queue that a held message returns to: the one it came from, so that it keeps its order.
+
+    A partition above their number may be deleted by now: then the lane's own queue, which any worker serves.
+    """
+    partition = partition_in(came_from)
+    is_there = partition is None or partition < topology.partitions
+    return came_from if is_there else topology.lane_of(came_from)
+
+
+def _copy(delivery: Delivery, held: tuple[str, str], queue: str, policy: Policy) -> OutgoingHeld:
     origin = origin_of(delivery, policy.worker_users)
     headers, _ = sendable(delivery.headers, origin)
     if origin.is_ours:  # a replay stays one; of anybody else these headers mean nothing
         headers |= {name: delivery.headers[name] for name in SAID_ANEW if name in delivery.headers}
-    lane, type_ = held
-    headers |= {HELD_HEADER: lane, HELD_TYPE_HEADER: type_}
+    came_from, type_ = held
+    headers |= {HELD_HEADER: came_from, HELD_TYPE_HEADER: type_}
     message = OutgoingHeld(delivery.body, "", queue, sendable_properties(delivery), headers)
     return republished(message, sender=origin.sender, sent_as=policy.user)

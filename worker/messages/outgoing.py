@@ -16,7 +16,7 @@ class OutgoingCommand(Outgoing):
     @classmethod
     def of(
         cls,
-        type_: str,
+        routing_key: str,
         body: bytes,
         *,
         message_id: str,
@@ -27,9 +27,10 @@ class OutgoingCommand(Outgoing):
         exchange: str = BILLING.exchange,
         at: datetime | None = None,
     ) -> Self:
-        """Return a command of a type; ``sent_as`` is the broker user that publishes it, ``at`` is when.
+        """Return a command; ``sent_as`` is the broker user that publishes it, ``at`` is when.
 
-        Workers observe how old it is when it is applied. AMQP's own stamp counts whole seconds.
+        The routing key is its type, with its partition where there are any: see ``routing_key_of``. Workers
+        observe how old it is when it is applied. AMQP's own stamp counts whole seconds.
         """
         seconds = None if at is None else at.timestamp()
         properties = {
@@ -43,7 +44,7 @@ class OutgoingCommand(Outgoing):
         }
         given = {name: value for name, value in properties.items() if value is not None}
         headers = {} if seconds is None else {STAMP_HEADER: int(seconds * 1000)}
-        return cls(body, exchange, type_, given, headers)
+        return cls(body, exchange, routing_key, given, headers)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

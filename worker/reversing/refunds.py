@@ -6,7 +6,7 @@ from uuid import uuid4
 
 from pydantic import ValidationError
 
-from schemas import RefundCredit
+from schemas import RefundCredit, routing_key_of
 from schemas.fields import IDENTIFIER_MAX, TEXT_MAX
 from schemas.identifiers import ID_RULE
 from worker.broker import BILLING, Delivery
@@ -55,10 +55,20 @@ def described(reason: str) -> str:
     return text
 
 
-def message_of(command: RefundCredit, sent_as: str | None, at: datetime) -> OutgoingCommand:
-    """Return the message of a refund; ``sent_as`` is the broker user that publishes it, ``at`` is when."""
+def message_of(
+    command: RefundCredit, sent_as: str | None, at: datetime, partitions: int = 0
+) -> OutgoingCommand:
+    """Return the message of a refund; ``sent_as`` is the broker user that publishes it, ``at`` is when.
+
+    ``partitions`` is the number of those of the queues.
+    """
     return OutgoingCommand.of(
-        command.type, command.to_json(), message_id=uuid4().hex, app_id=APP_ID, sent_as=sent_as, at=at
+        routing_key_of(command, partitions),
+        command.to_json(),
+        message_id=uuid4().hex,
+        app_id=APP_ID,
+        sent_as=sent_as,
+        at=at,
     )
 
 

@@ -39,7 +39,8 @@ _QUIET_S = 1.0
 class ReverseResources:
     """Resources of runs: the database, links to publish with, and clocks.
 
-    ``seconds`` is a clock that only goes forward. ``sent_as`` is the broker user that publishes.
+    ``seconds`` is a clock that only goes forward. ``sent_as`` is the broker user that publishes,
+    ``partitions`` the number of those of the queues.
     """
 
     engine: Engine
@@ -48,6 +49,7 @@ class ReverseResources:
     seconds: Callable[[], float]
     rng: random.Random
     sent_as: str | None
+    partitions: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +191,8 @@ class Reversing:
             return False
         now = self._with.clock()
         messages: dict[Outgoing, ChargeKey] = {
-            message_of(one.command, self._with.sent_as, now): key for key, one in self._unpublished.items()
+            message_of(one.command, self._with.sent_as, now, self._with.partitions): key
+            for key, one in self._unpublished.items()
         }
         result = self._link.publish(list(messages))
         if result.returned:

@@ -4,16 +4,26 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from math import nan
 
-from worker.broker import Link
+from worker.broker import BILLING, Link, Topology
 from worker.errors import BrokerUnavailableError, ConfigurationError
 from worker.metrics import Metrics
 
 
 class QueueWatch:
-    """Gauges of ``queues``; ``connect`` opens a link for each look. A queue that is missing is NaN."""
+    """Gauges of ``queues``; ``connect`` opens a link for each look. A queue that is missing is NaN.
 
-    def __init__(self, connect: Callable[[], Link], queues: Sequence[str], metrics: Metrics) -> None:
+    A lane counts with its partitions: their messages together, and the consumers of the queue with fewest.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], Link],
+        queues: Sequence[str],
+        metrics: Metrics,
+        topology: Topology = BILLING,
+    ) -> None:
         self._connect, self._queues, self._metrics = connect, queues, metrics
+        self._names = topology.names_by_lane
         self.forget()
 
     def look(self) -> None:
@@ -29,8 +39,9 @@ class QueueWatch:
 
     def _look_at(self, link: Link, queue: str) -> None:
         try:
-            consumers = link.consumers(queue)
-            self._set(queue, link.depth(queue), nan if consumers is None else consumers)
+            names = self._names.get(queue, (queue,))
+            consumers = [nan if (count := link.consumers(name)) is None else count for name in names]
+            self._set(queue, sum(link.depth(name) for name in names), min(consumers))
         except (BrokerUnavailableError, ConfigurationError):
             self._set(queue, nan, nan)
 

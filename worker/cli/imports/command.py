@@ -259,8 +259,11 @@ def _send(
             if reply.status is not Status.APPLIED:
                 report.refused.add(_about(command, reply.message))
 
-        sender = sender_of(application)
-        ImportPublisher(link, queue, sender, timeout_s, count, application.clock).send(commands)
+        sender, partitions = sender_of(application), application.settings.partitions
+        publisher = ImportPublisher(
+            link, queue, sender, timeout_s, count, application.clock, partitions=partitions
+        )
+        publisher.send(commands)
 
 
 def _compare(application: Application, files: ImportFiles, report: _Report) -> None:

@@ -5,7 +5,7 @@ from datetime import datetime
 from itertools import islice
 from time import monotonic
 
-from schemas import ImportAccount, Reply
+from schemas import ImportAccount, Reply, routing_key_of
 from worker.broker import Link
 from worker.errors import ConfigurationError, NoReplyError
 from worker.messages.outgoing import OutgoingCommand
@@ -29,7 +29,9 @@ class ImportPublisher:
         timeout_s: float,
         on_reply: OnReply,
         clock: Callable[[], datetime],
+        partitions: int = 0,
     ) -> None:
+        self._partitions = partitions
         self._link, self._queue, self._sent_as = link, queue, sent_as
         self._timeout_s, self._on_reply, self._clock = timeout_s, on_reply, clock
         self._waiting: dict[str, ImportAccount] = {}
@@ -56,7 +58,7 @@ class ImportPublisher:
 
     def _outgoing(self, command: ImportAccount) -> OutgoingCommand:
         return OutgoingCommand.of(
-            command.type,
+            routing_key_of(command, self._partitions),
             command.to_json(),
             message_id=command.reference_id,
             app_id="billing-worker import",
