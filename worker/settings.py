@@ -85,6 +85,8 @@ class Settings(BaseSettings):
     database_password_file: Path | None = None
     read_database_url_file: Path | None = None
     read_database_password_file: Path | None = None
+    coordinator_url_file: Path | None = None
+    coordinator_password_file: Path | None = None
     #: RabbitMQ's management API, for `check`; where None, each node's host with port 15672.
     management_url: SecretStr | None = None
     database_url: SecretStr = SecretStr("postgresql://billing@127.0.0.1:5432/billing")
@@ -92,6 +94,8 @@ class Settings(BaseSettings):
     session_settings: Literal["connection", "role"] = "connection"
     #: Slots that a transaction may have, and what judges the references: see OPERATING.
     ledger_form: LedgerForm = LedgerForm.WHOLE
+    #: The coordinator of a distributed ledger, where `database_url` names a node of it: see DISTRIBUTED.
+    coordinator_url: SecretStr | None = None
     #: The CA, certificate and key for servers with TLS whose URLs name none: PEM files.
     tls_ca: Path | None = None
     tls_cert: Path | None = None
@@ -161,7 +165,7 @@ class Settings(BaseSettings):
         """Read the secrets that are in files."""
         return with_secrets(values, ENV_PREFIX)
 
-    @field_validator("broker_url", "database_url", "read_database_url", "management_url")
+    @field_validator("broker_url", "database_url", "read_database_url", "coordinator_url", "management_url")
     @classmethod
     def _usable(cls, url: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
         """Refuse a URL that two libraries read in two ways, and options that nobody knows."""
@@ -169,6 +173,24 @@ class Settings(BaseSettings):
             _require_utf8(url.get_secret_value())
             _require_usable(url.get_secret_value(), is_management=info.field_name == "management_url")
         return url
+
+    @model_validator(mode="after")
+    def _of_a_distributed_ledger(self) -> "Settings":
+        """Refuse a coordinator where the ledger is in one database."""
+        if self.coordinator_url is None:
+            return self
+        if self.ledger_form is not LedgerForm.DISTRIBUTED:
+            raise ConfigurationError(
+                "settings: BILLING_COORDINATOR_URL goes with BILLING_LEDGER_FORM=distributed: "
+                "set that, or unset the URL"
+            )
+        if not all(
+            is_postgresql(url.get_secret_value()) for url in (self.coordinator_url, self.database_url)
+        ):
+            raise ConfigurationError(
+                "settings: BILLING_COORDINATOR_URL and BILLING_DATABASE_URL must both be postgresql:// URLs"
+            )
+        return self
 
     @property
     def certificates(self) -> Certificates:
