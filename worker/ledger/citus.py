@@ -4,13 +4,14 @@ Only catalogs are read here. Outside Citus there is a state as well: it says tha
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from sqlalchemy import Connection, text
 
 from schemas import SLOTS
 from worker.ledger.form import is_distributed
+from worker.ledger.revisions import newest_revision
 
 #: Group of the coordinator among the nodes.
 COORDINATOR = 0
@@ -42,11 +43,12 @@ class DistributedTable(NamedTuple):
 class CitusState:
     """State of a database before, or after, its ledger is distributed.
 
-    ``citus`` is the version of the extension, None where it isn't installed; ``group`` is this server's own.
-    ``sessions`` are those of our processes, by name. ``bytes`` is the size of the ledger's rows and indexes,
-    0 where it has no rows.
+    ``schema`` is the revision of the ledger's tables, ``citus`` the version of the extension, None where it
+    isn't installed, ``group`` this server's own. ``sessions`` are those of our processes, by name. ``bytes``
+    is the size of the ledger's rows and indexes, 0 where it has no rows.
     """
 
+    schema: str | None
     database: str
     login: str
     is_superuser: bool
@@ -73,11 +75,13 @@ def citus_state(connection: Connection, names: Sequence[str]) -> CitusState:
     """Return the state of the database, as far as it matters to tables of these ``names``."""
     server = connection.execute(_SERVER).one()
     sessions = {row.application_name: row.sessions for row in connection.execute(_SESSIONS)}
+    schema = _schema(connection)
     plain = CitusState(
         **server._asdict(),
+        schema=schema,
         has_new_key=is_distributed(connection),
         sessions=sessions,
-        bytes=_bytes(connection, names),
+        bytes=_bytes(connection, names) if schema == newest_revision() else 0,
     )
     if plain.citus is None:
         return plain
@@ -86,8 +90,8 @@ def citus_state(connection: Connection, names: Sequence[str]) -> CitusState:
         for row in connection.execute(_TABLES)
         if row.name in names
     }
-    return CitusState(
-        **{name: getattr(plain, name) for name in _OF_PLAIN},
+    return replace(
+        plain,
         group=connection.execute(_GROUP).scalar_one(),
         nodes=tuple(Node(*row) for row in connection.execute(_NODES)),
         tables=tables,
@@ -102,6 +106,13 @@ def nodes_known(connection: Connection) -> list[Node] | None:
     return [Node(*row) for row in connection.execute(_NODES)]
 
 
+def _schema(connection: Connection) -> str | None:
+    """Return the revision of the schema; None before the first migration."""
+    if connection.execute(text("SELECT to_regclass('alembic_version')")).scalar() is None:
+        return None
+    return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+
+
 def _bytes(connection: Connection, names: Sequence[str]) -> int:
     """Return the size of tables of which one has a row; 0 where none has."""
     first = (text(f"SELECT 1 FROM {name} LIMIT 1") for name in names)  # noqa: S608 - names of ours
@@ -114,17 +125,6 @@ def _isolated(connection: Connection, table: str) -> frozenset[int]:
     return frozenset(connection.execute(_ISOLATED, {"table": table, "last": SLOTS - 1}).scalars())
 
 
-_OF_PLAIN = (
-    "database",
-    "login",
-    "is_superuser",
-    "server",
-    "is_available",
-    "has_new_key",
-    "sessions",
-    "bytes",
-    "citus",
-)
 _SERVER = text(
     "SELECT current_database() AS database, current_user AS login,"
     " (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) AS is_superuser,"
@@ -155,8 +155,8 @@ _TABLES = text(
 )
 #: A slot has a shard of its own where the shard holds a single hash value.
 _ISOLATED = text(
-    "SELECT slot FROM generate_series(0, :last) AS slot JOIN pg_dist_shard AS shard"
-    " ON shard.shardid ="
-    " get_shard_id_for_distribution_column(CAST(:table AS regclass), CAST(slot AS smallint))"
-    " WHERE shard.shardminvalue = shard.shardmaxvalue"
+    "WITH places AS MATERIALIZED (SELECT slot,"
+    " get_shard_id_for_distribution_column(CAST(:table AS regclass), CAST(slot AS smallint)) AS shardid"
+    " FROM generate_series(0, :last) AS slot)"
+    " SELECT slot FROM places JOIN pg_dist_shard USING (shardid) WHERE shardminvalue = shardmaxvalue"
 )

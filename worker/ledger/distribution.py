@@ -15,6 +15,7 @@ from worker.errors import ConfigurationError
 from worker.ledger.citus import COORDINATOR, CitusState, citus_state, nodes_known
 from worker.ledger.engine import translated_errors
 from worker.ledger.form import LedgerForm, require_form, statements_of_distribution
+from worker.ledger.revisions import newest_revision
 from worker.ledger.session_settings import needed, plans_by_key
 from worker.ledger.tables import LEDGER, write_probes
 
@@ -84,11 +85,12 @@ def plan_of(state: CitusState, *, may_move: bool = False) -> DistributionPlan:
     )
 
 
-def read_plan(connection: Connection, *, may_move: bool = False) -> DistributionPlan:
-    """Return the plan for the database behind ``connection``, which must be PostgreSQL."""
-    if connection.dialect.name != "postgresql":
+def read_plan(engine: Engine, *, may_move: bool = False) -> DistributionPlan:
+    """Return the plan for a database, which must be PostgreSQL."""
+    if engine.dialect.name != "postgresql":
         raise ConfigurationError("only a ledger on PostgreSQL can be distributed")
-    return plan_of(citus_state(connection, DISTRIBUTED_TABLES), may_move=may_move)
+    with translated_errors(), engine.connect() as connection:
+        return plan_of(citus_state(connection, DISTRIBUTED_TABLES), may_move=may_move)
 
 
 def carry_out(engine: Engine, plan: DistributionPlan) -> Iterator[Step]:
@@ -106,7 +108,7 @@ def carry_out(engine: Engine, plan: DistributionPlan) -> Iterator[Step]:
             for step in plan.steps:
                 _run(connection, step)
                 yield step
-            left = read_plan(connection, may_move=True)
+            left = plan_of(citus_state(connection, DISTRIBUTED_TABLES), may_move=True)
         finally:
             connection.invalidate()  # the session ends, and with it its settings
     if not left.is_done:
@@ -135,6 +137,11 @@ def _run(connection: Connection, step: Step) -> None:
 def _refusals(state: CitusState, *, may_move: bool) -> Iterator[str]:
     if state.server < _POSTGRESQL:
         yield f"PostgreSQL {state.server} is too old, {_POSTGRESQL} is needed"
+    if state.schema != newest_revision():
+        yield (
+            f"the schema is at {state.schema or 'nothing'}, and {newest_revision()} is needed: run "
+            "`billing-worker migrate` first"
+        )
     if state.citus is None:
         if state.is_available:
             yield "Citus is not in this database: CREATE EXTENSION citus, on each node"
