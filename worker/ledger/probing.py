@@ -38,12 +38,26 @@ class WriteProbe:
 
     def require_writes(self) -> None:
         """Raise LedgerUnavailableError unless each database takes a write."""
-        row = {"id": randrange(_ROWS) if self.slot is None else self.slot, "payload": randbytes(_BYTES)}  # noqa: S311 - no secret
         with translated_errors(), self._engine.begin() as connection:
-            connection.execute(_WRITE, row)
-        with translated_errors(), self._beside.connect() as connection:
-            if is_slot_by_slot(connection):
-                _claim_and_take_back(connection)
+            _write(connection, self.slot)
+            is_distributed = is_slot_by_slot(connection)
+        if is_distributed:
+            require_writes_beside(self._beside)
+
+
+def require_writes_beside(engine: Engine) -> None:
+    """Raise LedgerUnavailableError unless the database of the tables beside the ledger takes a write."""
+    with translated_errors(), engine.connect() as connection:
+        if is_slot_by_slot(connection):
+            _claim_and_take_back(connection)
+        else:
+            _write(connection, None)
+            connection.commit()
+
+
+def _write(connection: Connection, slot: int | None) -> None:
+    number = randrange(_ROWS) if slot is None else slot  # noqa: S311 - no secret
+    connection.execute(_WRITE, {"id": number, "payload": randbytes(_BYTES)})  # noqa: S311 - no secret
 
 
 def _claim_and_take_back(connection: Connection) -> None:
