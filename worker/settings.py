@@ -257,7 +257,8 @@ def load_settings(**flags: Any) -> Settings:
     Raises ConfigurationError that names the variables, never their values.
     """
     try:
-        return Settings(**without_files({name: value for name, value in flags.items() if value is not None}))
+        given = {name: value for name, value in flags.items() if value is not None}
+        return Settings(**_alone(without_files(given)))
     except ValidationError as error:
         problems = "; ".join(
             _problem(item["loc"], item["msg"])
@@ -267,6 +268,16 @@ def load_settings(**flags: Any) -> Settings:
     except (UnicodeDecodeError, OSError) as error:
         why = "is not UTF-8" if isinstance(error, UnicodeDecodeError) else f"can't be read: {error.strerror}"
         raise ConfigurationError(f"settings: the file .env {why}") from None
+
+
+def _alone(flags: dict[str, Any]) -> dict[str, Any]:
+    """Return ``flags`` without a coordinator where they name a database: it stands for both.
+
+    Else a command would change the environment's coordinator, and not the database that it was given.
+    """
+    if "database_url" not in flags or "coordinator_url" in flags:
+        return flags
+    return {"coordinator_url": None, "coordinator_url_file": None, "coordinator_password_file": None, **flags}
 
 
 def _problem(location: tuple[int | str, ...], message: str) -> str:
