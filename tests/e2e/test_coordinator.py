@@ -13,6 +13,7 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import text
 
+from schemas import OpenAccount
 from tests.cli.console import Cli
 from tests.support.coordinator import Cluster, cluster
 from tests.support.fake_stop import FakeStop
@@ -22,7 +23,7 @@ from tests.support.worker_thread import FlagStop, running
 from worker.bootstrap import Application
 from worker.broker import Outgoing
 from worker.demo.day import day_scenario
-from worker.errors import ConfigurationError
+from worker.errors import ConfigurationError, LedgerUnavailableError
 from worker.ledger.audit import audit
 from worker.ledger.form import LedgerForm
 from worker.settings import Settings, environment_of, load_settings
@@ -176,6 +177,17 @@ def test_probe_writes_both_databases(application: Application, urls: Cluster) ->
     application.ledger.probe()
     assert count(application, "SELECT count(*) FROM write_probes") > 0
     assert count(application, "SELECT count(*) FROM claims WHERE user_id = 'billing-worker-probe'") == 0
+
+
+def test_coordinator_that_is_away_is_an_outage(worker_settings: Settings) -> None:
+    away = SecretStr("postgresql://u@127.0.0.1:1/db")
+    application = Application(worker_settings.model_copy(update={"coordinator_url": away}))
+    opening = OpenAccount(reference_id="away", user_id="away", tier="basic")
+    with pytest.raises(LedgerUnavailableError):
+        application.ledger.probe()
+    with pytest.raises(LedgerUnavailableError), application.ledger.begin([opening], datetime.now(UTC)):
+        pass
+    application.batch_engine.dispose()
 
 
 def test_urls_that_are_exchanged_are_refused(worker_settings: Settings, urls: Cluster) -> None:

@@ -16,7 +16,8 @@ from tests.support.forms import transacted
 from tests.support.provision import PostgresServer
 from tests.support.strategies import SMALL_CATALOG
 from tests.support.true_ledger import OPENED
-from worker.errors import ConfigurationError
+from worker.errors import ConfigurationError, UnsupportedStatementError
+from worker.ledger.citus import citus_state
 from worker.ledger.distribution import DISTRIBUTED_TABLES, carry_out, plan_of, read_plan, require_node
 from worker.ledger.engine import ledger_engine
 from worker.ledger.form import LedgerForm, require_form
@@ -44,7 +45,7 @@ def coordinator(bare: Engine) -> Engine:
 
 def done(engine: Engine) -> int:
     """The number of steps that were carried out."""
-    return len(list(carry_out(engine, read_plan(engine))))
+    return len(list(carry_out(engine)))
 
 
 def rows(engine: Engine, statement: str) -> list[tuple[object, ...]]:
@@ -93,7 +94,7 @@ def test_second_distribution_has_nothing_to_do(coordinator: Engine) -> None:
 
 @pytest.mark.parametrize("steps", [1, 9, 20, 60])
 def test_interrupted_distribution_goes_on(coordinator: Engine, steps: int) -> None:
-    running = iter(carry_out(coordinator, read_plan(coordinator)))
+    running = iter(carry_out(coordinator))
     for _ in range(steps):
         next(running)
     del running
@@ -112,10 +113,9 @@ def test_printed_statements_are_those_that_run(coordinator: Engine) -> None:
 
 
 def test_statement_that_citus_refuses_ends_the_run(coordinator: Engine) -> None:
-    plan = read_plan(coordinator)
     change_fake(coordinator, "ALTER TABLE accounts ADD CONSTRAINT uq_accounts_user UNIQUE (user_id)")
-    with pytest.raises(Exception, match="does not support the statement"):
-        list(carry_out(coordinator, plan))
+    with pytest.raises(UnsupportedStatementError, match="does not support the statement"):
+        list(carry_out(coordinator))
 
 
 # -- refusals ---------------------------------------------------------------------------------------------
@@ -165,8 +165,6 @@ def test_login_that_is_no_superuser_is_refused(coordinator: Engine) -> None:
         role = f"plain_{uuid4().hex[:12]}"
         connection.exec_driver_sql(f"CREATE ROLE {role}; GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}")
         connection.exec_driver_sql(f"SET LOCAL ROLE {role}")
-        from worker.ledger.citus import citus_state
-
         found = plan_of(citus_state(connection, DISTRIBUTED_TABLES)).refusals
         connection.rollback()
     assert found == (f"{role} is no superuser: connect as one, or hand the statements to one",)
@@ -187,7 +185,7 @@ def test_rows_are_moved_only_where_somebody_says_so(coordinator: Engine) -> None
     plan = read_plan(coordinator, may_move=True)
     assert plan.refusals == ()
     assert any("truncate_local_data" in remark for remark in plan.remarks)
-    list(carry_out(coordinator, plan))
+    list(carry_out(coordinator, may_move=True))
     assert rows(coordinator, "SELECT user_id FROM claims") == [("u",)]
     assert read_plan(coordinator).refusals == ()
 

@@ -19,7 +19,7 @@ from sqlalchemy.pool import NullPool
 from tests.support.partitioned_ledger import partition_ledger
 from tests.support.postgres_server import Databases, PostgresAddress
 from tests.support.provision import DATABASE_URL, PostgresServer
-from worker.ledger.distribution import carry_out, read_plan
+from worker.ledger.distribution import carry_out
 from worker.ledger.engine import ledger_engine
 from worker.ledger.migrations import migrate
 from worker.ledger.session_settings import plans_by_key
@@ -107,7 +107,7 @@ def distributed_database(postgres: PostgresServer, *, only_by_key: bool = False)
 
 def _distribute(url: str) -> None:
     engine = ledger_engine(url, application_name="tests")
-    for _ in carry_out(engine, read_plan(engine)):
+    for _ in carry_out(engine):
         pass
     engine.dispose()
 

@@ -12,7 +12,7 @@ def show_or_distribute(application: Application, *, run: bool, may_move: bool, a
     plan = read_plan(application.engine, may_move=may_move)
     if run:
         plan.require_possible()
-        _run(application, plan)
+        _run(application, plan, may_move=may_move)
     if as_json:
         show_json(
             {
@@ -35,7 +35,7 @@ def show_or_distribute(application: Application, *, run: bool, may_move: bool, a
     plan.require_possible()
 
 
-def _run(application: Application, plan: DistributionPlan) -> None:
+def _run(application: Application, plan: DistributionPlan, *, may_move: bool) -> None:
     with progress("distributing", len(plan.steps)) as bar:
-        for _ in carry_out(application.engine, plan):
+        for _ in carry_out(application.engine, may_move=may_move):
             bar.advance(bar.task_ids[0])

@@ -15,7 +15,7 @@ from worker.errors import ConfigurationError
 from worker.ledger.citus import COORDINATOR, CitusState, citus_state, nodes_known
 from worker.ledger.engine import translated_errors
 from worker.ledger.form import LedgerForm, require_form, statements_of_distribution
-from worker.ledger.revisions import newest_revision
+from worker.ledger.revisions import MIGRATION_LOCK, newest_revision
 from worker.ledger.session_settings import needed, plans_by_key
 from worker.ledger.tables import LEDGER, write_probes
 
@@ -35,6 +35,7 @@ _SESSION = (
     "SET citus.enable_unsafe_triggers = on",
     "SET lock_timeout = 0",
     "SET statement_timeout = 0",
+    f"SELECT pg_advisory_lock({MIGRATION_LOCK})",  # nobody migrates or distributes meanwhile
 )
 
 
@@ -93,19 +94,22 @@ def read_plan(engine: Engine, *, may_move: bool = False) -> DistributionPlan:
         return plan_of(citus_state(connection, DISTRIBUTED_TABLES), may_move=may_move)
 
 
-def carry_out(engine: Engine, plan: DistributionPlan) -> Iterator[Step]:
-    """Run the steps of a plan that is possible; yield each one when it is done.
+def carry_out(engine: Engine, *, may_move: bool = False) -> Iterator[Step]:
+    """Run the steps that are left, where that is possible; yield each one when it is done.
 
-    A step is committed before the next begins. Raises ConfigurationError where the tables are not distributed
-    afterwards.
+    A step is committed before the next begins. Raises ConfigurationError where the ledger can't be
+    distributed, or is not distributed afterwards.
     """
-    plan.require_possible()
+    read_plan(engine, may_move=may_move).require_possible()
     with translated_errors(), engine.connect() as connection:
         try:
             connection.execution_options(isolation_level="AUTOCOMMIT")
             for statement in _SESSION:
                 connection.exec_driver_sql(statement)
-            for step in plan.steps:
+            # Another run may have ended while this one waited for the lock.
+            now = plan_of(citus_state(connection, DISTRIBUTED_TABLES), may_move=may_move)
+            now.require_possible()
+            for step in now.steps:
                 _run(connection, step)
                 yield step
             left = plan_of(citus_state(connection, DISTRIBUTED_TABLES), may_move=True)
