@@ -36,6 +36,7 @@ PAGES = (
     ARCHITECTURE,
     OPERATING,
     "worker/DECISIONS.md",
+    "worker/DISTRIBUTED.md",
     CHANGELOG,
     "worker/deploy/SYSTEMD.md",
     "worker/deploy/COMPOSE.md",

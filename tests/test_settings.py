@@ -474,3 +474,15 @@ def test_variables_of_the_page_log_in_with_the_passwords_of_files(
     assert settings.broker_url.get_secret_value() == "amqp://worker:of%20worker@rabbitmq:5672/"
     expected = "postgresql://billing_worker:of%20billing_worker@postgres:5432/billing"
     assert settings.database_url.get_secret_value() == expected
+
+
+def test_database_of_a_flag_has_no_coordinator_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BILLING_LEDGER_FORM", "distributed")
+    monkeypatch.setenv("BILLING_DATABASE_URL", "postgresql://u@node/db")
+    monkeypatch.setenv("BILLING_COORDINATOR_URL", "postgresql://u@coordinator/db")
+    found = load_settings()
+    assert found.coordinator_url is not None
+    assert load_settings(database_url="postgresql://u@other/db").coordinator_url is None
+    for name, value in environment_of(found).items():
+        monkeypatch.setenv(name, value)
+    assert load_settings() == found

@@ -30,7 +30,7 @@ from worker.ledger.engine import ledger_engine
 from worker.ledger.form import LedgerForm, require_form
 from worker.ledger.primary import DatabaseGuard
 from worker.ledger.revisions import newest_revision
-from worker.ledger.session_settings import SessionSettings, needed, server_timeout_s
+from worker.ledger.session_settings import SessionSettings, needed, plans_by_key, server_timeout_s
 from worker.ledger.slots import slot_by_slot
 from worker.runtime.hang_up import HangUp
 from worker.runtime.identity import process_name, runner_name
@@ -116,12 +116,17 @@ class Application:
         """The broker's URL, with the files of its certificates."""
         return with_certificates(self.settings.broker_url.get_secret_value(), self.settings.certificates)
 
-    def _database_url(self, replica: SecretStr | None) -> str:
-        """Return the URL of the database, or of its replica, with the files of its certificates."""
-        url = (replica or self.settings.database_url).get_secret_value()
-        if replica is None:
-            url = of_primary(url)
-        return with_certificates(url, self.settings.certificates)
+    def _database_url(self, replica: SecretStr | None = None) -> str:
+        """Return the URL of the database, or of its replica, with the files of its certificates.
+
+        Of a distributed ledger it is the coordinator's: all tables are seen from there.
+        """
+        if replica is not None:
+            return with_certificates(replica.get_secret_value(), self.settings.certificates)
+        return self._primary_url(self.settings.coordinator_url or self.settings.database_url)
+
+    def _primary_url(self, url: SecretStr) -> str:
+        return with_certificates(of_primary(url.get_secret_value()), self.settings.certificates)
 
     @property
     def unsafe_way_to_the_broker(self) -> str | None:
@@ -131,8 +136,9 @@ class Application:
     @property
     def unsafe_way_to_the_database(self) -> str | None:
         """Sentence about what is unsafe on the way to the database; None where nothing is."""
-        url = self._database_url(None)
-        return DatabaseAddress.parse(url).warning() if is_postgresql(url) else None
+        urls = (self._database_url(), self._primary_url(self.settings.database_url))
+        warnings = (DatabaseAddress.parse(url).warning() for url in urls if is_postgresql(url))
+        return next((warning for warning in warnings if warning is not None), None)
 
     def broker_nodes(self) -> dict[str, Callable[[], str]]:
         """Questions to each node of the broker, by its name; each raises BillingError where it is away."""
@@ -149,6 +155,18 @@ class Application:
 
     def database_servers(self) -> dict[str, Callable[[], str]]:
         """Questions to each server of the database, by name; each raises BillingError where it is away."""
+        return self._servers_of(self._database_url())
+
+    def node_servers(self) -> dict[str, Callable[[], str]]:
+        """Questions to each server of the node whose slots batches use; none where there is no coordinator.
+
+        Each raises BillingError where it is away.
+        """
+        if self.settings.coordinator_url is None:
+            return {}
+        return self._servers_of(self._primary_url(self.settings.database_url))
+
+    def _servers_of(self, url: str) -> dict[str, Callable[[], str]]:
         from worker.ledger.replica import part_of
 
         def ask(url: str) -> str:
@@ -160,7 +178,6 @@ class Application:
             finally:
                 engine.dispose()
 
-        url = self._database_url(None)
         if not is_postgresql(url):
             return {}
         address = DatabaseAddress.parse(url)
@@ -245,7 +262,7 @@ class Application:
 
     @cached_property
     def engine(self) -> Engine:
-        """The ledger's database."""
+        """The ledger's database; of a distributed ledger the coordinator."""
         return self._engine()
 
     @cached_property
@@ -280,7 +297,18 @@ class Application:
 
     @cached_property
     def batch_engine(self) -> Engine:
-        """The database as batches use it: everything by its key, and no longer than a batch ever should."""
+        """The database as batches use it: everything by its key, and no longer than a batch ever should.
+
+        Of a distributed ledger it may be the node that owns the slots.
+        """
+        node = self._primary_url(self.settings.database_url)
+        return self._engine(node=node, only_by_key=True, guard=self.guard)
+
+    @cached_property
+    def coordinator_engine(self) -> Engine:
+        """The tables beside the ledger, as batches use them: in the same database, or on the coordinator."""
+        if self.settings.coordinator_url is None:
+            return self.batch_engine
         return self._engine(only_by_key=True, guard=self.guard)
 
     def _engine(
@@ -288,14 +316,16 @@ class Application:
         name: str | None = None,
         *,
         url: SecretStr | None = None,
+        node: str | None = None,
         statement_timeout_s: float = 0,
         only_by_key: bool = False,
         only_reads: bool = False,
         guard: DatabaseGuard | None = None,
         patience: int = 1,
     ) -> Engine:
+        is_distributed = self.settings.ledger_form is LedgerForm.DISTRIBUTED
         engine = ledger_engine(
-            self._database_url(url),
+            node or self._database_url(url),
             application_name=name or self._name,
             statement_timeout_s=statement_timeout_s,
             only_by_key=only_by_key,
@@ -303,8 +333,9 @@ class Application:
             guard=guard,
             patience=patience,
             settings_on=self.settings.session_settings,
+            plans=plans_by_key(distributed=is_distributed),
         )
-        return slot_by_slot(engine) if self.settings.ledger_form is LedgerForm.DISTRIBUTED else engine
+        return slot_by_slot(engine) if is_distributed else engine
 
     @property
     def needed_settings(self) -> SessionSettings:
@@ -323,7 +354,7 @@ class Application:
         """The worker's way to the ledger."""
         from worker.ledger.store import Ledger
 
-        return Ledger(self.batch_engine, self.settings.ledger_form)
+        return Ledger(self.batch_engine, self.settings.ledger_form, self.coordinator_engine)
 
     @property
     def pauses(self) -> Pauses:
@@ -371,7 +402,7 @@ class Application:
         from worker.lanes.operator_pauses import PauseWatch
         from worker.ledger.operator_pauses import OperatorPauses
 
-        return PauseWatch(OperatorPauses(self.batch_engine), self.clock)
+        return PauseWatch(OperatorPauses(self.coordinator_engine), self.clock)
 
     @cached_property
     def tally(self) -> LaneTally:
@@ -408,7 +439,7 @@ class Application:
                 pauses_seen_at=consumer.obeyed_at(),
             )
 
-        workers = Workers(self.batch_engine)
+        workers = Workers(self.coordinator_engine)
         return Presence(
             described,
             workers,
@@ -460,7 +491,7 @@ class Application:
         return HeldReturner(
             lambda: self.link(consume=[BILLING.held.name], prefetch=0),
             self.pause_watch,
-            OperatorPauses(self.batch_engine),
+            OperatorPauses(self.coordinator_engine),
             self.policy,
             clock=self.clock,
             seen_by_all=lambda now: seen_by_all(workers.all(now), now),
@@ -480,7 +511,7 @@ class Application:
         work = self.served_topology().names_of_work
         config = config_digest(self.settings, self.catalog)
         settings = self.settings
-        worker, pauses = process_name(), Pauses(self.batch_engine)
+        worker, pauses = process_name(), Pauses(self.coordinator_engine)
         is_new = is_new_config(pauses, config, worker, self.clock())
         ledger = self.ledger
         pipeline = self.pipeline(ledger, is_new_config=is_new)
@@ -519,7 +550,7 @@ class Application:
             lambda prefetch: self.link(consume=work, prefetch=prefetch, bulk=BILLING.bulk.name),
             ledger,
             pipeline,
-            poison=PoisonTrials(Trials(self.batch_engine, worker), self.clock),
+            poison=PoisonTrials(Trials(self.coordinator_engine, worker), self.clock),
             lanes=lanes,
             schema=schema,
             pace=ConsumerPace(
@@ -811,6 +842,14 @@ class Application:
         if (misfit := compatibility_of(engine).misfit(newest_revision(), use)) is not None:
             raise ConfigurationError(misfit)
         require_form(engine, self.settings.ledger_form)
+
+    def require_ledger_of_batches(self) -> None:
+        """Raise ConfigurationError unless batches can use the database, or the node and its coordinator."""
+        self.require_usable_schema(self.coordinator_engine)
+        if self.settings.coordinator_url is not None:
+            from worker.ledger.distribution import require_node
+
+            require_node(self.batch_engine, self.coordinator_engine)
 
     def require_readable_schema(self) -> None:
         """Raise ConfigurationError unless this version may read the schema; see ``require_usable_schema``."""

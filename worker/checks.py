@@ -10,14 +10,14 @@ from worker.broker import BILLING, broker_is_embedded
 from worker.errors import BillingError, ConfigurationError, TransientError
 from worker.ledger.durability import durability_of
 from worker.ledger.engine import translated_errors
+from worker.ledger.form import LedgerForm
 from worker.ledger.operator_pauses import OperatorPauses
 from worker.ledger.queries import snapshot
 from worker.ledger.queries.incidents import overdue_before, waiting_counts
 from worker.ledger.queries.tiers import accounts_on_missing_tiers
 from worker.ledger.replica import replica_age
 from worker.ledger.revisions import current_revision, newest_revision
-from worker.ledger.session_settings import MissingSettings, missing_settings
-from worker.ledger.store import Ledger
+from worker.ledger.session_settings import MissingSettings, missing_settings, plans_by_key
 from worker.messages.reply_queue import ReplyQueueStatus
 from worker.runtime.health import CheckResult, Health, HealthCheck, HealthState, run_checks
 from worker.settings import given_variables, redacted
@@ -47,7 +47,8 @@ def checks_of(application: Application, *, with_scans: bool = False) -> Sequence
     asks: list[Ask] = [
         ("settings", "", _settings),
         ("catalog", "", _catalog),
-        ("database", redacted(settings.database_url), _database),
+        ("database", redacted(settings.coordinator_url or settings.database_url), _database),
+        *_node_asked(application),
         ("schema", "", _schema),
         ("writes", "", _writes),
         ("durability", "", _durability),
@@ -131,6 +132,23 @@ def _database(application: Application) -> CheckResult:
     return each_server(application.database_servers(), application.unsafe_way_to_the_database)
 
 
+def _node_asked(application: Application) -> Iterator[Ask]:
+    """Yield the check of the node where batches don't use the coordinator."""
+    settings = application.settings
+    if settings.coordinator_url is not None:
+        yield "node", redacted(settings.database_url), _node
+
+
+def _node(application: Application) -> CheckResult:
+    """Check that the node answers, each of its servers, and is one of the coordinator's."""
+    try:
+        current_revision(application.engine)
+    except (ConfigurationError, TransientError):
+        return _unknown("see the line of the database")
+    application.require_ledger_of_batches()
+    return each_server(application.node_servers(), None)
+
+
 def each_server(servers: Mapping[str, Callable[[], str]], warning: str | None) -> CheckResult:
     """Return which of several servers answer; one that doesn't will be missed when another one fails."""
     found, silent = [], False
@@ -158,7 +176,7 @@ def _writes(application: Application) -> CheckResult:
         application.require_usable_schema()
     except BillingError:
         return _unknown("see the lines above")
-    Ledger(application.engine).probe()
+    application.ledger.probe()
     return _ok("taken")
 
 
@@ -199,7 +217,9 @@ def _missing_settings(application: Application) -> MissingSettings | None:
     if engine.dialect.name == "sqlite":
         return None
     with translated_errors(), engine.connect() as connection:
-        return missing_settings(connection, application.needed_settings)
+        is_distributed = application.settings.ledger_form is LedgerForm.DISTRIBUTED
+        plans = plans_by_key(distributed=is_distributed)
+        return missing_settings(connection, application.needed_settings, plans)
 
 
 def _replica_asked(application: Application) -> Iterator[Ask]:

@@ -122,7 +122,7 @@ def present(
 def _begin(application: Application, stop: SignalStop) -> None:
     """Wait out an outage at the start. Raises ConfigurationError where the schema isn't for this version."""
     stop.on_request(lambda: application.guard.hurry(_HURRY_S))
-    _await_schema(application, lambda: application.require_usable_schema(application.batch_engine), stop)
+    _await_schema(application, application.require_ledger_of_batches, stop)
 
 
 def _await_schema(application: Application, require: Callable[[], None], signals: SignalStop) -> None:

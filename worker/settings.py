@@ -86,6 +86,8 @@ class Settings(BaseSettings):
     database_password_file: Path | None = None
     read_database_url_file: Path | None = None
     read_database_password_file: Path | None = None
+    coordinator_url_file: Path | None = None
+    coordinator_password_file: Path | None = None
     #: RabbitMQ's management API, for `check`; where None, each node's host with port 15672.
     management_url: SecretStr | None = None
     database_url: SecretStr = SecretStr("postgresql://billing@127.0.0.1:5432/billing")
@@ -95,6 +97,8 @@ class Settings(BaseSettings):
     partitions: int = 0
     #: Slots that a transaction may have, and what judges the references: see OPERATING.
     ledger_form: LedgerForm = LedgerForm.WHOLE
+    #: The coordinator of a distributed ledger, where `database_url` names a node of it: see DISTRIBUTED.
+    coordinator_url: SecretStr | None = None
     #: The CA, certificate and key for servers with TLS whose URLs name none: PEM files.
     tls_ca: Path | None = None
     tls_cert: Path | None = None
@@ -166,7 +170,7 @@ class Settings(BaseSettings):
         """Read the secrets that are in files."""
         return with_secrets(values, ENV_PREFIX)
 
-    @field_validator("broker_url", "database_url", "read_database_url", "management_url")
+    @field_validator("broker_url", "database_url", "read_database_url", "coordinator_url", "management_url")
     @classmethod
     def _usable(cls, url: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
         """Refuse a URL that two libraries read in two ways, and options that nobody knows."""
@@ -190,6 +194,24 @@ class Settings(BaseSettings):
         from schemas.partitions import require_partitions  # a balance is read without the path of messages
 
         return require_partitions(partitions)
+
+    @model_validator(mode="after")
+    def _of_a_distributed_ledger(self) -> "Settings":
+        """Refuse a coordinator where the ledger is in one database."""
+        if self.coordinator_url is None:
+            return self
+        if self.ledger_form is not LedgerForm.DISTRIBUTED:
+            raise ConfigurationError(
+                "settings: BILLING_COORDINATOR_URL goes with BILLING_LEDGER_FORM=distributed: "
+                "set that, or unset the URL"
+            )
+        if not all(
+            is_postgresql(url.get_secret_value()) for url in (self.coordinator_url, self.database_url)
+        ):
+            raise ConfigurationError(
+                "settings: BILLING_COORDINATOR_URL and BILLING_DATABASE_URL must both be postgresql:// URLs"
+            )
+        return self
 
     @property
     def certificates(self) -> Certificates:
@@ -256,7 +278,8 @@ def load_settings(**flags: Any) -> Settings:
     Raises ConfigurationError that names the variables, never their values.
     """
     try:
-        return Settings(**without_files({name: value for name, value in flags.items() if value is not None}))
+        given = {name: value for name, value in flags.items() if value is not None}
+        return Settings(**_alone(without_files(given)))
     except ValidationError as error:
         problems = "; ".join(
             _problem(item["loc"], item["msg"])
@@ -281,6 +304,16 @@ def given_variables() -> tuple[dict[str, str], dict[str, str | None]]:
 
 def _is_ours(name: str) -> bool:
     return name.upper().startswith(ENV_PREFIX)
+
+
+def _alone(flags: dict[str, Any]) -> dict[str, Any]:
+    """Return ``flags`` without a coordinator where they name a database: it stands for both.
+
+    Else a command would change the environment's coordinator, and not the database that it was given.
+    """
+    if "database_url" not in flags or "coordinator_url" in flags:
+        return flags
+    return {"coordinator_url": None, "coordinator_url_file": None, "coordinator_password_file": None, **flags}
 
 
 def _problem(location: tuple[int | str, ...], message: str) -> str:

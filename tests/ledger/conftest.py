@@ -10,15 +10,16 @@ import pytest
 from sqlalchemy import Engine
 
 from tests.benchmarks import filling
-from tests.support.partitioned_ledger import partition_ledger
+from tests.support.distributed_database import distributed_database, is_on_citus
 from tests.support.provision import PostgresServer
 from tests.support.query_samples import NOW, Apply, given, opened
-from tests.support.true_ledger import fill, unguarded
+from tests.support.true_ledger import HISTORY, OPENED, fill, unguarded
+from worker.core import decide
 from worker.ledger.audit import audit
 from worker.ledger.engine import ledger_engine
-from worker.ledger.migrations import migrate
+from worker.ledger.form import LedgerForm
 from worker.ledger.queries import Reader
-from worker.ledger.slots import slot_by_slot
+from worker.ledger.store import Ledger
 
 YEAR_OLD = filling.Filling(entries=40_000, accounts=6_000, until=NOW, heavy=2, heavy_entries=4_000)
 
@@ -29,15 +30,21 @@ _LONG_AFTER = datetime(2100, 1, 1, tzinfo=UTC)
 @pytest.fixture(scope="module")
 def stand_in(postgres: PostgresServer) -> Iterator[Engine]:
     """A distributed ledger for all tests of a module, whose users are their own."""
-    name = f"slots_{uuid4().hex[:12]}"
-    postgres.databases.create_database(name)
-    engine = ledger_engine(postgres.address.url(name), only_by_key=True)
-    migrate(engine)
-    partition_ledger(engine)
-    yield slot_by_slot(engine)
-    assert audit(engine, claims_before=_LONG_AFTER).is_clean
-    engine.dispose()
-    postgres.databases.drop_database(name)
+    with distributed_database(postgres, only_by_key=True) as engine:
+        yield engine
+        assert audit(engine, one_slot=is_on_citus(), claims_before=_LONG_AFTER).is_clean
+
+
+@pytest.fixture(scope="session")
+def true_stand_in(postgres: PostgresServer) -> Iterator[Engine]:
+    """The true ledger in the form that is distributed, in partitions; only to be read."""
+    with distributed_database(postgres) as engine:
+        ledger = Ledger(engine, LedgerForm.DISTRIBUTED)
+        for day, commands, catalog in HISTORY:
+            for command in commands:
+                with ledger.begin([command], OPENED + day) as transaction:
+                    transaction.write(decide([command], transaction.known, OPENED + day, catalog))
+        yield engine
 
 
 @pytest.fixture(scope="session")

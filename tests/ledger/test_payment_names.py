@@ -13,18 +13,15 @@ import pytest
 from sqlalchemy import Engine, func, select
 
 from schemas import COMMAND_TYPES, Command, SettleAccount
+from tests.support.distributed_database import distributed_database
 from tests.support.forms import transacted
-from tests.support.partitioned_ledger import partition_ledger
 from tests.support.provision import PostgresServer
 from worker.catalog import load_catalog
 from worker.core import Answer, Decided
 from worker.errors import ContentionError
 from worker.ledger.audit import audit
 from worker.ledger.due import awaited_payments
-from worker.ledger.engine import ledger_engine
 from worker.ledger.form import LedgerForm
-from worker.ledger.migrations import migrate
-from worker.ledger.slots import slot_by_slot
 from worker.ledger.store import Ledger
 from worker.ledger.tables import accounts, payment_events, payment_names, waiting_events
 
@@ -55,14 +52,8 @@ def refunded(reference: str, name: str, minor: int = 1999) -> Command:
 @pytest.fixture(scope="module")
 def stand_in(postgres: PostgresServer) -> Iterator[Engine]:
     """A distributed ledger for all tests of this module, whose users are their own."""
-    name = f"names_{uuid4().hex[:12]}"
-    postgres.databases.create_database(name)
-    engine = ledger_engine(postgres.address.url(name), only_by_key=True)
-    migrate(engine)
-    partition_ledger(engine)
-    yield slot_by_slot(engine)
-    engine.dispose()
-    postgres.databases.drop_database(name)
+    with distributed_database(postgres, only_by_key=True) as engine:
+        yield engine
 
 
 @pytest.fixture(params=list(LedgerForm))

@@ -9,9 +9,12 @@ import pytest
 from sqlalchemy import Connection, Engine, make_url, text
 
 from tests.support.provision import PostgresServer
+from worker.bootstrap import Application
 from worker.ledger.engine import SettingsPlace, ledger_engine
+from worker.ledger.form import LedgerForm
 from worker.ledger.primary import DatabaseGuard
-from worker.ledger.session_settings import BY_KEY, for_role, missing_settings, needed
+from worker.ledger.session_settings import BY_KEY, for_role, missing_settings, needed, plans_by_key
+from worker.settings import load_settings
 
 NEEDED = needed(24.0)
 
@@ -100,3 +103,21 @@ def test_times_are_read_in_utc_whatever_the_zone_of_the_session(
     assert row == (datetime(2026, 2, 28, 23, 30, tzinfo=UTC), None)
     assert row[0].utcoffset() == timedelta(0)
     assert row[0].day == 28
+
+
+@pytest.mark.parametrize(
+    ("form", "mode"), [(LedgerForm.WHOLE, "force_generic_plan"), (LedgerForm.DISTRIBUTED, "auto")]
+)
+def test_batches_ask_for_generic_plans_but_where_the_ledger_is_distributed(
+    postgres_url: str, form: LedgerForm, mode: str
+) -> None:
+    application = Application(load_settings(database_url=postgres_url, ledger_form=form))
+    with application.batch_engine.connect() as connection:
+        assert connection.exec_driver_sql("SHOW plan_cache_mode").scalar_one() == mode
+        missing = missing_settings(
+            connection,
+            application.needed_settings,
+            plans_by_key(distributed=form is LedgerForm.DISTRIBUTED),
+        )
+    assert missing.advised == []
+    application.batch_engine.dispose()

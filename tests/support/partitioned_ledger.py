@@ -52,12 +52,17 @@ def _create(connection: Connection, table: Table) -> None:
 
 
 def partitions_in(plan: Any) -> dict[str, set[int]]:
-    """Return the partitions that a plan, in JSON, reads or writes, by table."""
+    """Return the partitions that a plan, in JSON, reads or writes, by table.
+
+    Of a plan of Citus, whose shards have numbers of their own for each table, they are its tasks.
+    """
+    nodes = list(_nodes(json.loads(plan) if isinstance(plan, str) else plan))
+    tasks = max((node["Task Count"] for node in nodes if "Task Count" in node), default=0)
     touched: dict[str, set[int]] = {}
-    for node in _nodes(json.loads(plan) if isinstance(plan, str) else plan):
+    for node in nodes:
         table, _, number = str(node.get("Relation Name", "")).rpartition("_")
         if number.isdecimal() and table in {table.name for table in LEDGER}:
-            touched.setdefault(table, set()).add(int(number))
+            touched.setdefault(table, set()).update(range(tasks) if tasks else [int(number)])
     return touched
 
 

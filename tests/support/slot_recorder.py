@@ -24,7 +24,7 @@ _JUDGE = re.compile(
     r"( AND (NOT )?(t|operations)\.is_taken( = 0)?)?( ORDER BY \d+)?$"
 )
 #: Files of the worker that look at tables as a whole.
-_WHOLE = ("/worker/ledger/migrations/", "/worker/ledger/form.py")
+_WHOLE = ("/worker/ledger/migrations/", "/worker/ledger/form.py", "/worker/ledger/citus.py")
 
 
 class SlotRecorder:

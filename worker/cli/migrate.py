@@ -11,7 +11,6 @@ from worker.cli.options import as_json
 from worker.cli.output import show_json
 from worker.cli.passwords import passwords_in, with_passwords
 from worker.ledger.engine import translated_errors
-from worker.ledger.form import distribute as make_distributed
 from worker.ledger.form import is_distributed
 from worker.ledger.migrations import migrate
 from worker.ledger.revisions import current_revision, newest_revision
@@ -22,8 +21,15 @@ from worker.ledger.roles import RoleNames, RolesWanted, grant_rights, prepare_ro
 @click.option(
     "--distribute",
     is_flag=True,
-    help="Then give the key of the references the slot, and every reference a claim: the tables can be"
-    " distributed. Stop all workers, and set BILLING_LEDGER_FORM=distributed. There is no way back.",
+    help="Print the statements that distribute the migrated ledger by slot over the nodes of a Citus cluster,"
+    " and what forbids it; change nothing.",
+)
+@click.option("--yes", "is_sure", is_flag=True, help="Run what --distribute prints. There is no way back.")
+@click.option(
+    "--yes-move",
+    "may_move",
+    is_flag=True,
+    help="With --distribute: also where the tables have rows, which are copied to the nodes meanwhile.",
 )
 @click.option(
     "--roles",
@@ -47,6 +53,8 @@ def migrate_command(
     *,
     as_json: bool,
     distribute: bool,
+    is_sure: bool,
+    may_move: bool,
     roles: bool,
     renamed: Sequence[str],
     folder: Path | None,
@@ -66,7 +74,18 @@ def migrate_command(
       billing-worker migrate --roles --dry-run
       billing-worker migrate --roles --passwords secrets
       billing-worker migrate --roles --role owner=billing
+      billing-worker migrate --distribute
+      billing-worker migrate --distribute --yes
     """
+    if (is_sure or may_move) and not distribute:
+        raise click.UsageError("--yes and --yes-move go with --distribute")
+    if distribute and roles:
+        raise click.UsageError("--distribute and --roles are two runs: make the roles first")
+    if distribute:
+        from worker.cli.distribute import show_or_distribute
+
+        show_or_distribute(application, run=is_sure, may_move=may_move, as_json=as_json)
+        return
     if not roles and (renamed or folder is not None or dry_run):
         raise click.UsageError("--role, --passwords and --dry-run go with --roles")
     wanted = _roles_wanted(application, _names(renamed), folder) if roles else None
@@ -80,8 +99,6 @@ def migrate_command(
     migrate(engine, owner=None if wanted is None else wanted.names.owner)
     after = current_revision(engine)
     with translated_errors(), engine.begin() as connection:
-        if distribute:
-            make_distributed(connection)
         form = "distributed" if is_distributed(connection) else "whole"
     if wanted is not None:
         grant_rights(engine, wanted)
@@ -91,7 +108,7 @@ def migrate_command(
         return
     click.echo(f"schema at {after}" + (" already" if before == after else f", was {before or 'empty'}"))
     if form == "distributed":
-        click.echo("the tables can be distributed by slot")
+        click.echo("the tables are distributed by slot")
     if wanted is not None:
         _show_roles(wanted)
 

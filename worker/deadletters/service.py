@@ -52,8 +52,8 @@ from worker.deadletters.store.ingest import drained_from, ingest
 from worker.deadletters.store.set_edits import undo_set_edit
 from worker.deadletters.store.transaction import DeadLetterTransaction, in_transaction
 from worker.errors import NotPossibleError, RefusedBodyError
+from worker.ledger.probing import require_writes_beside
 from worker.ledger.queries import snapshot
-from worker.ledger.store import Ledger
 from worker.runtime.stop import StopRequest
 
 _REFERENCES_SHOWN, _CONFLICTS_SHOWN = 100, 10
@@ -94,7 +94,7 @@ class DeadLetters:
 
     def probe(self) -> None:
         """Raise LedgerUnavailableError unless the database takes writes; to be called before a drain."""
-        Ledger(self._engine).probe()
+        require_writes_beside(self._engine)
 
     def drain(
         self,

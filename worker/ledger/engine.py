@@ -18,7 +18,14 @@ from worker.errors import ConfigurationError, LedgerUnavailableError
 from worker.ledger.driver_errors import is_of_session, meaning_of
 from worker.ledger.primary import DatabaseGuard, guard_engine
 from worker.ledger.round_trips import BatchConnection, BatchCursor
-from worker.ledger.session_settings import AS_ASKED, BY_KEY, as_local, needed, server_timeout_s
+from worker.ledger.session_settings import (
+    AS_ASKED,
+    BY_KEY,
+    SessionSettings,
+    as_local,
+    needed,
+    server_timeout_s,
+)
 from worker.ledger.sessions import prepare_sessions
 
 #: Place of the settings of sessions: each connection sets them, or its role has them.
@@ -46,21 +53,22 @@ def ledger_engine(
     guard: DatabaseGuard | None = None,
     patience: int = 1,
     settings_on: SettingsPlace = "connection",
+    plans: SessionSettings = BY_KEY,
 ) -> Engine:
     """Return an engine for ``url`` (``postgresql://…`` or ``sqlite:///…``); it connects on first use.
 
     A statement is given up after ``statement_timeout_s`` on PostgreSQL (0: never). ``only_by_key`` is for
-    callers that read rows by their keys and nothing else, as batches do; with ``only_reads`` they have
-    snapshots, which the connections of batches don't know. ``guard`` is for loops that write: they connect to
-    the primary alone, and no wait is longer than ``patience`` times the guard's time-out. Where the settings
-    of sessions are on the role, connections ask for none. READ COMMITTED there; one writer at a time on
-    SQLite. Raises ConfigurationError for other URLs.
+    callers that read rows by their keys and nothing else, as batches do, with ``plans``; with ``only_reads``
+    they have snapshots, which the connections of batches don't know. ``guard`` is for loops that write: they
+    connect to the primary alone, and no wait is longer than ``patience`` times the guard's time-out. Where
+    the settings of sessions are on the role, connections ask for none. READ COMMITTED there; one writer at a
+    time on SQLite. Raises ConfigurationError for other URLs.
     """
     parsed = _parsed(url)
     match parsed.get_backend_name():
         case "postgresql":
             timeout_s = statement_timeout_s if guard is None else server_timeout_s(guard.timeout_s, patience)
-            settings = {**needed(timeout_s), **(BY_KEY if only_by_key else {})}
+            settings = {**needed(timeout_s), **(plans if only_by_key else {})}
             options: dict[str, Any] = {"application_name": application_name}
             if only_by_key and not only_reads:
                 options |= {"connection_factory": BatchConnection, "cursor_factory": BatchCursor}

@@ -7,6 +7,7 @@ references holds the slot then, and every operation has a claim.
 from enum import StrEnum
 
 from sqlalchemy import Connection, Engine, select
+from sqlalchemy.dialects import postgresql
 
 from worker.errors import ConfigurationError
 from worker.ledger.engine import translated_errors
@@ -16,8 +17,10 @@ from worker.ledger.tables import claims, operations
 _KEY = "uq_operations_reference_id_is_taken"
 _DISTRIBUTED = ("reference_id", "is_taken", "slot")
 _COLUMNS_OF_KEY = (
-    "SELECT cardinality(conkey) FROM pg_constraint WHERE conrelid = 'operations'::regclass AND conname = %s"
+    "SELECT cardinality(conkey) FROM pg_constraint"
+    " WHERE conrelid = to_regclass('operations') AND conname = %s"
 )
+_POSTGRESQL = postgresql.dialect()  # type: ignore[no-untyped-call]
 
 
 class LedgerForm(StrEnum):
@@ -66,29 +69,39 @@ def distribute(connection: Connection) -> bool:
         return False
     if connection.dialect.name != "postgresql":
         raise ConfigurationError("only a ledger on PostgreSQL can be distributed")
-    connection.exec_driver_sql("LOCK TABLE operations IN ACCESS EXCLUSIVE MODE")
-    claim_all(connection)
-    connection.exec_driver_sql(f"ALTER TABLE operations DROP CONSTRAINT {_KEY}")
-    connection.exec_driver_sql(
-        f"ALTER TABLE operations ADD CONSTRAINT {_KEY} UNIQUE ({', '.join(_DISTRIBUTED)})"
-    )
+    for statement in statements_of_distribution():
+        connection.exec_driver_sql(statement)
     return True
 
 
+def statements_of_distribution() -> list[str]:
+    """Return the statements of ``distribute``, to be run in one transaction."""
+    return [
+        "LOCK TABLE operations IN ACCESS EXCLUSIVE MODE",
+        _claims_of_all(),
+        f"ALTER TABLE operations DROP CONSTRAINT {_KEY}",
+        f"ALTER TABLE operations ADD CONSTRAINT {_KEY} UNIQUE ({', '.join(_DISTRIBUTED)})",
+    ]
+
+
 def claim_all(connection: Connection) -> None:
-    """Make the claim of every reference, as its operations have it."""
+    """Make the claim of every reference."""
+    connection.exec_driver_sql(_claims_of_all())
+
+
+def _claims_of_all() -> str:
+    """Return the statement that makes the claim of every reference, as its operations have it."""
     operation = operations.c
     lost = operations.alias("lost")
     loser = select(lost.c.user_id).where(lost.c.reference_id == operation.reference_id, lost.c.is_taken)
-    connection.execute(
-        claims.insert().from_select(
-            ["claimed_at", "slot", "reference_id", "user_id", "taken_from"],
-            select(
-                operation.recorded_at,
-                operation.slot,
-                operation.reference_id,
-                operation.user_id,
-                loser.scalar_subquery(),
-            ).where(~operation.is_taken),
-        )
+    statement = claims.insert().from_select(
+        ["claimed_at", "slot", "reference_id", "user_id", "taken_from"],
+        select(
+            operation.recorded_at,
+            operation.slot,
+            operation.reference_id,
+            operation.user_id,
+            loser.scalar_subquery(),
+        ).where(~operation.is_taken),
     )
+    return " ".join(str(statement.compile(dialect=_POSTGRESQL)).split())

@@ -67,12 +67,14 @@ def load(
     slot: int | None = None,
     others: Mapping[str, Outcome] = MappingProxyType({}),
     named: NamedPayments | None = None,
+    beside: Connection | None = None,
 ) -> Known:
     """Return all that ``decide`` needs to know of ``commands``; lock their accounts until the commit.
 
     ``ids`` gives a number of ids to accounts that are opened, be it on the tier ``auto_open``. Where the
     transaction is of one ``slot``, ``others`` are the outcomes of other users under the references.
-    ``named`` are the payments that commands name; without them they are looked up.
+    ``named`` are the payments that commands name; without them they are looked up. ``beside`` is a connection
+    to the tables beside the ledger, where that is another database.
     """
     needs = needs_of(commands)
     if named is None:
@@ -117,8 +119,16 @@ def load(
     if named.names or unbound:
         _payments(connection, known, slot, unbound)
     known.unopened_payments = named.unopened
-    known.erased = erased_among(connection, ids_to_ask(commands, known))
+    known.erased = _erased(connection, beside, ids_to_ask(commands, known))
     return known
+
+
+def _erased(connection: Connection, beside: Connection | None, ids: Collection[str]) -> frozenset[str]:
+    """Return those of ``ids`` that were erased, as the tables beside the ledger say."""
+    if not ids or beside is None or beside is connection:
+        return erased_among(connection, ids)
+    with beside.begin():
+        return erased_among(beside, ids)
 
 
 def _taken_up(

@@ -31,10 +31,13 @@ def _by_slot(users: Iterable[tuple[str, str]]) -> dict[int, set[str]]:
 
 
 class OtherSlots:
-    """References between slots, each step in a transaction of its own."""
+    """References between slots, each step in a transaction of its own.
 
-    def __init__(self, engine: Engine, references: References) -> None:
-        self._engine, self._references = engine, references
+    ``beside`` has the claims, which may lie in another database than the ledger's ``engine``.
+    """
+
+    def __init__(self, engine: Engine, references: References, beside: Engine) -> None:
+        self._engine, self._references, self._beside = engine, references, beside
 
     def judged(self, commands: Sequence[Command], slot: int, now: datetime) -> dict[str, Outcome]:
         """Claim the references of ``commands``, and return the outcomes under those that other slots have.
@@ -53,7 +56,7 @@ class OtherSlots:
             if _is_first(command)
             for reference in references_of(command)
         }
-        with self._engine.begin() as connection:
+        with self._beside.begin() as connection:
             self._references.claim(connection, users, now)
             owners = self._references.owners(connection, named)
             self._references.renew(connection, _own_old(owners, users, now), now)
@@ -92,7 +95,7 @@ class OtherSlots:
         """
         takers = {outcome.reference_id: outcome.user_id for outcome in plan.outcomes}
         for lost in plan.taken:
-            with self._engine.begin() as connection:
+            with self._beside.begin() as connection:
                 self._references.take(
                     connection, lost.reference_id, lost.user_id, takers[lost.reference_id], now
                 )
@@ -101,7 +104,7 @@ class OtherSlots:
         if not is_taken:
             with self._engine.begin() as connection:
                 _mark(connection, stored)
-        with self._engine.begin() as connection:
+        with self._beside.begin() as connection:
             if not self._references.take(connection, stored.reference_id, stored.user_id, taker.user_id, now):
                 raise ContentionError(f"another worker has taken the reference {stored.reference_id!r}")
 
@@ -109,7 +112,7 @@ class OtherSlots:
         self, reference: str, command: Command, owner: Owner, now: datetime, found: dict[str, Outcome]
     ) -> None:
         """Take a claim without an operation once it is old; until then it is its owner's."""
-        with self._engine.begin() as connection:
+        with self._beside.begin() as connection:
             before = now - ABANDONED_AFTER
             taker = command.user_id
             if self._references.take(connection, reference, owner.user_id, taker, now, before=before):

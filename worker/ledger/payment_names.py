@@ -46,20 +46,30 @@ class NamedPayments:
     opening: Mapping[str, str] = field(default_factory=dict)
 
 
-def look_up(connection: Connection, commands: Sequence[Command], auto_open: str | None) -> NamedPayments:
-    """Return the names of ``commands``, and what waits for them."""
+def look_up(
+    connection: Connection,
+    commands: Sequence[Command],
+    auto_open: str | None,
+    *,
+    beside: Connection | None = None,
+) -> NamedPayments:
+    """Return the names of ``commands``, and what waits for them.
+
+    ``connection`` reads the ledger, ``beside`` the names where these are in another database.
+    """
+    beside = connection if beside is None else beside
     needs = needs_of(commands)
     opening = _opening_of(connection, needs, auto_open)
     asked = set(needs.names)
-    awaited = _awaited_of(connection, needs.settling) if needs.settling else set()
+    awaited = _awaited_of(beside, needs.settling) if needs.settling else set()
     unopened = _unopened_payments(connection, opening) if opening else {}
     for outcome in (outcome for own in unopened.values() for outcome in own):
         asked.update(names_of(command_of(outcome, outcome.attempt)))
     if not asked and not awaited:
         return NamedPayments(unopened=unopened, opening=opening)
-    names = _names_of(connection, asked | awaited)
+    names = _names_of(beside, asked | awaited)
     unbound = {name for name, bound in names.items() if bound.user_id is None}
-    waiting = _waiting(connection, sorted(unbound | awaited)) if unbound or awaited else {}
+    waiting = _waiting(beside, sorted(unbound | awaited)) if unbound or awaited else {}
     return NamedPayments(names, waiting, unopened, opening)
 
 

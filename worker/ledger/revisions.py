@@ -6,6 +6,8 @@ from sqlalchemy import Engine, inspect
 
 from worker.ledger.engine import translated_errors
 
+#: Key of the advisory lock of who changes the schema: any number, the same in every version.
+MIGRATION_LOCK = 7301988
 _TABLE = "alembic_version"
 
 

@@ -19,10 +19,9 @@ from sqlalchemy.exc import DBAPIError
 from worker.errors import ConfigurationError
 from worker.ledger.engine import translated_errors
 from worker.ledger.migrations import hold_migration_lock
-from worker.ledger.session_settings import AS_ASKED, BY_KEY, SessionSettings, for_role, needed
+from worker.ledger.session_settings import AS_ASKED, BY_KEY, SessionSettings, for_role, needed, plans_by_key
 
 _NOT_PERMITTED = "42501"
-_NOT_ON_CITUS = "plan_cache_mode"
 #: A table gets its owner under a lock that everybody waits behind: it is given up soon, and tried again.
 _LOCK_TIMEOUT = "5s"
 
@@ -128,7 +127,7 @@ def settings_of_roles(
     names: RoleNames, of_loops: SessionSettings, query_timeout_s: float, *, distributed: bool = False
 ) -> dict[str, SessionSettings]:
     """Return the session settings of each login, by role; ``distributed`` leaves out what Citus refuses."""
-    by_key = {name: value for name, value in BY_KEY.items() if not (distributed and name == _NOT_ON_CITUS)}
+    by_key = plans_by_key(distributed=distributed)
     return {names.worker: {**of_loops, **by_key}, names.reader: needed(query_timeout_s)}
 
 

@@ -29,6 +29,7 @@ BY_KEY: SessionSettings = {
     "plan_cache_mode": "force_generic_plan",
     "jit": "off",
 }
+_NOT_ON_CITUS = "plan_cache_mode"
 #: Transactions of people's questions, on a role that has the settings of loops: they read whole tables.
 AS_ASKED: SessionSettings = {
     "statement_timeout": "0",
@@ -37,6 +38,11 @@ AS_ASKED: SessionSettings = {
     "enable_mergejoin": "on",
     "plan_cache_mode": "auto",
 }
+
+
+def plans_by_key(*, distributed: bool) -> SessionSettings:
+    """Return ``BY_KEY``, without what Citus refuses where the ledger is ``distributed``."""
+    return {name: value for name, value in BY_KEY.items() if not (distributed and name == _NOT_ON_CITUS)}
 
 
 def server_timeout_s(deadline_s: float, patience: int) -> float:
@@ -73,14 +79,16 @@ class MissingSettings:
     advised: list[str]
 
 
-def missing_settings(connection: Connection, wanted: SessionSettings) -> MissingSettings:
-    """Compare this session with the ``wanted`` settings and ``BY_KEY``; a shorter timeout is as good."""
+def missing_settings(
+    connection: Connection, wanted: SessionSettings, plans: SessionSettings = BY_KEY
+) -> MissingSettings:
+    """Compare this session with the ``wanted`` settings and the ``plans``; a shorter timeout is as good."""
     role: str = connection.execute(_ROLE).scalar_one()
     found = {name.lower(): value for name, value in connection.execute(_FOUND)}
     return MissingSettings(
         *(
             for_role(role, {name: value for name, value in each.items() if not _is_met(found[name], value)})
-            for each in (wanted, BY_KEY)
+            for each in (wanted, plans)
         )
     )
 

@@ -11,9 +11,8 @@ outcome.
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from random import randbytes, randrange
 
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine
 
 from schemas import Command, slot_of
 from worker.catalog import Catalog
@@ -42,29 +41,30 @@ from worker.ledger.payment_names import (
     write_waiting,
     writes_of,
 )
+from worker.ledger.probing import WriteProbe
 from worker.ledger.senders import Sender, sender_ids
 from worker.ledger.writing import write
 
-#: Probes at the same time don't wait for each other, as a rule.
-_PROBES, _PROBE_BYTES = 16, 20_000
 #: Times that names are bound behind a commit, while other workers change them.
 _BINDINGS = 10
 #: Commands of one transaction, each with its place among those that were given.
 Share = list[tuple[int, Command]]
 
-_PROBE = text(
-    "INSERT INTO write_probes (id, payload) VALUES (:id, :payload)"
-    " ON CONFLICT (id) DO UPDATE SET payload = excluded.payload"
-)
-
 
 class Ledger:
-    """Ledger behind one database. Cheap to make; connects when first used."""
+    """Ledger behind one database. Cheap to make; connects when first used.
 
-    def __init__(self, engine: Engine, form: LedgerForm = LedgerForm.WHOLE) -> None:
+    Of a distributed ledger ``engine`` may be a node: ``coordinator`` has the tables beside the ledger then.
+    """
+
+    def __init__(
+        self, engine: Engine, form: LedgerForm = LedgerForm.WHOLE, coordinator: Engine | None = None
+    ) -> None:
         self._engine, self._form = engine, form
-        self._others = OtherSlots(engine, form.references)
+        self._beside = engine if coordinator is None else coordinator
+        self._others = OtherSlots(engine, form.references, self._beside)
         self._claiming = self._others if form is LedgerForm.DISTRIBUTED else None
+        self._probe = WriteProbe(engine, self._beside)
 
     def shares(self, commands: Sequence[Command]) -> list[Share]:
         """Return the commands as they go into transactions, with their places: all in one, or by slot.
@@ -84,7 +84,7 @@ class Ledger:
         if not about:
             return commands
         references = {command.reference_id for command in about}
-        with translated_errors(), self._engine.begin() as connection:
+        with translated_errors(), self._beside.begin() as connection:
             claimed = self._form.references.owners(connection, references)
             owners = owners_of(connection, about)
         return with_owners(commands, owners, {name: owner.user_id for name, owner in claimed.items()})
@@ -106,13 +106,14 @@ class Ledger:
             if self._form.has_one_slot:
                 commands = self._with_owners(commands)
                 slot = _slot_of_all(commands)
+                self._probe.slot = slot
                 others = self._others.judged(commands, slot, now)
-            named = None
-            if self._form is LedgerForm.DISTRIBUTED:
-                with self._engine.begin() as connection:
-                    named = look_up(connection, commands, auto_open)
-            with self._engine.connect() as connection:
-                ids = Ids(connection, SHARED if slot is None else slot)
+            with self._connections() as (connection, beside):
+                named = None
+                if self._form is LedgerForm.DISTRIBUTED:
+                    with _transactions(connection, beside):
+                        named = look_up(connection, commands, auto_open, beside=beside)
+                ids = Ids(beside, SHARED if slot is None else slot)
                 ids.provide(_ids_of(commands))
                 with connection.begin():
                     if named is None:
@@ -125,38 +126,57 @@ class Ledger:
                         slot=slot,
                         others=others,
                         named=named,
+                        beside=beside,
                     )
                     transaction = LedgerTransaction(
-                        connection, known, now, ids, self._names(named, now), self._claiming
+                        connection, known, now, ids, self._names(named, now), self._claiming, beside
                     )
                     yield transaction
                     transaction.write_last()
                 transaction.finish()
 
+    @contextmanager
+    def _connections(self) -> Iterator[tuple[Connection, Connection]]:
+        """Yield connections to the ledger and to the tables beside it: one and the same in one database."""
+        with self._engine.connect() as connection:
+            if self._beside is self._engine:
+                yield connection, connection
+                return
+            with self._beside.connect() as beside:
+                yield connection, beside
+
     def _names(self, named: NamedPayments, now: datetime) -> "WrittenNames":
         """Return what writes the names of payments: with the batch, or around it where it is distributed."""
-        return WrittenNames(named.names, now, self._engine if self._form is LedgerForm.DISTRIBUTED else None)
+        return WrittenNames(named.names, now, self._beside if self._form is LedgerForm.DISTRIBUTED else None)
 
     def known_ids(self, ids: Collection[str]) -> frozenset[str]:
         """Return those of ``ids`` that the ledger has. Raises LedgerUnavailableError."""
-        return known_ids(self._engine, ids)
+        return known_ids(self._beside, ids)
 
     def probe(self) -> None:
-        """Raise LedgerUnavailableError unless the database takes a write.
-
-        More than a page is written: a full disk still takes what fits into pages that are there.
-        """
-        row = {"id": randrange(_PROBES), "payload": randbytes(_PROBE_BYTES)}  # noqa: S311 - no secret
-        with translated_errors(), self._engine.begin() as connection:
-            connection.execute(_PROBE, row)
+        """Raise LedgerUnavailableError unless the database takes writes; see ``WriteProbe``."""
+        self._probe.require_writes()
 
     def require_usable(self) -> None:
         """Raise UnusableSchemaError where the schema isn't for this version of the worker."""
-        require_usable(self._engine)
+        require_usable(self._beside)
 
     def close(self) -> None:
         """Close all connections."""
         self._engine.dispose()
+        if self._beside is not self._engine:
+            self._beside.dispose()
+
+
+@contextmanager
+def _transactions(connection: Connection, beside: Connection) -> Iterator[None]:
+    """Have a transaction on each of both connections, which may be the same."""
+    with connection.begin():
+        if beside is connection:
+            yield
+            return
+        with beside.begin():
+            yield
 
 
 def _slot_of_all(commands: Sequence[Command]) -> int:
@@ -205,19 +225,26 @@ class LedgerTransaction:
         ids: Ids,
         names: "WrittenNames",
         others: OtherSlots | None,
+        beside: Connection,
     ) -> None:
         self.known = known
         self._connection, self._now, self._ids, self._others = connection, now, ids, others
-        self._names = names
+        self._names, self._beside = names, beside
         self._last: Sequence[RowWrite] = ()
 
     def sender_ids(self, senders: Sequence[Sender]) -> list[int | None]:
         """Return the key of each sender, None for one without names; add new ones."""
-        return sender_ids(self._connection, senders, self._now)
+        if self._beside is self._connection:
+            return sender_ids(self._connection, senders, self._now)
+        with self._beside.begin():
+            return sender_ids(self._beside, senders, self._now)
 
     def catalog_id(self, catalog: Catalog) -> int | None:
         """Return the key of a catalog; add a new one."""
-        return catalog_id(self._connection, catalog, self._now)
+        if self._beside is self._connection:
+            return catalog_id(self._connection, catalog, self._now)
+        with self._beside.begin():
+            return catalog_id(self._beside, catalog, self._now)
 
     def write(self, plan: Plan) -> None:
         """Write ``plan``, which was decided on ``known``; its outcomes have their transaction ids afterwards.

@@ -25,7 +25,7 @@ class SecretUrl(NamedTuple):
 #: The URLs that hold passwords.
 SECRET_URLS = tuple(
     SecretUrl(f"{server}_url", f"{server}_url_file", f"{server}_password_file")
-    for server in ("broker", "database", "read_database")
+    for server in ("broker", "database", "read_database", "coordinator")
 )
 #: Settings that name a file; once it is read they are not set any more.
 SECRET_FILES = frozenset(name for secret in SECRET_URLS for name in (secret.url_file, secret.password_file))

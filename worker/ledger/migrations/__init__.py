@@ -23,11 +23,11 @@ from sqlalchemy import Connection, Engine, text
 
 from worker.errors import ConfigurationError, ContentionError
 from worker.ledger.engine import translated_errors
+from worker.ledger.revisions import MIGRATION_LOCK
 from worker.runtime.backoff import Backoff
 
 log = logging.getLogger(__name__)
 
-_MIGRATION_LOCK = 7301988  # any number, the same in every version
 #: Longest wait of a migration for a lock, and how often it tries.
 LOCK_TIMEOUT_MS, _TRIES = 2_000, 30
 _RETRY_FIRST_S, _RETRY_MOST_S = 0.5, 5.0
@@ -90,7 +90,7 @@ def hold_migration_lock(connection: Connection) -> None:
     """Wait, in this transaction, until nobody else migrates."""
     connection.exec_driver_sql("SET LOCAL lock_timeout = 0")
     connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
-    connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})")
+    connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})")
 
 
 @contextmanager
@@ -108,7 +108,7 @@ def _only_migrator(engine: Engine, owner: str | None) -> Iterator[Connection]:
             # It takes as long as the ledger is large, whatever limit there is for the statements of a batch.
             connection.exec_driver_sql("SET lock_timeout = 0")
             connection.exec_driver_sql("SET statement_timeout = 0")
-            connection.exec_driver_sql(f"SELECT pg_advisory_lock({_MIGRATION_LOCK})")
+            connection.exec_driver_sql(f"SELECT pg_advisory_lock({MIGRATION_LOCK})")
             _act_as(owner or connection.execute(_OWNER).scalar(), connection)
             connection.commit()
             yield connection

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, func, select
+from sqlalchemy import Connection, Row, Select, and_, func, select
 
 from schemas import slot_of
 from worker.catalog import Catalog
@@ -111,14 +111,20 @@ def _groups(connection: Connection, users: Collection[str]) -> Iterable[list[str
 
 
 def _accounts_posted(is_asked_for: IsKey) -> Select[Any]:
-    """Select accounts with ``posted_at``, the time of their last entry."""
-    posted_at = (
-        select(entries.c.recorded_at)
-        .where(entries.c.slot == accounts.c.slot, entries.c.account_id == accounts.c.account_id)
-        .where(entries.c.sequence == accounts.c.sequence)
-        .scalar_subquery()
+    """Select accounts with ``posted_at``, the time of their last entry.
+
+    A join tells the planner the slot of the entry, which a subquery would look for in all partitions.
+    """
+    is_last = and_(
+        entries.c.slot == accounts.c.slot,
+        entries.c.account_id == accounts.c.account_id,
+        entries.c.sequence == accounts.c.sequence,
     )
-    return select(accounts, posted_at.label("posted_at")).where(is_asked_for(accounts.c.user_id))
+    return (
+        select(accounts, entries.c.recorded_at.label("posted_at"))
+        .join_from(accounts, entries, is_last, isouter=True)
+        .where(is_asked_for(accounts.c.user_id))
+    )
 
 
 def state_in(row: Row[Any]) -> AccountState:
