@@ -8,7 +8,7 @@ import pytest
 from tests.support.fakes import delivery
 from worker.broker import BulkShare, Delivery
 from worker.broker.deliveries import BATCH_MAX_BYTES, front_of
-from worker.broker.sharing import Waiting, batch_of
+from worker.broker.sharing import BatchTurns, Waiting
 
 PAYMENTS, USAGE, BULK = QUEUES = ("billing.payments", "billing.usage", "billing.bulk")
 Arrived = dict[str, deque[Delivery]]
@@ -30,7 +30,7 @@ def counts(batch: list[Delivery]) -> tuple[int, ...]:
 
 def taken(queues: Arrived, most: int, bulk: BulkShare | None) -> tuple[int, ...]:
     waiting = {queue: Waiting(len(some), partial(front_of, some)) for queue, some in queues.items()}
-    return counts(batch_of(waiting, most, bulk))
+    return counts(BatchTurns().batch_of(waiting, most, bulk))
 
 
 @pytest.mark.parametrize(

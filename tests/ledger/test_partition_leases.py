@@ -21,8 +21,8 @@ def leases(engine: Engine) -> PartitionLeases:
     return PartitionLeases(engine, lease_s=10)
 
 
-def look(leases: PartitionLeases, worker: str, leaving: Collection[int] = ()) -> LeaseChange:
-    return leases.renew(worker, PARTITIONS, partial(change_for, worker, leaving=leaving))
+def look(leases: PartitionLeases, worker: str, left: Collection[int] = ()) -> LeaseChange:
+    return leases.renew(worker, PARTITIONS, partial(change_for, worker), left=left)
 
 
 def holders(leases: PartitionLeases) -> Sequence[str | None]:
@@ -40,14 +40,14 @@ def test_first_worker_takes_all_and_renews(leases: PartitionLeases) -> None:
     assert renewed.expires_at > first.expires_at
 
 
-def test_lease_is_its_workers_until_it_is_released(leases: PartitionLeases) -> None:
+def test_lease_is_its_workers_until_it_has_left(leases: PartitionLeases) -> None:
     look(leases, "a")
     assert look(leases, "b").missing == 4
     given_up = look(leases, "a").give_up
     assert look(leases, "b").take == set(), "the first still finishes what it holds"
-    leases.release("a", given_up)
+    assert look(leases, "a", given_up) == LeaseChange(keep=frozenset(range(4)))
     assert look(leases, "b").take == given_up
-    leases.release("a", given_up)
+    look(leases, "a", given_up)
     assert holders(leases) == ["a"] * 4 + ["b"] * 4, "what is another's by now stays so"
 
 

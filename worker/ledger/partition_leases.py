@@ -64,24 +64,25 @@ class PartitionLeases:
     def __init__(self, engine: Engine, *, lease_s: float) -> None:
         self._engine, self._lease = engine, timedelta(seconds=lease_s)
 
-    def renew(self, worker: str, partitions: int, decide: Decide) -> LeaseChange:
+    def renew(
+        self, worker: str, partitions: int, decide: Decide, *, left: Collection[int] = ()
+    ) -> LeaseChange:
         """Renew what ``worker`` has, take what ``decide`` says, and return its decision.
 
-        What it should give up stays its own until ``release``.
+        First the partitions that it has ``left`` are freed; one that is another's by now stays that. What it
+        should give up stays its own until then.
         """
         with self._locked() as connection:
             leases = self._leases(connection, partitions)
+            if left:
+                _free(connection, worker, left)
+                leases = _read(connection)
             now = _now(connection)
             workers = self._joined(connection, SharingWorker(worker, partitions, now + self._lease), now)
             change = decide(leases, workers, now)
             own = change.keep | change.take | change.give_up
             self._set(connection, own, worker, now + self._lease)
         return change
-
-    def release(self, worker: str, partitions: Collection[int]) -> None:
-        """Give up ``partitions``; one that is another worker's by now stays that."""
-        with self._locked() as connection:
-            _free(connection, worker, partitions)
 
     def leave(self, worker: str) -> None:
         """Give up all, and take part no more."""
