@@ -33,7 +33,7 @@ from schemas.imports import (
 )
 from schemas.malformed import Malformed
 from schemas.notices import Notice, NoticeType
-from schemas.partitions import PARTITIONS, partition_of, routing_key, slots_of
+from schemas.partitions import PARTITIONS, partition_of, routing_key, routing_key_of, slots_of
 from schemas.payments import (
     CommandAboutPayment,
     DisputeClosed,
@@ -158,6 +158,7 @@ __all__ = [
     "first_malformed",
     "partition_of",
     "routing_key",
+    "routing_key_of",
     "slot_of",
     "slots_of",
     "type_of",

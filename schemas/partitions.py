@@ -2,6 +2,8 @@
 
 from typing import Final
 
+from schemas.base import NO_USER
+from schemas.commands import Message, commands_of
 from schemas.slots import SLOTS, slot_of
 
 #: Numbers of partitions that an installation may have: each serves whole slots, as many as the others.
@@ -42,3 +44,25 @@ def routing_key(type_: str, user_id: str | None, partitions: int) -> str:
     if not partitions or not user_id:
         return type_
     return type_ + suffix_of(partition_of(slot_of(user_id), partitions))
+
+
+def routing_key_of(message: Message, partitions: int) -> str:
+    """Return the routing key of a message; a batch has a partition where all its items are of that one."""
+    if not partitions:
+        return message.type
+    keys = {routing_key(message.type, command.user_id, partitions) for command in commands_of(message)}
+    return keys.pop() if len(keys) == 1 else message.type
+
+
+def is_misrouted(message: Message, partition: int, partitions: int) -> bool:
+    """Return True where a message came by a partition that is not its users'.
+
+    Where ``partitions`` is 0 nobody knows how many its sender counts: any number that fits is right. Nothing
+    can be said of a message without a user.
+    """
+    users = {command.user_id for command in commands_of(message)} - {NO_USER}
+    slots = {slot_of(user_id) for user_id in users}
+    return bool(slots) and not any(
+        {partition_of(slot, number) for slot in slots} == {partition}
+        for number in ((partitions,) if partitions else PARTITIONS)
+    )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property, partial
@@ -23,7 +24,7 @@ from worker.addresses import (
     with_certificates,
 )
 from worker.catalog import Catalog, load_catalog
-from worker.errors import ConfigurationError
+from worker.errors import BrokerUnavailableError, ConfigurationError
 from worker.ledger.compatibility import SchemaUse, compatibility_of
 from worker.ledger.engine import ledger_engine
 from worker.ledger.form import LedgerForm, require_form
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from pydantic import SecretStr
     from sqlalchemy import Engine
 
-    from worker.broker import Link
+    from worker.broker import Link, Topology
     from worker.broker.management import Management
     from worker.consumer import Consumer
     from worker.deadletters.drainer import Drainer
@@ -151,6 +152,25 @@ class Application:
             return {}
         address = DatabaseAddress.parse(url)
         return {str(server): partial(ask, address.url_of(server)) for server in address.servers}
+
+    @cached_property
+    def topology(self) -> Topology:
+        """The topology that messages are published to, with the partitions that are set."""
+        from worker.broker import BILLING
+
+        return BILLING.partitioned(self.settings.partitions)
+
+    def served_topology(self) -> Topology:
+        """Return the topology that workers serve: with all partitions that are there, at least those set.
+
+        After their number was lowered, what waits in the others is served until they are deleted. Where the
+        broker is away nobody knows of more than are set.
+        """
+        if not self.settings.partitions:
+            return self.topology
+        with suppress(BrokerUnavailableError), closing(self.link()) as link:
+            return self.topology.partitioned(max(self.settings.partitions, link.partitions(self.topology)))
+        return self.topology
 
     @cached_property
     def catalog(self) -> Catalog:
@@ -278,7 +298,7 @@ class Application:
         from worker.ledger.pauses import Pauses
         from worker.ledger.trials import Trials
 
-        work = [queue.name for queue in BILLING.work]
+        work = self.served_topology().names_of_work
         config = config_digest(self.settings, self.catalog)
         settings = self.settings
         worker, pauses = process_name(), Pauses(self.batch_engine)
@@ -368,6 +388,7 @@ class Application:
             rng=self.rng(),
             metrics=self.metrics,
             sent_as=broker_user(settings.broker_url),
+            topology=self.topology,
         )
 
     def queries(self) -> QueryService:
@@ -473,6 +494,7 @@ class Application:
             reply_queue=settings.reply_queue,
             reply_to_prefixes=settings.reply_to_prefixes,
             senders=settings.senders,
+            topology=self.topology,
             user=broker_user(settings.broker_url),
             worker_users=own_users(settings),
         )
@@ -520,6 +542,7 @@ class Application:
                 rng=self.rng(),
                 sent_as=broker_user(self.settings.broker_url),
                 hold_most_s=self._hold_most_s,
+                partitions=self.settings.partitions,
             )
         )
 

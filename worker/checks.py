@@ -191,15 +191,17 @@ def _broker(application: Application) -> CheckResult:
 
 def _topology(application: Application) -> CheckResult:
     with closing(application.link()) as link:
-        differences = link.differences(BILLING)
-        is_compared = bool(differences) or link.can_compare(BILLING)
+        topology = application.topology
+        differences = link.differences(topology)
+        is_compared = bool(differences) or link.can_compare(topology)
     if differences:
         raise ConfigurationError("; ".join(differences))
     if not is_compared:
         return _unknown(
             "all of it is there; to compare it takes the right to configure, which no worker needs"
         )
-    return _ok("as it must be")
+    number = topology.partitions
+    return _ok(f"as it must be, with {number} partitions" if number else "as it must be")
 
 
 def _journal(application: Application) -> CheckResult:
@@ -223,7 +225,7 @@ def _delivery_limits(application: Application) -> CheckResult:
     """Check the broker's delivery limits; 4.0 and later drop a message after 20 returns by default."""
     if broker_is_embedded(application.settings.broker_url.get_secret_value()):
         return _ok("none on an embedded broker")
-    least = BILLING.least_delivery_limits()
+    least = application.topology.least_delivery_limits()
     try:
         limits = application.management.delivery_limits(*least)
     except (ConfigurationError, TransientError) as error:
@@ -264,6 +266,10 @@ def _readers(application: Application) -> CheckResult:
     return _ok(found)
 
 
+#: Queues of work that are listed one by one; those of partitions are more.
+_SHOWN_MAX = 3
+
+
 def _workers(application: Application) -> CheckResult:
     """Check the consumers of the queues of work, and the messages that wait there."""
     try:
@@ -271,6 +277,7 @@ def _workers(application: Application) -> CheckResult:
     except (ConfigurationError, TransientError) as error:
         return _unknown(error)  # the lines above say that it is bad
     found = ", ".join(f"{name} has {_consumers(count)}, {depth} waiting" for name, count, depth in queues)
+    found = found if len(queues) <= _SHOWN_MAX else _in_short(queues)
     if any(count == 0 and depth for _, count, depth in queues):
         raise BillingError(f"{found}: messages wait and nobody consumes them; start a worker, see its log")
     if any(count == 0 for _, count, _ in queues):
@@ -281,7 +288,17 @@ def _workers(application: Application) -> CheckResult:
 def _queues_of_work(application: Application) -> list[tuple[str, int | None, int]]:
     """Return the queues of work, the consumers of each (None: unknown), and how many messages wait."""
     with closing(application.link()) as link:
-        return [(queue.name, link.consumers(queue.name), link.depth(queue.name)) for queue in BILLING.work]
+        queues = application.served_topology().work_queues
+        return [(queue.name, link.consumers(queue.name), link.depth(queue.name)) for queue in queues]
+
+
+def _in_short(queues: Sequence[tuple[str, int | None, int]]) -> str:
+    """Return the consumers and the messages of many queues, each queue without a consumer by its name."""
+    unread = [
+        f"{name} has {_consumers(count)}, {depth} waiting" for name, count, depth in queues if not count
+    ]
+    consumers, depth = sum(count or 0 for _, count, _ in queues), sum(depth for *_, depth in queues)
+    return "; ".join([f"{len(queues)} queues of work have {_consumers(consumers)}, {depth} waiting", *unread])
 
 
 def _consumers(count: int | None) -> str:

@@ -77,6 +77,11 @@ class Metrics:
             registry=self.registry,
         )
         self._senders: set[str] = set()
+        self.misrouted = Counter(
+            "billing_worker_misrouted",
+            "Messages that came by a partition that is not their users'; they are applied all the same.",
+            registry=self.registry,
+        )
         self.unroutable_replies = Counter(
             "billing_worker_unroutable_replies",
             "Replies that no queue took; their outcome is stored.",

@@ -11,7 +11,7 @@ from datetime import datetime
 from pydantic import ValidationError
 from sqlalchemy import Engine
 
-from schemas import Code, Command
+from schemas import Code, Command, routing_key_of
 from worker.catalog import Catalog
 from worker.core import Answer, Outcome
 from worker.core.contents import command_of
@@ -103,14 +103,15 @@ def retry_of(
     sent_as: str | None,
     sender: str | None,
     reply_to: str | None = None,
+    partitions: int = 0,
 ) -> OutgoingCommand:
     """Return the message of a retry; its correlation is the message's id.
 
     ``sender`` sent the rejected command. Where nobody knows it, the retry is the operator's own command.
-    ``reply_to`` is a queue of the operator's.
+    ``reply_to`` is a queue of the operator's, ``partitions`` the number of those of the queues.
     """
     message = OutgoingCommand.of(
-        command.type,
+        routing_key_of(command, partitions),
         command.to_json(),
         message_id=message_id,
         app_id=app_id,

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from schemas import Code, Command, DeadLetterReason, Message, UsageBatch, commands_of, first_malformed
+from schemas.partitions import is_misrouted
 from worker.broker import Consumes, Delivery, Link, Publishes
-from worker.broker.partitions import without_partition
+from worker.broker.partitions import partition_in, without_partition
 from worker.catalog import Catalog
 from worker.core import Answer, Conflict, decide
 from worker.errors import (
@@ -220,6 +221,10 @@ class Pipeline:
         message = message_in(delivery, policy, now)
         if isinstance(message, Failure):
             return Item(delivery, failure=message)
+        if (partition := partition_in(delivery.queue)) is not None and is_misrouted(
+            message, partition, policy.topology.partitions
+        ):
+            self._metrics.misrouted.inc()
         return Item(delivery, message)
 
     def _admit_known_ids(self, items: Sequence[Item]) -> None:

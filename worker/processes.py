@@ -5,7 +5,6 @@ from collections.abc import Callable
 from contextlib import closing, suppress
 
 from worker.bootstrap import Application
-from worker.broker import BILLING
 from worker.errors import BrokerUnavailableError, ConfigurationError
 from worker.runtime.backoff import Backoff, Outage, await_server
 from worker.runtime.stop import SignalStop
@@ -102,5 +101,5 @@ def _await_schema(application: Application, require: Callable[[], None], stop: S
 def _log_differences(application: Application) -> None:
     """Log the differences of the topology. The consumer waits for what it can't do without."""
     with suppress(BrokerUnavailableError), closing(application.link()) as link:
-        for line in link.differences(BILLING):
+        for line in link.differences(application.topology):
             log.warning("topology: %s", line)

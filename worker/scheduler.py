@@ -17,8 +17,8 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import Engine
 
-from schemas import SettleAccount, type_of
-from worker.broker import BILLING, Link, Outgoing, Publishes
+from schemas import SettleAccount, routing_key, type_of
+from worker.broker import BILLING, Link, Outgoing, Publishes, Topology
 from worker.errors import (
     BrokerUnavailableError,
     ConfigurationError,
@@ -70,8 +70,10 @@ class Scheduler:
         rng: random.Random,
         metrics: Metrics,
         sent_as: str | None = None,
+        topology: Topology = BILLING,
     ) -> None:
         self._connect, self._engine = connect, engine
+        self._partitions, self._queues = topology.partitions, topology.queues_of(_TYPE)
         self._interval_s = interval_s
         self._most = max(int(rate * interval_s), 1)
         self._clock, self._metrics = clock, metrics
@@ -136,7 +138,7 @@ class Scheduler:
     def _publish(self, fresh: Sequence[_Due], now: datetime) -> int:
         """Publish the first of ``fresh``, as many as there is room for; return their number."""
         with closing(self._connect()) as link:
-            room = max(self._most - link.depth(BILLING.queue_of(_TYPE).name), 0)
+            room = max(self._most - sum(link.depth(queue.name) for queue in self._queues), 0)
             chosen = fresh[:room]
             for start in range(0, len(chosen), _CHUNK):
                 self._publish_chunk(link, chosen[start : start + _CHUNK], now)
@@ -159,7 +161,11 @@ class Scheduler:
         reference = reference_of(due, now)
         body = SettleAccount(reference_id=reference, user_id=due.user_id).to_json()
         return OutgoingCommand.of(
-            _TYPE, body, message_id=reference, app_id=SCHEDULER_APP_ID, sent_as=self._sent_as
+            routing_key(_TYPE, due.user_id, self._partitions),
+            body,
+            message_id=reference,
+            app_id=SCHEDULER_APP_ID,
+            sent_as=self._sent_as,
         )
 
     def _outage(self, server: str) -> Outage:

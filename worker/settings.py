@@ -176,10 +176,16 @@ class Settings(BaseSettings):
 
     @field_validator("partitions")
     @classmethod
-    def _usable_partitions(cls, partitions: int) -> int:
-        """Refuse a number of partitions that would not serve whole slots."""
+    def _usable_partitions(cls, partitions: int, info: ValidationInfo) -> int:
+        """Refuse a number of partitions that would not serve whole slots, and any where there is no RabbitMQ.
+
+        Routes of the embedded broker live in each process: what one publishes would reach no queue.
+        """
         if not partitions:
             return 0
+        url = info.data.get("broker_url")
+        if url is not None and not is_amqp(url.get_secret_value()):
+            raise ValueError("the embedded broker has no partitions: use RabbitMQ, or leave this out")
         from schemas.partitions import require_partitions  # a balance is read without the path of messages
 
         return require_partitions(partitions)

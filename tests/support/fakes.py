@@ -138,6 +138,9 @@ class FakeLink(Link):
     def has_journal(self, topology: Topology) -> bool:
         return False
 
+    def partitions(self, topology: Topology) -> int:
+        return topology.partitions
+
     def differences(self, topology: Topology) -> list[str]:
         return [
             f"queue {queue.name!r} is missing"

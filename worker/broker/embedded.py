@@ -23,6 +23,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from worker.broker.deliveries import Delivery, as_bytes, front_of
 from worker.broker.journal import NO_JOURNAL
 from worker.broker.outgoing import DIRECT_REPLY_TO, Outgoing, PublishResult
+from worker.broker.partitions import NO_PARTITIONS
 from worker.broker.protocols import Link
 from worker.broker.sharing import BatchTurns, BulkShare, Waiting
 from worker.broker.topology import BILLING, JournalLimits, Topology
@@ -224,6 +225,8 @@ class EmbeddedLink(Link):
                 self._drain(left)
 
     def declare(self, topology: Topology) -> None:
+        if topology.partitions:
+            raise ConfigurationError(NO_PARTITIONS)
         with _broker_errors():
             for exchange in topology.exchanges:
                 self._channel.exchange_declare(exchange, type="topic", durable=True)
@@ -238,6 +241,10 @@ class EmbeddedLink(Link):
     def has_journal(self, topology: Topology) -> bool:
         del topology
         return False
+
+    def partitions(self, topology: Topology) -> int:
+        del topology
+        return 0
 
     def differences(self, topology: Topology) -> list[str]:
         del topology  # opening the link has declared everything

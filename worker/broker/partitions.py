@@ -4,10 +4,11 @@ import re
 from functools import lru_cache
 from typing import Final
 
-from schemas.partitions import PARTITIONS, suffix_of
+from schemas.partitions import suffix_of
 
 #: Pattern of the partition at the end of a queue's name or of a routing key, for RabbitMQ and for Python.
 SUFFIX_PATTERN: Final = r"\.[0-9]{2}"
+NO_PARTITIONS: Final = "the embedded broker has no partitions: use RabbitMQ, or leave BILLING_PARTITIONS out"
 _SUFFIX = re.compile(SUFFIX_PATTERN)
 _LENGTH = len(suffix_of(0))
 
@@ -27,8 +28,3 @@ def partition_in(name: str) -> int | None:
 def without_partition(name: str) -> str:
     """Return a queue's name without its partition, which is its lane; of a routing key, its type."""
     return name if partition_in(name) is None else name[:-_LENGTH]
-
-
-def partitions_served(highest: int) -> int:
-    """Return the number of partitions that has ``highest`` as its last one; 0 where none has."""
-    return highest + 1 if highest + 1 in PARTITIONS else 0

@@ -98,6 +98,10 @@ class Administers(Connected, Protocol):
         """Return True where the journal is there; its bindings and limits are not looked at."""
         ...
 
+    def partitions(self, topology: Topology) -> int:
+        """Return the number of partitions that are there, be it more than ``topology`` has; 0: none."""
+        ...
+
     def differences(self, topology: Topology) -> list[str]:
         """Return the parts of ``topology`` that are missing or differ, one line each, with the way out."""
         ...

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal
 
+from worker.broker.partitions import SUFFIX_PATTERN
 from worker.broker.topology import Topology
 from worker.errors import ConfigurationError
 
@@ -21,8 +22,8 @@ OwnQueues = Literal["billing.replies", "billing.notices"]
 
 _DEFAULT_EXCHANGE = r"amq\.default"
 _NOTHING = "^$"
-#: A partition that may stand behind a type in a routing key.
-_PARTITION = r"(\.[0-9]+)?"
+#: A partition that may stand behind a type in a routing key, and behind a lane in the name of a queue.
+_PARTITION = f"({SUFFIX_PATTERN})?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,9 +142,13 @@ def rights_of(user: BrokerUser, topology: Topology) -> BrokerRights:
         *([re.escape(topology.bulk_exchange)] if role.has_bulk else []),
         *([re.escape(topology.events)] if role.notifies else []),
     ]
-    readable = [queue.name for queue in topology.queues if role.name in queue.readers]
+    lanes = [queue.name for queue in topology.work if role.name in queue.readers]
+    others = [queue.name for queue in topology.queues_apart if role.name in queue.readers]
     journal = [topology.journal] if role.name in topology.journal_readers else []
-    read = [re.escape(name) for name in (*readable, *journal)]
+    read = [
+        *(re.escape(lane) + _PARTITION for lane in lanes),
+        *(re.escape(name) for name in (*others, *journal)),
+    ]
     if role.listens:  # it publishes nothing: see the head of this module
         return BrokerRights(_any(own), _any(own), _any([*own, re.escape(topology.events)]))
     return BrokerRights(_any(own), _any(written), _any([*read, *own]))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
 from schemas.partitions import require_partitions, suffix_of
-from worker.broker.partitions import SUFFIX_PATTERN, queue_of
+from worker.broker.partitions import SUFFIX_PATTERN, queue_of, without_partition
 
 #: From 4.0 on RabbitMQ drops a message after 20 returns, unless a limit is set.
 WORK_DELIVERY_LIMIT = 1_000
@@ -124,6 +124,16 @@ class Topology:
         return (*self.work, *self.partition_queues)
 
     @property
+    def names_of_work(self) -> tuple[str, ...]:
+        """The names of the queues of work, lane by lane, so that payments of all partitions come first."""
+        partitions = range(self.partitions)
+        return tuple(
+            name
+            for lane in self.work
+            for name in (lane.name, *(queue_of(lane.name, partition) for partition in partitions))
+        )
+
+    @property
     def exchanges(self) -> tuple[str, ...]:
         """Every exchange; all of type topic."""
         return (*self.command_exchanges, self.events)
@@ -136,7 +146,12 @@ class Topology:
     @property
     def queues(self) -> tuple[Queue, ...]:
         """Every queue."""
-        return (*self.work_queues, self.queries, self.replies, self.dead)
+        return (*self.work_queues, *self.queues_apart)
+
+    @property
+    def queues_apart(self) -> tuple[Queue, ...]:
+        """Every queue that holds no work."""
+        return (self.queries, self.replies, self.dead)
 
     @property
     def bulk(self) -> Queue:
@@ -158,6 +173,20 @@ class Topology:
     def queue_of(self, type_: str) -> Queue:
         """The queue of work that commands of ``type_`` wait in, those of the bulk lane apart."""
         return next(queue for queue in self.work if queue.exchange is None and queue.takes(type_))
+
+    def queues_of(self, type_: str) -> tuple[Queue, ...]:
+        """The queues that commands of ``type_`` wait in, of its lane and its partitions; bulk apart."""
+        lane = self.queue_of(type_)
+        return (lane, *(lane.of_partition(partition) for partition in range(self.partitions)))
+
+    def lane_of(self, queue: str) -> str:
+        """Return the name of the lane that a queue is of: its own, but for a partition's queue."""
+        lane = without_partition(queue)
+        return lane if any(lane == one.name for one in self.work) else queue
+
+    def is_bulk(self, queue: str) -> bool:
+        """Return True for a queue of the bulk lane, with a partition or without."""
+        return self.lane_of(queue) == self.bulk.name
 
     def policies(self) -> Mapping[str, tuple[str, Mapping[str, str | int]]]:
         """Policies an operator should set, by name: the pattern of queue names and the definition.

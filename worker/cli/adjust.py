@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import click
 
-from schemas import Limits, Malformed, Reply, Status, decode
+from schemas import Limits, Malformed, Message, Reply, Status, decode, routing_key_of
 from worker.bootstrap import Application, utc_now
 from worker.broker import Consumes, Link
 from worker.cli.application import reply_sender_of, with_application
@@ -77,7 +77,7 @@ def adjust(
         "allowNegative": allow_negative,
         "attempt": attempt,
     }
-    body = _checked(message, application.settings.max_quantity)
+    body, command = _checked(message, application.settings.max_quantity)
     application.require_usable_schema()
     click.echo(f"reference {printable(reference)}", err=True)
     with reply_link(application) as (link, queue):
@@ -86,7 +86,9 @@ def adjust(
         if allow_negative:
             detail["allow_negative"] = True
         application.service().record(actor, "adjust", reference, reason, detail)
-        reply = _asked(application, link, queue, reference, body, timeout_s)
+        key = routing_key_of(command, application.settings.partitions)
+        sender = reply_sender_of(application)
+        reply = _asked(link, _message(key, body, queue, sender), reference, timeout_s)
     if as_json:
         show_json(json.loads(reply.to_json()))
     else:
@@ -108,34 +110,39 @@ def show_reply(reply: Reply) -> None:
     show_fields("", [(name, value) for name, value in fields if value is not None])
 
 
-def _checked(message: dict[str, Any], max_quantity: int) -> bytes:
-    """Return the body, where a worker would accept it as a command; which ids are new, it says itself."""
+def _checked(message: dict[str, Any], max_quantity: int) -> tuple[bytes, Message]:
+    """Return the body, and the command that a worker would find in it; which ids are new, it says itself.
+
+    Raises UsageError.
+    """
     body = json.dumps(message, ensure_ascii=False).encode()
     decoded = decode(body, now=utc_now(), limits=Limits(max_quantity=max_quantity, ids=None))
     if isinstance(decoded, Malformed):
         raise click.UsageError(decoded.message)
-    return body
+    return body, decoded
 
 
-def _asked(
-    application: Application, link: Link, queue: str, reference: str, body: bytes, timeout_s: float
-) -> Reply:
-    """Publish ``body`` and wait for its reply."""
+def _message(key: str, body: bytes, queue: str, sender: str) -> OutgoingCommand:
+    """Return the command, whose reply comes to ``queue`` with the id of the message."""
     correlation_id = uuid4().hex
-    command = OutgoingCommand.of(
-        "credit.adjust",
+    return OutgoingCommand.of(
+        key,
         body,
         message_id=correlation_id,
         app_id="billing-worker adjust",
-        sent_as=reply_sender_of(application),
+        sent_as=sender,
         correlation_id=correlation_id,
         reply_to=queue,
     )
+
+
+def _asked(link: Link, command: OutgoingCommand, reference: str, timeout_s: float) -> Reply:
+    """Publish ``command`` and wait for its reply."""
     result = link.publish([command])
     result.raise_if_refused()
     if result.returned:
         raise ConfigurationError("no queue takes credit.adjust: run `billing-worker topology declare`")
-    return _reply_to(link, correlation_id, reference, timeout_s)
+    return _reply_to(link, command.properties["correlation_id"], reference, timeout_s)
 
 
 def _reply_to(link: Consumes, correlation_id: str, reference: str, timeout_s: float) -> Reply:

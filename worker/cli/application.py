@@ -27,6 +27,11 @@ _FLAGS: dict[str, Decorator] = {
         type=click.Path(path_type=Path, dir_okay=False),
         help="Tiers, packages and prices, a TOML file  [BILLING_CATALOG]",
     ),
+    "partitions": click.option(
+        "--partitions",
+        type=int,
+        help="Partitions of the queues of work: 8, 16, 32 or 64; 0: none  [BILLING_PARTITIONS, 0]",
+    ),
     "workers": click.option("--workers", type=int, help="Worker processes  [BILLING_WORKERS, 1]"),
     "readers": click.option(
         "--readers", type=int, help="Processes that answer queries  [BILLING_READERS, 1]"

@@ -168,7 +168,11 @@ def _publisher(application: Application) -> "CommandPublisher":
     from worker.gateways.publishing import CommandPublisher
 
     url = application.broker_url
-    return CommandPublisher(lambda: open_link(url, name="billing-bridge"), sent_as=sender_of(application))
+    return CommandPublisher(
+        lambda: open_link(url, name="billing-bridge"),
+        sent_as=sender_of(application),
+        partitions=application.settings.partitions,
+    )
 
 
 def _serve(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from schemas.partitions import PARTITIONS
 from worker.broker import BILLING, JournalLimits
 from worker.broker.definitions import definitions, password_hash
 from worker.broker.roles import USERS, BrokerUser, own_users, require_apart, sender_rules
@@ -41,10 +42,18 @@ _SALT_BYTES = 4
     is_flag=True,
     help="Print the variables of the workers that fit these users instead, for a shell.",
 )
+@click.option(
+    "--partitions",
+    type=click.Choice(["0", *map(str, PARTITIONS)]),
+    default="0",
+    show_default=True,
+    help="Partitions of the queues of work.",
+)
 @with_journal
 def definitions_command(
     *,
     journal: JournalLimits | None,
+    partitions: str,
     vhost: str,
     users: Sequence[str],
     folder: Path | None,
@@ -79,7 +88,9 @@ def definitions_command(
         return
     names = [user.name for user in chosen]
     hashes = None if rights_only else _hashes(names, folder, prompt=prompt)
-    made = definitions(BILLING, chosen, vhost=vhost, hashes=hashes, journal=journal)
+    made = definitions(
+        BILLING.partitioned(int(partitions)), chosen, vhost=vhost, hashes=hashes, journal=journal
+    )
     text = json.dumps(made, indent=2, ensure_ascii=False)
     if output is None:
         click.echo(text)

@@ -22,6 +22,7 @@ from schemas import (
     WantedReplies,
     decode,
     first_malformed,
+    routing_key_of,
 )
 from worker.bootstrap import Application, utc_now
 from worker.broker import BILLING, Outgoing, Publishes
@@ -108,6 +109,7 @@ def publish(
                 sender_of(application),
                 replies,
                 is_bulk=lane == "bulk",
+                partitions=application.settings.partitions,
             )
             sender = _Sender(link, bar, form)
             if mark is not None:
@@ -205,6 +207,7 @@ class _Form:
     sent_as: str | None
     replies: str | None
     is_bulk: bool
+    partitions: int
 
 
 class _Sender:
@@ -240,8 +243,7 @@ class _Sender:
         message = self._decoded(body)
         refused = first_malformed(message) or self._in_wrong_lane(message)
         if refused is None or self._form.unchecked:
-            type_ = message.type or self._form.type or _NO_TYPE
-            return self._outgoing(body, type_ if len(type_.encode()) <= _NAME_MAX_BYTES else _NO_TYPE)
+            return self._outgoing(body, self._key_of(message))
         self.refused += 1
         click.echo(f"line {number}: {refused.reason}: {refused.message}", err=True)
         return None
@@ -258,9 +260,16 @@ class _Sender:
         text = f"the bulk lane takes {', '.join(BILLING.bulk.routing_keys)}, not {message.type}"
         return Malformed(DeadLetterReason.WRONG_LANE, text, "type")
 
-    def _outgoing(self, body: bytes, type_: str) -> Outgoing:
+    def _key_of(self, message: Message | Malformed) -> str:
+        """Return the routing key: what is no command waits where there is no partition."""
+        if not isinstance(message, Malformed):
+            return routing_key_of(message, self._form.partitions)
+        type_ = message.type or self._form.type or _NO_TYPE
+        return type_ if len(type_.encode()) <= _NAME_MAX_BYTES else _NO_TYPE
+
+    def _outgoing(self, body: bytes, key: str) -> Outgoing:
         return OutgoingCommand.of(
-            type_,
+            key,
             body,
             message_id=hashlib.blake2b(body, digest_size=16).hexdigest(),
             app_id="billing-worker publish",

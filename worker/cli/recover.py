@@ -13,7 +13,6 @@ from rich.progress import Progress
 
 from schemas import commands_of
 from worker.bootstrap import Application
-from worker.broker import BILLING
 from worker.cli.application import with_application
 from worker.cli.options import as_json, time_option, with_actor
 from worker.cli.output import progress, show_json_stream
@@ -405,5 +404,5 @@ def _lacking_dict(one: Lacking) -> dict[str, Any]:
 def _waiting(application: Application) -> dict[str, int]:
     """Return the queues of work in which messages wait, with their numbers."""
     with closing(application.link()) as link:
-        depths = {queue.name: link.depth(queue.name) for queue in BILLING.work}
+        depths = {queue.name: link.depth(queue.name) for queue in application.topology.work_queues}
     return {name: depth for name, depth in depths.items() if depth}

@@ -130,6 +130,7 @@ def _publish(application: Application, link: Link, queue: str, by_id: Mapping[st
                 sent_as=sent_as,
                 sender=senders.get(command.reference_id),
                 reply_to=queue,
+                partitions=application.settings.partitions,
             )
             for id_, command in by_id.items()
         ]

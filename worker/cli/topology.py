@@ -9,7 +9,7 @@ from contextlib import closing
 import click
 
 from worker.bootstrap import Application
-from worker.broker import BILLING, JournalLimits, broker_is_embedded
+from worker.broker import BILLING, JournalLimits, Topology, broker_is_embedded
 from worker.cli.application import with_application
 from worker.cli.definitions import definitions_command
 from worker.cli.journal_options import with_journal
@@ -26,7 +26,7 @@ topology.add_command(definitions_command)
 
 
 @topology.command()
-@with_application("broker_url")
+@with_application("broker_url", "partitions")
 @click.option("--policies", is_flag=True, help="Set the policies as well, through the management API.")
 @with_journal
 @as_json
@@ -42,30 +42,38 @@ def declare(
     With --journal the broker keeps every command for some days in the stream `billing.journal`, from which
     `billing-worker recover` publishes again what a restored ledger has forgotten. Its limits are fixed; the
     broker drops whole segments that are beyond one of them.
+
+    With --partitions each lane has so many queues more, as `billing.usage.07`; those that are there stay.
+    Start workers with the same number before anybody publishes to them.
+
+    \b
+    Examples:
+      billing-worker topology declare --policies
+      billing-worker topology declare --partitions 16 --journal
     """
+    wanted = application.topology
     with closing(application.link()) as link:
-        link.declare(BILLING)
+        link.declare(wanted)
         if journal is not None:
-            link.declare_journal(BILLING, journal)
-    wanted = (
-        {} if broker_is_embedded(application.settings.broker_url.get_secret_value()) else BILLING.policies()
-    )
+            link.declare_journal(wanted, journal)
+    is_embedded = broker_is_embedded(application.settings.broker_url.get_secret_value())
+    advised = {} if is_embedded else wanted.policies()
     if not as_json:
-        _show_declared()
+        _show_declared(wanted)
         if journal is not None:
-            _show_journal(journal)
-    for name, (pattern, definition) in wanted.items():
+            _show_journal(wanted, journal)
+    for name, (pattern, definition) in advised.items():
         if policies:
             application.management.set_policy(name, pattern, definition)
         if not as_json:
             _show_policy(name, pattern, definition, is_set=policies)
     if as_json:
         kept = None if journal is None else {"name": BILLING.journal, "arguments": dict(journal.arguments)}
-        show_json({**_declared(wanted, are_set=policies), "journal": kept})
+        show_json({**_declared(wanted, advised, are_set=policies), "journal": kept})
 
 
-def _show_declared() -> None:
-    for queue in BILLING.queues:
+def _show_declared(wanted: Topology) -> None:
+    for queue in wanted.queues:
         bound = f", bound to {', '.join(queue.routing_keys)}" if queue.routing_keys else ""
         click.echo(f"{queue.name}: declared{bound}")
     for exchange, what in (
@@ -76,9 +84,9 @@ def _show_declared() -> None:
         click.echo(f"exchange {exchange}: declared, for {what}")
 
 
-def _show_journal(journal: JournalLimits) -> None:
+def _show_journal(wanted: Topology, journal: JournalLimits) -> None:
     limits = ", ".join(f"{name} {value}" for name, value in journal.arguments.items())
-    bound = ", ".join(f"{exchange} {key}" for exchange, key in BILLING.journal_bindings)
+    bound = ", ".join(f"{exchange} {key}" for exchange, key in wanted.journal_bindings)
     click.echo(f"{BILLING.journal}: declared ({limits}), bound to {bound}")
 
 
@@ -90,10 +98,11 @@ def _show_policy(name: str, pattern: str, definition: Mapping[str, str | int], *
 
 
 def _declared(
-    wanted: Mapping[str, tuple[str, Mapping[str, str | int]]], *, are_set: bool
+    wanted: Topology, advised: Mapping[str, tuple[str, Mapping[str, str | int]]], *, are_set: bool
 ) -> dict[str, object]:
     return {
-        "queues": [{"name": queue.name, "routingKeys": list(queue.routing_keys)} for queue in BILLING.queues],
+        "partitions": wanted.partitions,
+        "queues": [{"name": queue.name, "routingKeys": list(queue.routing_keys)} for queue in wanted.queues],
         "exchanges": list(BILLING.exchanges),
         "policies": [
             {
@@ -103,7 +112,7 @@ def _declared(
                 "isSet": are_set,
                 "command": _policy_command(name, pattern, definition),
             }
-            for name, (pattern, definition) in wanted.items()
+            for name, (pattern, definition) in advised.items()
         ],
     }
 
@@ -114,13 +123,13 @@ def _policy_command(name: str, pattern: str, definition: Mapping[str, str | int]
 
 
 @topology.command()
-@with_application("broker_url")
+@with_application("broker_url", "partitions")
 @as_json
 def verify(application: Application, *, as_json: bool) -> None:
     """List what is missing or differs. Exit 1 if anything does."""
     with closing(application.link()) as link:
-        found = link.differences(BILLING)
-        is_compared = bool(found) or link.can_compare(BILLING)
+        found = link.differences(application.topology)
+        is_compared = bool(found) or link.can_compare(application.topology)
     if as_json:
         show_json({"differences": found, "isCompared": is_compared})
         sys.exit(1 if found else 0)

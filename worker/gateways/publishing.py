@@ -6,7 +6,7 @@ from contextlib import suppress
 from time import monotonic
 from typing import Final
 
-from schemas import Command
+from schemas import Command, routing_key_of
 from worker.broker import Publishes
 from worker.errors import BillingError, BrokerUnavailableError
 from worker.messages.outgoing import OutgoingCommand
@@ -26,10 +26,12 @@ class CommandPublisher:
         connect: Callable[[], Publishes],
         *,
         sent_as: str | None,
+        partitions: int = 0,
         seconds: Callable[[], float] = monotonic,
         turn_s: float = _TURN_S,
     ) -> None:
         self._connect, self._sent_as, self._seconds, self._turn_s = connect, sent_as, seconds, turn_s
+        self._partitions = partitions
         self._turn = threading.Lock()
         self._link: Publishes | None = None
         self._used = 0.0
@@ -105,7 +107,7 @@ class CommandPublisher:
 
     def _message(self, command: Command) -> OutgoingCommand:
         return OutgoingCommand.of(
-            command.type,
+            routing_key_of(command, self._partitions),
             command.to_json(),
             message_id=command.reference_id,
             app_id=APP_ID,

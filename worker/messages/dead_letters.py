@@ -23,7 +23,7 @@ from schemas.dead_letter import (
 from schemas.decoding import BODY_MAX_BYTES
 from schemas.fields import Identifier
 from worker import __version__
-from worker.broker import Delivery
+from worker.broker import BILLING, Delivery
 from worker.messages.origin import DEATHS, Origin, origin_of, republished
 from worker.messages.outgoing import OutgoingDeadLetter
 from worker.messages.policy import Policy
@@ -139,11 +139,13 @@ def dead_letter_for(
 
 
 def dead_letter_id(delivery: Delivery, queue: str | None = None) -> str:
-    """Return the id of a message, the same each time it is delivered: of its queue, message id and bytes.
+    """Return the id of a message, the same each time it is delivered: of its lane, message id and bytes.
 
-    ``queue`` is where the message failed, where that isn't the queue it was delivered from.
+    ``queue`` is where the message failed, where that isn't the queue it was delivered from. Its partition
+    doesn't count: there may be more of them by the time a message comes again.
     """
-    digest = hashlib.sha256((delivery.queue if queue is None else queue).encode("utf-8", "surrogatepass"))
+    lane = BILLING.lane_of(delivery.queue if queue is None else queue)
+    digest = hashlib.sha256(lane.encode("utf-8", "surrogatepass"))
     digest.update(b"\0" + (delivery.text("message_id") or "").encode("utf-8", "surrogatepass") + b"\0")
     digest.update(delivery.body)
     return digest.hexdigest()[:32]

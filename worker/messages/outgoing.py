@@ -14,7 +14,7 @@ class OutgoingCommand(Outgoing):
     @classmethod
     def of(
         cls,
-        type_: str,
+        routing_key: str,
         body: bytes,
         *,
         message_id: str,
@@ -24,7 +24,10 @@ class OutgoingCommand(Outgoing):
         reply_to: str | None = None,
         exchange: str = BILLING.exchange,
     ) -> Self:
-        """Return a command of a type; ``sent_as`` is the broker user that publishes it."""
+        """Return a command; ``sent_as`` is the broker user that publishes it.
+
+        The routing key is its type, with its partition where there are any: see ``routing_key_of``.
+        """
         properties = {
             "content_type": "application/json",
             "message_id": message_id,
@@ -34,7 +37,7 @@ class OutgoingCommand(Outgoing):
             "user_id": sent_as,
         }
         given = {name: value for name, value in properties.items() if value is not None}
-        return cls(body, exchange, type_, given)
+        return cls(body, exchange, routing_key, given)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -103,7 +103,7 @@ def poison_failure(
 def _refused_lane(delivery: Delivery, message: Message, policy: Policy) -> Failure | None:
     """Refuse what is no usage in the bulk lane, by whichever way it came there: it would be served last."""
     topology = policy.topology
-    is_in_bulk = topology.bulk.name == delivery.queue or topology.bulk_exchange == delivery.exchange
+    is_in_bulk = topology.bulk_exchange == delivery.exchange or topology.is_bulk(delivery.queue)
     if not is_in_bulk or topology.bulk.takes(message.type):
         return None
     kinds = ", ".join(topology.bulk.routing_keys)
@@ -136,7 +136,8 @@ def _refused_route(delivery: Delivery, message: Message, policy: Policy) -> Fail
     return Failure.of(
         message,
         DeadLetterReason.WRONG_ROUTING_KEY,
-        f"A {message.type} came with the routing key {delivery.routing_key!r}; they must be equal.",
+        f"A {message.type} came with the routing key {delivery.routing_key!r}; they must be equal, "
+        "but for a partition behind the type.",
         "type",
     )
 

@@ -24,6 +24,7 @@ from worker.messages.dead_letters import Failure, dead_letter_id, sendable
 from worker.messages.origin import DEATHS, Origin, is_key_of, origin_of, republished, wrong_way
 from worker.messages.policy import Policy
 from worker.messages.receiving import message_in
+from worker.messages.routing import routed
 
 #: Properties that are published again. Not the reply address: whoever waited has given up by now. Not
 #: ``expiration``, which would end the message's life, and not ``user_id``, which names who publishes.
@@ -132,7 +133,7 @@ class Judge:
             RECOVERY_HEADER: message.offset,
             RECOVERY_SINCE_HEADER: self._since,
         }
-        outgoing = self._outgoing(delivery, origin, again)
+        outgoing = routed(self._outgoing(delivery, origin, again), self._policy.topology.partitions, now)
         found = self._found(delivery, outgoing, now)
         is_copy = self._first <= again[RECOVERY_HEADER] < message.offset
         handling = self._handling(found, delivery, origin, is_copy=is_copy)

@@ -6,6 +6,7 @@ from typing import Any
 
 from amqp.exceptions import AccessRefused, NotFound, PreconditionFailed
 
+from schemas.partitions import PARTITIONS
 from worker.broker.rabbitmq.connection import broker_errors, channel_of
 from worker.broker.topology import JournalLimits, Queue, Topology
 from worker.errors import ConfigurationError
@@ -43,6 +44,15 @@ def is_there(connection: Any, queue: str) -> bool:
     except AccessRefused as error:
         raise ConfigurationError(f"the broker refuses: {error.reply_text}") from error
     return True
+
+
+def partitions(connection: Any, topology: Topology) -> int:
+    """Return the highest number of partitions whose last queue is there; 0 where none is."""
+    lane = topology.work[0]
+    for number in reversed(PARTITIONS):
+        if is_there(connection, lane.of_partition(number - 1).name):
+            return number
+    return 0
 
 
 def differences(connection: Any, topology: Topology) -> list[str]:

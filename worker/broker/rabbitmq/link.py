@@ -136,6 +136,9 @@ class AmqpLink(Link):
     def has_journal(self, topology: Topology) -> bool:
         return declaring.is_there(self._publisher().connection, topology.journal)
 
+    def partitions(self, topology: Topology) -> int:
+        return declaring.partitions(self._publisher().connection, topology)
+
     def differences(self, topology: Topology) -> list[str]:
         return declaring.differences(self._publisher().connection, topology)
 

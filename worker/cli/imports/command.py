@@ -259,7 +259,8 @@ def _send(
             if reply.status is not Status.APPLIED:
                 report.refused.add(_about(command, reply.message))
 
-        ImportPublisher(link, queue, sender_of(application), timeout_s, count).send(commands)
+        sender, partitions = sender_of(application), application.settings.partitions
+        ImportPublisher(link, queue, sender, timeout_s, count, partitions).send(commands)
 
 
 def _compare(application: Application, files: ImportFiles, report: _Report) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from itertools import islice
 from time import monotonic
 
-from schemas import ImportAccount, Reply
+from schemas import ImportAccount, Reply, routing_key_of
 from worker.broker import Link
 from worker.errors import ConfigurationError, NoReplyError
 from worker.messages.outgoing import OutgoingCommand
@@ -21,8 +21,15 @@ class ImportPublisher:
     """Sends commands over a link that consumes the queue of their replies."""
 
     def __init__(
-        self, link: Link, queue: str, sent_as: str | None, timeout_s: float, on_reply: OnReply
+        self,
+        link: Link,
+        queue: str,
+        sent_as: str | None,
+        timeout_s: float,
+        on_reply: OnReply,
+        partitions: int = 0,
     ) -> None:
+        self._partitions = partitions
         self._link, self._queue, self._sent_as = link, queue, sent_as
         self._timeout_s, self._on_reply = timeout_s, on_reply
         self._waiting: dict[str, ImportAccount] = {}
@@ -49,7 +56,7 @@ class ImportPublisher:
 
     def _outgoing(self, command: ImportAccount) -> OutgoingCommand:
         return OutgoingCommand.of(
-            command.type,
+            routing_key_of(command, self._partitions),
             command.to_json(),
             message_id=command.reference_id,
             app_id="billing-worker import",

@@ -94,6 +94,7 @@ def _publish(commands: list[Command]) -> None:
             app_id="billing-worker console",
             sent_as=sent_as,
             sender=senders.get(command.reference_id),
+            partitions=application.settings.partitions,
         )
         for command in commands
     ]

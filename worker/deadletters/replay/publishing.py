@@ -16,8 +16,14 @@ class RunPublisher:
     """Publisher of one run. ``refusal`` is the broker's latest, while it takes none."""
 
     def __init__(
-        self, links: RunLinks, replay_id: int, sent_as: str | None, on_trouble: Callable[[str], None]
+        self,
+        links: RunLinks,
+        replay_id: int,
+        sent_as: str | None,
+        on_trouble: Callable[[str], None],
+        route: Callable[[Outgoing], Outgoing],
     ) -> None:
+        self._route = route
         self._links, self._replay_id, self._sent_as = links, replay_id, sent_as
         self._on_trouble = on_trouble
         self.refusal: str | None = None
@@ -28,7 +34,8 @@ class RunPublisher:
         unsent: dict[int, str] = {}
         for each in claimed:
             try:
-                messages[replay_of(each.dead_letter, self._sent_as, self._replay_id)] = each
+                replay = replay_of(each.dead_letter, self._sent_as, self._replay_id)
+                messages[self._route(replay)] = each
             except NotPossibleError as error:
                 unsent[each.dead_letter.number] = str(error)
         if not messages:

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Engine
 
-from worker.broker import Link
+from worker.broker import BILLING, Link, Outgoing
 from worker.deadletters.link_drainer import LinkDrainer
 from worker.deadletters.models import Replay, ReplayState
 from worker.deadletters.replay import items
@@ -23,6 +23,7 @@ from worker.deadletters.replay.pace import RunPace
 from worker.deadletters.replay.publishing import RunPublisher
 from worker.errors import ConfigurationError, LedgerUnavailableError, NotKeptError, TransientError
 from worker.ledger.queries import snapshot
+from worker.messages.routing import routed
 from worker.runtime.backoff import Backoff
 from worker.runtime.stop import Stop
 
@@ -40,8 +41,8 @@ class RunnerResources:
 
     ``connect`` opens a link to publish with, ``drain`` one that drains dead letters, once the database takes
     writes. ``name`` is unique to the runner: the lease is in it. ``seconds`` is a clock that
-    only goes forward. ``sent_as`` is the broker user that publishes. In an outage of the database arrived
-    messages are held for ``hold_most_s`` at most.
+    only goes forward. ``sent_as`` is the broker user that publishes; there are ``partitions`` of the
+    queues. In an outage of the database arrived messages are held for ``hold_most_s`` at most.
     """
 
     engine: Engine
@@ -53,6 +54,12 @@ class RunnerResources:
     rng: random.Random
     sent_as: str | None = None
     hold_most_s: float = 1440.0
+    partitions: int = 0
+
+    def routed(self, message: Outgoing) -> Outgoing:
+        """Return a replay with the routing key of today's partitions; a notice has none."""
+        is_command = message.exchange in BILLING.command_exchanges
+        return routed(message, self.partitions, self.clock()) if is_command else message
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +84,9 @@ class ReplayRun:
     ) -> None:
         self._with, self._id, self._controls, self._patience_s = resources, replay_id, controls, patience_s
         self._links = links
-        self._publisher = RunPublisher(links, replay_id, resources.sent_as, controls.on_trouble)
+        self._publisher = RunPublisher(
+            links, replay_id, resources.sent_as, controls.on_trouble, resources.routed
+        )
         self._pace = RunPace(resources.seconds, controls.stop)
         self._under_way: dict[int, Claimed] | None = None
         self._renewed_at = resources.clock()
