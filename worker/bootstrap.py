@@ -298,7 +298,7 @@ class Application:
         from worker.ledger.pauses import Pauses
         from worker.ledger.trials import Trials
 
-        work = self.served_topology().names_of_work
+        work = [queue.name for queue in BILLING.work]  # those of partitions come by leases
         config = config_digest(self.settings, self.catalog)
         settings = self.settings
         worker, pauses = process_name(), Pauses(self.batch_engine)
@@ -354,12 +354,13 @@ class Application:
         from worker.ledger.partition_leases import PartitionLeases
 
         settings = self.settings
+        partitions = self.served_topology().partitions
         return PartitionShare(
             PartitionLeases(self.batch_engine, lease_s=settings.lease_s),
             lanes,
             worker=runner_name(),
-            partitions=settings.partitions,
-            prefetch=prefetch_of(settings.partitions, settings.prefetch),
+            partitions=partitions,
+            prefetch=prefetch_of(partitions, settings.prefetch),
             metrics=self.metrics,
             pace=SharePace(settings.lease_s),
             seconds=self._seconds,
