@@ -9,6 +9,7 @@ from tests.support.fake_broker import FakeBroker
 from worker.broker import BILLING, Delivery, JournalLimits, Link, Outgoing, PublishResult, Topology
 from worker.broker.deliveries import front_of
 from worker.broker.journal import NO_JOURNAL
+from worker.broker.partitions import without_partition
 from worker.broker.sharing import BatchTurns, BulkShare, Waiting
 from worker.errors import BrokerUnavailableError, ConfigurationError
 from worker.ledger.partition_leases import Decide, Lease, LeaseChange, SharingWorker
@@ -97,8 +98,12 @@ class FakeLink(Link):
         self._broker.consuming[self].discard(queue)
         self._most[queue] = 0
 
-    def holds(self, queue: str) -> int:
+    def held_of(self, queue: str) -> int:
         return sum(each.queue == queue for each in self._held)
+
+    def most_of(self, lane: str) -> set[int]:
+        """Return what may be held of a lane's queues, with those of its partitions."""
+        return {most for queue, most in self._most.items() if without_partition(queue) == lane}
 
     def leave(self, queue: str) -> None:
         self._give_back({queue})

@@ -210,7 +210,7 @@ class EmbeddedLink(Link):
                 self._channel.basic_cancel(queue)
                 self._consuming.discard(queue)
 
-    def holds(self, queue: str) -> int:
+    def held_of(self, queue: str) -> int:
         return sum(held_from == queue for held_from in self._held.values())
 
     def leave(self, queue: str) -> None:
@@ -287,7 +287,7 @@ class EmbeddedLink(Link):
         self._channel.queue_bind(queue, BILLING.events, "#")
 
     def _room(self, queue: str) -> int:
-        return self._most[queue] - self.holds(queue)
+        return self._most[queue] - self.held_of(queue)
 
     def _give_back(self, queue: str) -> None:
         for tag in [tag for tag, held_from in self._held.items() if held_from == queue]:

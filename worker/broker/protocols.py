@@ -56,7 +56,7 @@ class Consumes(Connected, Protocol):
         """Take nothing more of ``queue``; what is held is received and acknowledged as before."""
         ...
 
-    def holds(self, queue: str) -> int:
+    def held_of(self, queue: str) -> int:
         """Return the number of messages of ``queue`` that are held: delivered and not acknowledged."""
         ...
 

@@ -54,7 +54,7 @@ class BatchTurns:
 
     def __init__(self, *, one_partition: bool = False) -> None:
         self._one_partition = one_partition
-        self._turn = 0
+        self._turns = 0
         self._served: dict[str | int | None, int] = {}
 
     def enough(self, most: int, queues: Iterable[str]) -> int:
@@ -65,7 +65,6 @@ class BatchTurns:
         self, waiting: Mapping[str, Waiting], most: int, bulk: BulkShare | None = None
     ) -> list[Delivery]:
         """Take a batch of at most ``most`` from what waits in each queue."""
-        self._turn += 1
         lanes = self._lanes(waiting)
         of_bulk = None if bulk is None else lanes.pop(bulk.queue, None)
         if bulk is None or of_bulk is None:
@@ -78,12 +77,13 @@ class BatchTurns:
         return batch + self._fairly(of_bulk, min(most - len(batch), bulk.most), room)
 
     def _lanes(self, waiting: Mapping[str, Waiting]) -> dict[str, _Lane]:
-        """Return the lanes in their order, each with its queues that have anything."""
+        """Return the lanes in their order, which is that of their first queues; each has what waits of it."""
         chosen = self._of_next_partition(waiting) if self._one_partition else waiting
         lanes: dict[str, _Lane] = {}
-        for queue, one in chosen.items():
-            if one.count:
-                lanes.setdefault(without_partition(queue), {})[queue] = one
+        for queue, one in waiting.items():
+            lane = lanes.setdefault(without_partition(queue), {})
+            if one.count and queue in chosen:
+                lane[queue] = one
         return lanes
 
     def _of_next_partition(self, waiting: Mapping[str, Waiting]) -> Mapping[str, Waiting]:
@@ -92,7 +92,7 @@ class BatchTurns:
         if not partitions:
             return {}
         chosen = min(partitions, key=self._last_served)
-        self._served[chosen] = self._turn
+        self._note_served(chosen)
         return {queue: one for queue, one in waiting.items() if partition_in(queue) == chosen}
 
     def _in_order(self, lanes: Iterable[_Lane], most: int, room: int) -> list[Delivery]:
@@ -109,15 +109,19 @@ class BatchTurns:
             (only,) = lane.values()
             return only.take(most, room)
         batch: list[Delivery] = []
-        queues = sorted(lane, key=self._last_served)[: max(most, 0)]
+        queues = sorted(lane, key=self._last_served)[: max(most, 0)]  # none where the lane has nothing
         parts = _parts({queue: lane[queue].count for queue in queues}, most)
         for place, queue in enumerate(queues):
             taken = lane[queue].take(parts[queue], room // (len(queues) - place))
             room -= _size(taken)
             batch += taken
             if taken:
-                self._served[queue] = self._turn
+                self._note_served(queue)
         return batch
+
+    def _note_served(self, name: str | int | None) -> None:
+        self._turns += 1
+        self._served[name] = self._turns
 
     def _last_served(self, name: str | int | None) -> int:
         return self._served.get(name, 0)

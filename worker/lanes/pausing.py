@@ -184,7 +184,7 @@ class Lanes:
 
     def holds_partition(self, link: Consumes, partition: int) -> bool:
         """Return True while messages of a partition are held."""
-        return any(link.holds(queue_of(lane, partition)) for lane in self._queues)
+        return any(link.held_of(queue_of(lane, partition)) for lane in self._queues)
 
     def leave_partition(self, link: Consumes, partition: int) -> None:
         """Consume the queues of a partition no more; what is held of it goes back, also what was to be tried.

@@ -110,7 +110,7 @@ class ConsumingConnection(Consumes):
         self._heartbeat.beat()
         self._channels[queue].quiesce()
 
-    def holds(self, queue: str) -> int:
+    def held_of(self, queue: str) -> int:
         return self._channels[queue].held
 
     def leave(self, queue: str) -> None:
@@ -208,8 +208,8 @@ class SplitConnection(Consumes):
     def quiesce(self, queue: str) -> None:
         self._of(queue).quiesce(queue)
 
-    def holds(self, queue: str) -> int:
-        return self._of(queue).holds(queue)
+    def held_of(self, queue: str) -> int:
+        return self._of(queue).held_of(queue)
 
     def leave(self, queue: str) -> None:
         self._of(queue).leave(queue)

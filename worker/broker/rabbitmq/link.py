@@ -101,8 +101,8 @@ class AmqpLink(Link):
         with broker_errors():
             self._consumer().quiesce(queue)
 
-    def holds(self, queue: str) -> int:
-        return self._consumer().holds(queue)
+    def held_of(self, queue: str) -> int:
+        return self._consumer().held_of(queue)
 
     def leave(self, queue: str) -> None:
         with broker_errors():
