@@ -23,7 +23,7 @@ from tests.support.partitioned_broker import (
 from tests.support.processes import WorkerProcesses
 from tests.support.rabbit_client import RabbitClient
 from tests.support.waiting import eventually
-from tests.support.worker_thread import running
+from tests.support.worker_thread import FlagStop, running
 from worker.bootstrap import Application
 from worker.lanes.partitions import LEASE_S
 from worker.ledger.tables import entries, operations
@@ -175,3 +175,15 @@ def test_order_of_a_user_is_kept_while_partitions_are_handed_over(
     for user in users:
         published = [one["referenceId"] for one in producer.published if one["userId"] == user]
         assert posted(application, user) == published
+
+
+def test_drain_applies_what_waits_in_partitions_and_ends(
+    application: Application, rabbit: RabbitClient
+) -> None:
+    state = ExpectedState(application.engine)
+    for correlation_id, message in publish_to_partitions(rabbit, islice(mixed(), 60), PARTITIONS):
+        state.sent(correlation_id, message)
+    application.consumer(FlagStop()).run(drain=True)
+    state.check(every_reply(rabbit, state.correlations))
+    no_partition_has_any(rabbit, PARTITIONS)
+    assert shares(application) == []
