@@ -219,6 +219,9 @@ class Metrics:
             "1 while this worker takes nothing of a lane, by reason code; operator_type: of some types.",
             ["lane", "code"],
         )
+        self.partitions = group.gauge(
+            "billing_worker_partitions", "Partitions whose queues this worker takes."
+        )
         self.refusals = group.counter(
             "billing_worker_refusals",
             "Messages refused, by the sender that the broker vouches for and the reason code.",

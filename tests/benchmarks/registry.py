@@ -11,6 +11,7 @@ from tests.benchmarks.large import LARGE
 from tests.benchmarks.latency import LATENCY
 from tests.benchmarks.ledger_alone import LEDGER
 from tests.benchmarks.mixed import MIXED
+from tests.benchmarks.partitions import PARTITIONS
 from tests.benchmarks.peers import PEERS
 from tests.benchmarks.queries import QUERIES
 from tests.benchmarks.results import Benchmark
@@ -29,6 +30,7 @@ BENCHMARKS: tuple[Benchmark, ...] = (
     MIXED,
     SKEW,
     WORKERS,
+    PARTITIONS,
     LATENCY,
     QUERIES,
     HTTP,

@@ -48,8 +48,12 @@ class Consumes(Connected, Protocol):
         """
         ...
 
-    def take_no_more(self, queue: str) -> None:
-        """Take no more of ``queue``; what has arrived may still be received and acknowledged.
+    def consume(self, queue: str, most: int) -> None:
+        """Begin to consume one more queue, which may be missing for now, and hold at most ``most`` of it."""
+        ...
+
+    def quiesce(self, queue: str) -> None:
+        """Take nothing more of ``queue``; what is held is received and acknowledged as before.
 
         ``hold_at_most`` takes messages again, with ``give_back`` once nothing of the queue is held.
         """
@@ -57,6 +61,14 @@ class Consumes(Connected, Protocol):
 
     def arrived(self, queue: str) -> int:
         """Return how many messages of ``queue`` have arrived and wait to be received."""
+        ...
+
+    def held_of(self, queue: str) -> int:
+        """Return the number of messages of ``queue`` that are held: delivered and not acknowledged."""
+        ...
+
+    def leave(self, queue: str) -> None:
+        """Consume ``queue`` no more; what is held of it goes back, and may not be acknowledged any more."""
         ...
 
 

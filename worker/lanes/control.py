@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from worker.batches import Batch, Batches
 from worker.broker import Delivery
+from worker.broker.partitions import without_partition
 from worker.errors import LimitExceededError
 from worker.lanes.operator_pauses import OperatorPausedLanes
 from worker.lanes.pausing import Lanes
@@ -60,7 +61,7 @@ class LaneControl:
         The pauses of operators come first: of their lanes nothing is tried.
         """
         if self._operator.needs_attention:
-            for queue in self._operator.attend(self._link, self._lanes.prefetch_of):
+            for queue in self._operator.attend(self._lanes.on(self._link), self._lanes.prefetch_of):
                 self._lanes.forget_probes(queue)
         for exceeded in self._lanes.exceeded():
             self._pause(exceeded)
@@ -95,7 +96,7 @@ class LaneControl:
             return
         lost = self._session.with_broker(lambda: self._pipeline.hold(self._link, held))
         for delivery in lost:
-            self._operator.pause_instead(delivery.queue, _NO_QUEUE)
+            self._operator.pause_instead(without_partition(delivery.queue), _NO_QUEUE)
         self._link.acknowledge([delivery for delivery in held if delivery not in lost])
 
     def _pause(self, exceeded: LimitExceeded) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Protocol
 
-from worker.broker import Consumes, Delivery
+from worker.broker import Delivery
 from worker.broker.partitions import without_partition
 from worker.ledger.operator_pauses import OperatorPause, PauseKind
 from worker.messages.dead_letter_limit import PauseCode
@@ -28,6 +28,22 @@ class ReadsPauses(Protocol):
 
     def current(self) -> Sequence[OperatorPause]:
         """Return them. Raises TransientError."""
+        ...
+
+
+class HoldsLanes(Protocol):
+    """A link, as it consumes lanes: each with its partitions; see ``worker.lanes.on_link``."""
+
+    def hold_at_most(self, lane: str, most: int, *, give_back: bool = False) -> None:
+        """Hold at most so many messages; with ``give_back`` after all that is held has gone back."""
+        ...
+
+    def quiesce(self, lane: str) -> None:
+        """Take nothing more; what is held goes on."""
+        ...
+
+    def arrived(self, lane: str) -> int:
+        """Return how many messages have arrived and wait to be received."""
         ...
 
 
@@ -130,7 +146,7 @@ class OperatorPausedLanes:
         self._whole.clear()  # the queue for their types may be there by now
         self._obey()
 
-    def attend(self, link: Consumes, prefetch: Callable[[str], int]) -> Iterable[str]:
+    def attend(self, link: HoldsLanes, prefetch: Callable[[str], int]) -> Iterable[str]:
         """Act on changed pauses, with nothing in flight; return the lanes that have given all back.
 
         ``prefetch`` says how much a lane holds that goes on.
@@ -147,7 +163,7 @@ class OperatorPausedLanes:
                 continue
             log.warning("%s: %s", queue, pause.text)
             if pause.kind is PauseKind.QUIESCE and queue not in before:
-                link.take_no_more(queue)
+                link.quiesce(queue)
                 self._quiescing.add(queue)
             else:
                 self._quiescing.discard(queue)

@@ -17,7 +17,9 @@ from time import monotonic
 from typing import Protocol, TypeVar
 
 from worker.broker import Consumes
+from worker.broker.partitions import queue_of, without_partition
 from worker.errors import TransientError
+from worker.lanes.on_link import LanesOnLink
 from worker.lanes.operator_pauses import OperatorPausedLanes
 from worker.ledger.pauses import Pause
 from worker.messages.dead_letter_limit import DeadLetterLimit, LimitExceeded, PauseCode
@@ -99,6 +101,8 @@ class PausedLane:
 class Lanes:
     """The lanes of one worker. ``worker`` and ``config`` name it and what it runs with.
 
+    A lane has its own queue, and one in each partition that the worker takes: they pause and go on together.
+
     Four methods wait for the record's database. ``adopt_pauses`` and ``is_accepted`` raise TransientError;
     ``sync`` and ``end`` leave what an outage prevents to a later sync.
     """
@@ -122,6 +126,8 @@ class Lanes:
         self._record, self._worker, self._config = record, worker, config
         self._clock, self._rng, self._metrics, self._seconds = clock, rng, metrics, seconds
         self._prefetch = 0
+        self._partitions: dict[int, int] = {}  # those taken, with the most to hold of each queue
+        self._leaving: set[int] = set()
         self._paused: dict[str, PausedLane] = {}
         self._ended: list[int] = []
         self._is_watching = limit.is_watching
@@ -137,8 +143,8 @@ class Lanes:
         return list(self._paused)
 
     def is_paused(self, queue: str) -> bool:
-        """Return True while a lane is paused."""
-        return queue in self._paused
+        """Return True while the lane of a queue is paused."""
+        return bool(self._paused) and without_partition(queue) in self._paused
 
     def use_config(self, config: str, *, is_new: bool) -> None:
         """Run with another configuration from now on; a new one is watched."""
@@ -161,6 +167,8 @@ class Lanes:
         The link before gave back what was to be tried.
         """
         self._prefetch = most
+        self._partitions.clear()
+        self._leaving.clear()
         for paused in self._paused.values():
             paused.probes.clear()
         return {
@@ -179,7 +187,52 @@ class Lanes:
         self._prefetch = prefetch
         for queue in self.queues:
             if queue not in self._paused and not self.operator.is_paused(queue):
-                link.hold_at_most(queue, prefetch)
+                self._hold(link, queue, prefetch)
+
+    def on(self, link: Consumes) -> LanesOnLink:
+        """Return the lanes as they are consumed over a link, each with its partitions."""
+        return LanesOnLink(link, self._partitions, self._leaving)
+
+    def _hold(self, link: Consumes, lane: str, most: int, *, give_back: bool = False) -> None:
+        """Hold at most so many messages of a lane; none of one that an operator has paused."""
+        if not self.operator.is_paused(lane):
+            self.on(link).hold_at_most(lane, most, give_back=give_back)
+        elif give_back:
+            self.on(link).hold_at_most(lane, 0, give_back=True)
+
+    # -- partitions ---------------------------------------------------------------------------------------
+
+    def take_partition(self, link: Consumes, partition: int, most: int) -> None:
+        """Consume the queues of a partition, and hold at most ``most`` messages of each."""
+        self._partitions[partition] = most
+        for lane in self.queues:
+            held = 0 if self.operator.is_paused(lane) else self.prefetch_of(lane)
+            link.consume(queue_of(lane, partition), min(most, held))
+
+    def quiesce_partition(self, link: Consumes, partition: int) -> None:
+        """Take nothing more of a partition; what is held of it goes on."""
+        del self._partitions[partition]
+        self._leaving.add(partition)
+        for lane in self.queues:
+            link.quiesce(queue_of(lane, partition))
+
+    def holds_partition(self, link: Consumes, partition: int) -> bool:
+        """Return True while messages of a partition are held, but for what paused lanes are to try."""
+        going_on = (lane for lane in self.queues if lane not in self._paused)
+        return any(link.held_of(queue_of(lane, partition)) for lane in going_on)
+
+    def leave_partition(self, link: Consumes, partition: int) -> None:
+        """Consume the queues of a partition no more, with nothing of it in flight.
+
+        What is held of it goes back, also what was to be tried.
+        """
+        self._partitions.pop(partition, None)
+        self._leaving.discard(partition)
+        for lane in self.queues:
+            queue = queue_of(lane, partition)
+            link.leave(queue)
+            if (paused := self._paused.get(lane)) is not None:
+                paused.probes = deque(one for one in paused.probes if one.delivery.queue != queue)
 
     # -- pause and resume ---------------------------------------------------------------------------------
 
@@ -246,13 +299,6 @@ class Lanes:
             if paused.pause_id is not None and not paused.awaits_operator
         ]
         self._unless_away(self._write_ended)
-
-    def _hold(self, link: Consumes, queue: str, most: int, *, give_back: bool = False) -> None:
-        """Hold at most so many messages of a lane; none of one that an operator has paused."""
-        if not self.operator.is_paused(queue):
-            link.hold_at_most(queue, most, give_back=give_back)
-        elif give_back:
-            link.hold_at_most(queue, 0, give_back=True)
 
     def _is_paused_for(self, exceeded: LimitExceeded) -> bool:
         paused = self._paused.get(exceeded.queue)

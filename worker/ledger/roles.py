@@ -46,9 +46,9 @@ APPEND_ONLY = frozenset(
     }
 )
 #: Tables from which a worker deletes: messages on trial, events whose payment has come, an account that was
-#: made for a batch and not opened, and workers that ended long ago. Foreign keys keep every account that has
+#: made for a batch and not opened, and workers that ended. Foreign keys keep every account that has
 #: an entry, a lot or a quota.
-ERASABLE = frozenset({"accounts", "trials", "waiting_events", "workers"})
+ERASABLE = frozenset({"accounts", "partition_workers", "trials", "waiting_events", "workers"})
 
 #: Functions that pass the guards, with the owner's rights: the role for privacy alone executes them.
 ERASING = {

@@ -157,6 +157,8 @@ ABOUT_NOBODY: Mapping[str, str] = {
     "identifiers": "words of the ledger",
     "lane_pauses": "pauses of queues",
     "operator_pauses": "pauses of queues",
+    "partition_leases": "partitions of queues",
+    "partition_workers": "processes",
     "recoveries": "offsets of the journal",
     "replays": "sets of dead letters that operators chose",
     "reverse_runs": "sets of charges that operators chose",
