@@ -36,7 +36,7 @@ from tests.support.rabbitmq_management import BrokerConnection
 from tests.support.waiting import eventually
 from tests.support.worker_thread import running
 from worker.bootstrap import Application
-from worker.client import BillingClient
+from worker.client import BillingClient, _Sending
 from worker.errors import (
     BillingError,
     BrokerUnavailableError,
@@ -267,9 +267,10 @@ class Answering(BillingClient):
     rabbit: RabbitClient
     body: bytes
 
-    def _wait(self, message: Message | Query, timeout_s: float) -> bytes:
+    def _wait(self, message: Message | Query, timeout_s: float) -> list[bytes]:
         answer(self.rabbit, body=b"not for us", correlation_id="another")
-        self._publish(message, str(self._awaited), "billing", waits=True)
+        (awaited,) = self._replies
+        self._publish([_Sending(message, awaited)], "billing", waits=True)
         answer(self.rabbit, body=self.body)
         return super()._wait(message, timeout_s)
 

@@ -21,6 +21,7 @@ from schemas import (
     PaymentSucceeded,
     ReserveUsage,
     SettleAccount,
+    routing_key,
 )
 from tests.support.apply_commands import applied
 from tests.support.fake_stop import FakeStop
@@ -60,7 +61,7 @@ class Broker(FakeLink):
         self.opened = 0
 
     def depth(self, queue: str) -> int:
-        assert queue == PAYMENTS
+        assert BILLING.lane_of(queue) == PAYMENTS
         return self.waiting
 
     def connect(self) -> Link:
@@ -121,6 +122,15 @@ def fill(engine: Engine, catalog: Catalog, count: int, *, now: datetime = NOW, s
 
 
 # -- publishing -------------------------------------------------------------------------------------------
+
+
+def test_command_goes_to_the_partition_of_its_user(
+    engine: Engine, catalog: Catalog, schedulers: Schedulers, broker: Broker
+) -> None:
+    applied(engine, catalog, *held("ann"), now=NOW)
+    schedulers(topology=BILLING.partitioned(8)).tick(NOW + timedelta(minutes=2))
+    (command,) = broker.published
+    assert command.routing_key == routing_key("account.settle", "ann", 8)
 
 
 def test_due_account_becomes_a_command_whose_reference_is_the_account_and_the_time(

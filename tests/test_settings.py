@@ -175,6 +175,20 @@ def test_bad_variable_raises_with_its_name_and_without_its_value(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("partitions", ["12", "-8", "1", "65"])
+def test_number_of_partitions_serves_whole_slots(monkeypatch: pytest.MonkeyPatch, partitions: str) -> None:
+    monkeypatch.setenv("BILLING_PARTITIONS", partitions)
+    with pytest.raises(ConfigurationError, match=r"BILLING_PARTITIONS: .* use 8, 16, 32 or 64, or 0"):
+        load_settings()
+
+
+def test_embedded_broker_has_no_partitions(tmp_path: Path) -> None:
+    url = f"sqla+sqlite:///{tmp_path}/broker.db"
+    assert load_settings(broker_url=url).partitions == 0
+    with pytest.raises(ConfigurationError, match="BILLING_PARTITIONS: the embedded broker has no partitions"):
+        load_settings(broker_url=url, partitions=8)
+
+
 def test_all_bad_variables_are_named_in_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BILLING_WORKERS", "many")
     monkeypatch.setenv("BILLING_TRIES", "0")

@@ -6,8 +6,9 @@ pika and not kombu: a producer installs one client, and the worker's tests speak
 the worker.
 """
 
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from time import monotonic
 from types import TracebackType
 from typing import Any, Final, Literal, Self
@@ -25,7 +26,9 @@ from pika.exceptions import (
 )
 from pydantic import ValidationError
 
-from schemas import Message, Query, QueryAnswer, Reply, answer_in
+from schemas import Message, Query, QueryAnswer, Reply, UsageBatch, answer_in, routing_key_of
+from schemas.batch_parts import joined, parts_of
+from schemas.partitions import require_partitions
 from schemas.queries import BaseQuery
 from worker.addresses import BrokerAddress, Server
 from worker.broker.topology import BILLING
@@ -62,10 +65,24 @@ def _name(message: Message | Query) -> str:
     return message.type if isinstance(message, BaseQuery) else repr(message.reference_id)
 
 
+def _key_of(message: Message | Query, partitions: int) -> str:
+    """Return the routing key; queries have no partitions."""
+    return message.type if isinstance(message, BaseQuery) else routing_key_of(message, partitions)
+
+
 def _again(message: Message | Query) -> str:
     if isinstance(message, BaseQuery):
         return "ask again"
     return "send the same reference again, it is applied once; or ask query.operation for its outcome"
+
+
+@dataclass(frozen=True, slots=True)
+class _Sending:
+    """Message with the ids that it is published under, also when it is published again."""
+
+    message: Message | Query
+    correlation_id: str
+    message_id: str = field(default_factory=lambda: uuid4().hex)
 
 
 class BillingClient:
@@ -78,18 +95,21 @@ class BillingClient:
     one thread: pika's connections can't be shared (pika#892). It has no thread of its own either: an idle
     client loses its connection, and opens another one.
 
+    ``partitions`` is the number of those of the broker's queues, 0 for none (see ``schemas.partitions``). A
+    batch of users in several of them is sent in parts; it is applied as its items are.
+
     Raises ConfigurationError where a person has to act, and BrokerUnavailableError where it is unknown
     whether the broker has the message.
     """
 
-    def __init__(self, url: str, reply_queue: str | None = None) -> None:
+    def __init__(self, url: str, reply_queue: str | None = None, *, partitions: int = 0) -> None:
+        self._partitions = require_partitions(partitions)
         self._user, self._nodes = _user_and_nodes(url)
         self._reply_queue = reply_queue
         self._connection: Any = None
         self._channel: Any = None
         self._own_queue: str | None = None
-        self._awaited: str | None = None
-        self._reply: bytes | None = None
+        self._replies: dict[str, bytes | None] = {}  # those awaited, by correlation id
 
     def __enter__(self) -> Self:
         self._connect()
@@ -107,11 +127,15 @@ class BillingClient:
         """Publish ``message`` with a confirm of the broker; return the correlation id.
 
         ``lane="bulk"`` is for usage that nobody waits for: it is served last. Raises ValueError for another
-        type there. ``message.replies`` says which replies are wanted.
+        type there. ``message.replies`` says which replies are wanted. Each part of a batch has a reply of its
+        own, under the one id.
         """
         exchange = exchange_of(lane, message)
         correlation_id = uuid4().hex
-        self._publish(message, correlation_id, exchange, waits=False)
+        messages: list[Message] = [message]
+        if isinstance(message, UsageBatch):
+            messages = [part.batch for part in parts_of(message, self._partitions)]
+        self._publish([_Sending(one, correlation_id) for one in messages], exchange, waits=False)
         return correlation_id
 
     def request(self, message: Message, timeout_s: float = 10.0) -> Reply:
@@ -122,54 +146,60 @@ class BillingClient:
         message whose ``replies`` are not all wanted: it might wait in vain.
         """
         require_reply(message)
-        correlation_id = uuid4().hex
-        self._awaited, self._reply = correlation_id, None
-        try:
-            self._publish(message, correlation_id, BILLING.exchange, waits=True)
-            return _reply_in(self._wait(message, timeout_s))
-        finally:
-            self._awaited = self._reply = None
+        if isinstance(message, UsageBatch):
+            parts = parts_of(message, self._partitions)
+            if len(parts) > 1:
+                replies = self._replies_to(message, [part.batch for part in parts], timeout_s)
+                return joined(message, list(zip(parts, map(_reply_in, replies), strict=True)))
+        return _reply_in(*self._replies_to(message, [message], timeout_s))
 
     def ask(self, query: Query, timeout_s: float = 5.0) -> QueryAnswer:
         """Publish ``query`` and wait for its answer, or for the problem in its place. Raises NoReplyError.
 
         A query moves nothing: it may be asked again at any time.
         """
-        correlation_id = uuid4().hex
-        self._awaited, self._reply = correlation_id, None
-        try:
-            self._publish(query, correlation_id, BILLING.exchange, waits=True)
-            return _answer_in(self._wait(query, timeout_s))
-        finally:
-            self._awaited = self._reply = None
+        return _answer_in(*self._replies_to(query, [query], timeout_s))
 
-    def _publish(self, message: Message | Query, correlation_id: str, exchange: str, *, waits: bool) -> None:
-        """Publish, and repeat with the same ids on a new connection where the old one is lost."""
-        message_id = uuid4().hex
+    def _replies_to(
+        self, whole: Message | Query, messages: Sequence[Message | Query], timeout_s: float
+    ) -> list[bytes]:
+        """Publish the messages that ``whole`` is sent as, and return the reply to each."""
+        sendings = [_Sending(message, uuid4().hex) for message in messages]
+        self._replies = dict.fromkeys(sending.correlation_id for sending in sendings)
+        try:
+            self._publish(sendings, BILLING.exchange, waits=True)
+            return self._wait(whole, timeout_s)
+        finally:
+            self._replies = {}
+
+    def _publish(self, sendings: Sequence[_Sending], exchange: str, *, waits: bool) -> None:
+        """Publish, and repeat with the same ids on a new connection where the old one is lost.
+
+        All of it: the queue of the replies is lost with its connection.
+        """
         is_new = not self._is_alive()
         try:
-            self._publish_once(message, correlation_id, message_id, exchange, waits=waits)
+            self._publish_all(sendings, exchange, waits=waits)
         except BrokerUnavailableError:
             if is_new:
                 raise
-            self._publish_once(message, correlation_id, message_id, exchange, waits=waits)
+            self._publish_all(sendings, exchange, waits=waits)
 
-    def _publish_once(
-        self,
-        message: Message | Query,
-        correlation_id: str,
-        message_id: str,
-        exchange: str,
-        *,
-        waits: bool,
-    ) -> None:
+    def _publish_all(self, sendings: Sequence[_Sending], exchange: str, *, waits: bool) -> None:
         if not self._is_alive():
             self._connect()
+        for sending in sendings:
+            self._publish_once(sending, exchange, waits=waits)
+
+    def _publish_once(self, sending: _Sending, exchange: str, *, waits: bool) -> None:
+        message = sending.message
+        is_query = isinstance(message, BaseQuery)
+        key = _key_of(message, self._partitions)
         properties: dict[str, str | int | None] = {
             "content_type": "application/json",
-            "delivery_mode": 1 if isinstance(message, BaseQuery) else 2,
-            "correlation_id": correlation_id,
-            "message_id": message_id,
+            "delivery_mode": 1 if is_query else 2,
+            "correlation_id": sending.correlation_id,
+            "message_id": sending.message_id,
             # The broker vouches for it, and the workers' rules about senders and reply queues go by it.
             "user_id": self._user,
         }
@@ -177,14 +207,14 @@ class BillingClient:
             properties["reply_to"] = self._own_reply_queue() if waits else self._reply_queue
             self._channel.basic_publish(
                 exchange,
-                message.type,
+                key,
                 message.to_json(),
                 pika.BasicProperties(**properties),
                 mandatory=True,
             )
         except UnroutableError as error:
             raise ConfigurationError(
-                f"no queue takes {message.type}: run `billing-worker topology declare`"
+                f"no queue takes {key}: run `billing-worker topology declare`"
             ) from error
         except NackError as error:
             raise BrokerUnavailableError(
@@ -200,19 +230,21 @@ class BillingClient:
                 f"the connection was lost while publishing {_name(message)}; {_again(message)}"
             ) from error
 
-    def _wait(self, message: Message | Query, timeout_s: float) -> bytes:
+    def _wait(self, message: Message | Query, timeout_s: float) -> list[bytes]:
+        """Return the awaited replies in the order of what was sent."""
         deadline = monotonic() + timeout_s
         try:
-            while self._reply is None and (left := deadline - monotonic()) > 0:
+            while None in self._replies.values() and (left := deadline - monotonic()) > 0:
                 self._connection.process_data_events(left)
         except (AMQPError, OSError) as error:
             self._drop()
             raise BrokerUnavailableError(
                 f"the connection was lost while waiting for the reply to {_name(message)}; {_again(message)}"
             ) from error
-        if self._reply is None:
+        replies = [reply for reply in self._replies.values() if reply is not None]
+        if len(replies) < len(self._replies):
             raise NoReplyError(f"no reply to {_name(message)} within {timeout_s:g} s; {_again(message)}")
-        return self._reply
+        return replies
 
     def _own_reply_queue(self) -> str:
         if self._own_queue is None:
@@ -223,9 +255,9 @@ class BillingClient:
         return self._own_queue
 
     def _on_reply(self, _channel: Any, _method: Any, properties: Any, body: bytes) -> None:
-        """Keep the awaited reply; others are late replies to earlier requests."""
-        if properties.correlation_id == self._awaited:
-            self._reply = body
+        """Keep an awaited reply; others are late replies to earlier requests."""
+        if properties.correlation_id in self._replies:
+            self._replies[properties.correlation_id] = body
 
     def _is_alive(self) -> bool:
         """Read what the broker has sent; return True while the connection is open."""

@@ -1,11 +1,17 @@
 """Partitioned topology: queues, keys and policies beside those of the lanes."""
 
 import re
+from contextlib import closing
+from fnmatch import fnmatchcase
+from pathlib import Path
 
 import pytest
 
-from worker.broker import BILLING
+from schemas import MESSAGE_TYPES
+from worker.broker import BILLING, open_link
 from worker.broker.partitions import partition_in, queue_of, without_partition
+from worker.broker.roles import FURTHER_ROLES, ROLES, BrokerRole, BrokerUser, rights_of, sendable_keys
+from worker.errors import ConfigurationError
 
 
 def test_lane_has_a_queue_for_each_partition() -> None:
@@ -87,3 +93,75 @@ def test_partition_is_read_from_a_name(name: str, lane: str, partition: int | No
 def test_queue_of_a_partition_names_its_lane() -> None:
     assert without_partition(queue_of("billing.bulk", 3)) == "billing.bulk"
     assert partition_in(queue_of("billing.bulk", 3)) == 3
+
+
+@pytest.mark.parametrize("role", [*ROLES, *FURTHER_ROLES], ids=lambda role: role.name)
+def test_partition_behind_a_type_gives_no_role_another_right(role: BrokerRole) -> None:
+    topology = BILLING.partitioned(64)
+    for exchange in topology.command_exchanges:
+        keys = re.compile(sendable_keys(role, topology, exchange))
+        for type_ in MESSAGE_TYPES:
+            may_send = keys.search(type_) is not None
+            assert (keys.search(f"{type_}.07") is not None) == may_send
+            assert not may_send or any(fnmatchcase(type_, pattern) for pattern in role.sends)
+
+
+def test_key_of_usage_reaches_no_queue_of_payments() -> None:
+    topology = BILLING.partitioned(64)
+    payments = [queue for queue in topology.work_queues if topology.lane_of(queue.name) == "billing.payments"]
+
+    assert all(not key.startswith("usage") for queue in payments for key in queue.routing_keys)
+
+
+@pytest.mark.parametrize("partitions", [0, 16])
+def test_worker_may_read_every_partition_whatever_their_number(partitions: int) -> None:
+    (worker,) = (role for role in ROLES if role.name == "worker")
+    read = re.compile(rights_of(BrokerUser("worker", worker), BILLING.partitioned(partitions)).read)
+
+    assert all(read.search(queue.name) for queue in BILLING.partitioned(64).work_queues)
+    assert not any(
+        read.search(name) for name in ("billing.usage.7", "billing.usage.07.x", "billing.replies.07")
+    )
+
+
+def test_bulk_lane_is_known_by_its_queues() -> None:
+    assert [queue.name for queue in BILLING.partitioned(8).work_queues if BILLING.is_bulk(queue.name)] == [
+        "billing.bulk",
+        *(f"billing.bulk.{partition:02d}" for partition in range(8)),
+    ]
+
+
+def test_lane_of_a_foreign_queue_is_its_name() -> None:
+    assert BILLING.lane_of("billing.replies.07") == "billing.replies.07"
+
+
+def test_queues_are_served_lane_by_lane() -> None:
+    names = BILLING.partitioned(8).names_of_work
+
+    assert [BILLING.lane_of(name) for name in names] == sorted(
+        (BILLING.lane_of(name) for name in names), key=[lane.name for lane in BILLING.work].index
+    )
+    assert set(names) == {queue.name for queue in BILLING.partitioned(8).work_queues}
+
+
+# -- on RabbitMQ ------------------------------------------------------------------------------------------
+
+
+def test_partitions_that_are_there_are_found(broker_url: str) -> None:
+    with closing(open_link(broker_url)) as link:
+        assert link.partitions(BILLING) == 0
+        link.declare(BILLING.partitioned(8))
+        assert link.partitions(BILLING) == 8
+        assert link.differences(BILLING.partitioned(8)) == []
+        link.declare(BILLING.partitioned(16))
+        assert link.partitions(BILLING.partitioned(8)) == 16  # their number was lowered
+        link.delete("billing.usage.15")
+        (missing,) = link.differences(BILLING.partitioned(16))
+        assert missing.startswith("queue 'billing.usage.15' is missing")
+
+
+def test_embedded_broker_refuses_partitions(tmp_path: Path) -> None:
+    with closing(open_link(f"sqla+sqlite:///{tmp_path}/broker.db")) as link:
+        assert link.partitions(BILLING) == 0
+        with pytest.raises(ConfigurationError, match="the embedded broker has no partitions"):
+            link.declare(BILLING.partitioned(8))

@@ -1,6 +1,7 @@
 """``check``: a line each of what is well, and what to do about the rest."""
 
 import re
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from uuid import uuid4
@@ -148,6 +149,27 @@ def test_check_says_who_consumes_and_fails_where_messages_wait_and_nobody_does(
         eventually(lambda: cli("check").lines[-2] == both)
     finally:
         link.close()
+
+
+def test_check_counts_the_queues_of_partitions_and_names_those_that_nobody_consumes(
+    cli: Cli, broker_url: str
+) -> None:
+    topology = BILLING.partitioned(8)
+    with closing(open_link(broker_url)) as link:
+        link.declare(topology)
+    cli.environment["BILLING_PARTITIONS"] = "8"
+    consumed = [name for name in topology.names_of_work if name != "billing.usage.03"]
+    with closing(open_link(broker_url, consume=consumed, prefetch=1)):
+        eventually(
+            lambda: (
+                cli("check")
+                .lines[-2]
+                .startswith("note workers: 27 queues of work have 26 consumers, 0 waiting; ")
+            )
+        )
+        lines = cli("check").lines
+    assert "billing.usage.03 has no consumers, 0 waiting: a queue without a consumer" in lines[-2]
+    assert any("as it must be, with 8 partitions" in line for line in lines)
 
 
 def test_check_notes_replies_that_nobody_reads(

@@ -220,3 +220,35 @@ def test_limits_of_the_journal_that_make_no_sense_are_refused(
 )
 def test_age_of_the_journal_has_one_form(seconds: int, written: str) -> None:
     assert JournalLimits(max_age_s=seconds).arguments["x-max-age"] == written
+
+
+# -- partitions -------------------------------------------------------------------------------------------
+
+
+def test_declare_makes_the_queues_of_partitions_and_verify_misses_them(broker_cli: Cli) -> None:
+    before = broker_cli("topology", "verify", "--partitions", "8")
+    assert before.code == 1
+    assert "queue 'billing.usage.07' is missing: run `billing-worker topology declare`" in before.lines
+    declared = json.loads(broker_cli("topology", "declare", "--partitions", "8", "--json").out)
+    assert declared["partitions"] == 8
+    keys = {queue["name"]: queue["routingKeys"] for queue in declared["queues"]}
+    assert keys["billing.usage.07"] == ["usage.*.07"]
+    assert broker_cli("topology", "verify", BILLING_PARTITIONS="8").code == 0
+    assert broker_cli("topology", "verify").code == 0
+
+
+def test_number_of_partitions_that_is_not_possible_is_refused(broker_cli: Cli) -> None:
+    ended = broker_cli("topology", "declare", "--partitions", "12")
+    assert ended.code == 2
+    assert "BILLING_PARTITIONS: 12 is no number of partitions: use 8, 16, 32 or 64" in ended.err
+
+
+def test_journal_keeps_what_goes_to_partitions(bare_cli: Cli, bare_broker_url: str) -> None:
+    bare_cli.environment["BILLING_BROKER_URL"] = bare_broker_url
+    declared = bare_cli("topology", "declare", "--partitions", "8", "--journal")
+    assert declared.code == 0
+    with RabbitClient(bare_broker_url) as rabbit:
+        rabbit.publish(b"{}", routing_key="usage.deduct.07")
+        rabbit.publish(b"{}", routing_key="usage.deduct")
+        assert rabbit.depth("billing.usage.07") == rabbit.depth("billing.usage") == 1
+        eventually(lambda: rabbit.depth("billing.journal") == 2, what="two messages in the journal")

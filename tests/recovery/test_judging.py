@@ -2,16 +2,18 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
+from schemas import routing_key
 from schemas.dead_letter import RECOVERY_HEADER, RECOVERY_SINCE_HEADER, SENDER_HEADER
-from worker.broker import Delivery
+from worker.broker import BILLING, Delivery
 from worker.broker.journal import JournalMessage
 from worker.deadletters.models import DeadLetterStatus
-from worker.messages.dead_letters import Failure
+from worker.messages.dead_letters import Failure, dead_letter_id
 from worker.messages.policy import Policy
 from worker.recovery.judging import Handling, Judge, JudgedMessage
 
@@ -174,3 +176,18 @@ def test_command_is_published_where_its_bytes_may_have_come_again(status: DeadLe
 def test_malformed_message_is_skipped_where_its_dead_letter_is_kept() -> None:
     assert judged(b"oops", user_id="app").as_known(_PARKED).handling is Handling.KNOWN
     assert judged(b"oops", user_id="app").as_known(None).handling is Handling.DEAD_LETTER
+
+
+@pytest.mark.parametrize(
+    ("partitions", "key"), [(0, "usage.deduct"), (16, routing_key("usage.deduct", "ann", 16))]
+)
+def test_recovered_message_goes_to_the_partition_of_today(partitions: int, key: str) -> None:
+    policy = Policy(senders=RULES, worker_users=frozenset({"ops"}), topology=BILLING.partitioned(partitions))
+    found = judged(key="usage.deduct.63", user_id="app", policy=policy)
+    assert (found.handling, found.outgoing.routing_key) == (Handling.COMMAND, key)
+
+
+def test_dead_letter_of_a_partition_is_known_by_its_lane() -> None:
+    found = judged(user_id="app", message_id="m")
+    dead = replace(found.delivery, queue="billing.usage.07", routing_key="usage.deduct.07")
+    assert dead_letter_id(dead) == found.dead_letter_id

@@ -4,8 +4,19 @@ from collections import Counter
 
 import pytest
 
-from schemas import PARTITIONS, SLOTS, partition_of, routing_key, slot_of, slots_of
-from schemas.partitions import require_partitions
+from schemas import (
+    PARTITIONS,
+    SLOTS,
+    DeductUsage,
+    PaymentRefunded,
+    UsageBatch,
+    partition_of,
+    routing_key,
+    routing_key_of,
+    slot_of,
+    slots_of,
+)
+from schemas.partitions import is_misrouted, require_partitions
 
 
 @pytest.mark.parametrize("partitions", PARTITIONS)
@@ -52,3 +63,39 @@ def test_number_of_partitions_is_usable(partitions: int) -> None:
 def test_other_number_of_partitions_is_refused(partitions: int) -> None:
     with pytest.raises(ValueError, match=f"{partitions} is no number of partitions: use 8, 16, 32 or 64"):
         require_partitions(partitions)
+
+
+def deduct(user: str) -> DeductUsage:
+    return DeductUsage(reference_id=f"d-{user}", user_id=user, tokens=1)
+
+
+def test_batch_of_one_partition_has_its_key_and_another_has_none() -> None:
+    alone = UsageBatch(reference_id="b", items=(deduct("ann"), deduct("ann")))
+    users = ["u-1", "u-2", "u-3", "u-4"]
+    mixed = UsageBatch(reference_id="b", items=tuple(map(deduct, users)))
+
+    assert len({slot_of(user) for user in users}) > 1
+    assert routing_key_of(alone, 64) == f"usage.batch.{slot_of('ann'):02d}"
+    assert routing_key_of(mixed, 64) == "usage.batch"
+    assert routing_key_of(alone, 0) == "usage.batch"
+
+
+def test_event_of_a_payment_without_a_user_has_no_partition() -> None:
+    refund = PaymentRefunded(reference_id="r", original_reference_id="p", amount_minor=1, currency="EUR")
+
+    assert routing_key_of(refund, 16) == "payment.refunded"
+    assert not is_misrouted(refund, 3, 16)
+
+
+@pytest.mark.parametrize("partitions", PARTITIONS)
+def test_message_is_misrouted_in_every_partition_but_its_own(partitions: int) -> None:
+    own = partition_of(slot_of("ann"), partitions)
+    right = [number for number in range(partitions) if not is_misrouted(deduct("ann"), number, partitions)]
+
+    assert right == [own]
+
+
+def test_message_is_right_by_any_number_of_partitions_where_none_is_set() -> None:
+    possible = {partition_of(slot_of("ann"), partitions) for partitions in PARTITIONS}
+
+    assert {number for number in range(64) if not is_misrouted(deduct("ann"), number, 0)} == possible

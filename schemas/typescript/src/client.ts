@@ -12,6 +12,7 @@ import { decode, encode } from "./numbers.js";
 import { resultOf } from "./outcomes.js";
 import type { Result } from "./outcomes.js";
 import type { Outgoing } from "./requests.js";
+import { joined, partsOf, requirePartitions, routingKey } from "./partitions.js";
 import { Billing } from "./vocabulary.js";
 import type { CommandOptions, NoticesOptions, RepliesOptions, RequestOptions } from "./vocabulary.js";
 import { Wire } from "./wire.js";
@@ -29,6 +30,8 @@ export interface ClientOptions {
   readonly maxPending?: number;
   /** Longest wait for a reply or an answer, where a call names none, in milliseconds. */
   readonly timeoutMs?: number;
+  /** Number of partitions of the broker's queues, as it was declared: 8, 16, 32 or 64; default 0, none. */
+  readonly partitions?: number;
   /** Certificates for `amqps:`, in place of those that the URL names. */
   readonly tls?: Tls;
 }
@@ -38,12 +41,21 @@ export class BillingClient extends Billing {
   readonly #broker: Broker;
   readonly #appId: string;
   readonly #timeoutMs: number | undefined;
+  readonly #partitions: number;
   readonly #wire: Wire;
   readonly #subscriptions = new Set<Subscription>();
   #isClosed = false;
 
-  constructor({ url, tls, appId = "billing-client", maxPending = 1_000, timeoutMs }: ClientOptions) {
+  constructor({
+    url,
+    tls,
+    appId = "billing-client",
+    maxPending = 1_000,
+    timeoutMs,
+    partitions = 0,
+  }: ClientOptions) {
     super();
+    this.#partitions = requirePartitions(partitions);
     this.#broker = brokerOf(url, tls);
     this.#appId = appId;
     this.#timeoutMs = timeoutMs;
@@ -54,15 +66,25 @@ export class BillingClient extends Billing {
     if ((command.replies ?? "all") !== "all") {
       throw new BillingRefused("replies: request waits for the reply; use publish", "replies");
     }
-    return resultOf(decode(await this.#send("reply", outgoing(command, options), options)));
+    if (command.type !== "usage.batch") return resultOf(await this.#reply(command, options));
+    const parts = partsOf(command, this.#partitions);
+    const replies = await Promise.all(
+      parts.map(({ batch }) => this.#reply(batch, options, command.referenceId)),
+    );
+    const [only] = replies;
+    return resultOf(only !== undefined && parts.length === 1 ? only : joined(command, parts, replies));
   }
 
   override async publish(command: Command, options: CommandOptions = {}): Promise<void> {
-    await this.#send("confirm", outgoing(command, options), options);
+    const parts = command.type === "usage.batch" ? partsOf(command, this.#partitions) : [];
+    const commands = parts.length > 0 ? parts.map(({ batch }) => batch) : [command];
+    const messages = commands.map((one) => this.#outgoing(one, options, command.referenceId));
+    await Promise.all(messages.map((message) => this.#send("confirm", message, options)));
   }
 
   override async ask(query: Query, options: RequestOptions = {}): Promise<Answer> {
-    const message = { exchange: "billing", type: query.type, body: encode(query) };
+    const { type } = query;
+    const message = { exchange: "billing", type, routingKey: type, body: encode(query) };
     return decode(await this.#send("answer", message, options));
   }
 
@@ -87,6 +109,21 @@ export class BillingClient extends Billing {
     await Promise.all([...subscriptions, this.#wire.close(timeoutMs)]);
   }
 
+  /** Send a command and return its reply; errors about it name `referenceId`. */
+  async #reply(command: Command, options: CommandOptions, referenceId = command.referenceId): Promise<Reply> {
+    return decode(await this.#send("reply", this.#outgoing(command, options, referenceId), options));
+  }
+
+  #outgoing(command: Command, { lane }: CommandOptions, referenceId: string): Outgoing {
+    const { type } = command;
+    if (lane === "bulk" && !type.startsWith("usage.")) {
+      throw new BillingRefused(`the bulk lane takes usage alone, not ${type}`, "lane", "wrong_lane");
+    }
+    const exchange = lane === "bulk" ? "billing.bulk" : "billing";
+    const key = routingKey(command, this.#partitions);
+    return { exchange, type, routingKey: key, body: encode(command), referenceId };
+  }
+
   #send(end: End, message: Outgoing, { timeoutMs }: RequestOptions): Promise<Buffer> {
     this.#refuseClosed();
     return this.#wire.send(end, message, timeoutMs ?? this.#timeoutMs ?? TIMEOUTS_MS[end]);
@@ -107,12 +144,4 @@ export class BillingClient extends Billing {
   #refuseClosed(): void {
     if (this.#isClosed) throw new BillingUnavailable("the client is closed");
   }
-}
-
-function outgoing(command: Command, { lane }: CommandOptions): Outgoing {
-  if (lane === "bulk" && !command.type.startsWith("usage.")) {
-    throw new BillingRefused(`the bulk lane takes usage alone, not ${command.type}`, "lane", "wrong_lane");
-  }
-  const exchange = lane === "bulk" ? "billing.bulk" : "billing";
-  return { exchange, type: command.type, body: encode(command), referenceId: command.referenceId };
 }

@@ -9,6 +9,7 @@ import type { BillingConfiguration } from "./errors.js";
 export interface Outgoing {
   readonly exchange: string;
   readonly type: string;
+  readonly routingKey: string;
   readonly body: Buffer;
   readonly referenceId?: string;
 }

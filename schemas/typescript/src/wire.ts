@@ -95,10 +95,10 @@ export class Wire {
 
   /** Give a message to the broker; return false where it has no way there, or none back. */
   #write(request: Request, end: End): boolean {
-    const { exchange, type, body } = request;
+    const { exchange, routingKey, body } = request;
     const way = this.#wayOf(request, end);
     if (this.#channel === undefined || way === undefined) return false;
-    this.#channel.publish(exchange, type, body, { ...this.#properties(request), ...way }, (error) => {
+    this.#channel.publish(exchange, routingKey, body, { ...this.#properties(request), ...way }, (error) => {
       if (error?.message === "message nacked" && request.writes === 1) request.end(fullQueue(request));
       if (error !== null) return; // a lost channel: all is written again
       request.isConfirmed = true;
