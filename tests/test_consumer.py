@@ -12,11 +12,12 @@ import pytest
 
 from tests.support.fake_broker import FakeBroker
 from tests.support.fake_stop import FakeStop
-from tests.support.fakes import FakeLink, FakePauses, FakeRecord, delivery
+from tests.support.fakes import FakeLeases, FakeLink, FakePauses, FakeRecord, delivery
 from tests.support.waiting import PATIENCE_S
 from worker.broker import Consumes, Delivery, Link, Publishes
 from worker.consumer import Consumer, ConsumerPace
 from worker.errors import BrokerUnavailableError, ConfigurationError, LedgerUnavailableError, UnansweredError
+from worker.lanes.partitions import PartitionShare
 from worker.lanes.pausing import Lanes
 from worker.lanes.poison import PoisonTrials, key_of
 from worker.lanes.schema import SchemaPause
@@ -113,15 +114,20 @@ def consumer(
         "ledger": ledger,
         "pipeline": pipeline,
         "poison": PoisonTrials(record or FakeRecord(), lambda: NOW),
-        "lanes": Lanes(
-            lanes,
-            pipeline.limit,
-            FakePauses(),
-            worker="w",
-            config="c",
-            clock=lambda: NOW,
-            rng=random.Random(1),
-            metrics=counters,
+        "lanes": (
+            own_lanes := Lanes(
+                lanes,
+                pipeline.limit,
+                FakePauses(),
+                worker="w",
+                config="c",
+                clock=lambda: NOW,
+                rng=random.Random(1),
+                metrics=counters,
+            )
+        ),
+        "partitions": PartitionShare(
+            FakeLeases(), own_lanes, worker="w", partitions=0, prefetch=3, metrics=counters
         ),
         "schema": SchemaPause(
             ledger.require_usable,

@@ -46,6 +46,9 @@ if TYPE_CHECKING:
     from worker.deadletters.link_drainer import LinkDrainer
     from worker.deadletters.replay.runner import ReplayRunner
     from worker.deadletters.service import DeadLetters
+    from worker.lanes.partitions import PartitionShare
+    from worker.lanes.pausing import Lanes
+    from worker.ledger.partition_leases import PartitionLeases
     from worker.ledger.pauses import Pauses
     from worker.ledger.roles import RoleNames
     from worker.ledger.store import Ledger
@@ -268,10 +271,11 @@ class Application:
         consume: Sequence[str] = (),
         prefetch: int | Mapping[str, int] | None = None,
         bulk: str | None = None,
+        one_partition: bool = False,
     ) -> Link:
         """A new link to the broker, which holds ``prefetch`` messages a queue (or as many as is set).
 
-        The queue ``bulk`` may be missing.
+        The queue ``bulk`` may be missing. With ``one_partition`` a batch is of one.
         """
         from worker.broker import open_link
 
@@ -281,6 +285,7 @@ class Application:
             prefetch=self.settings.prefetch if prefetch is None else prefetch,
             bulk=bulk,
             name=self._name,
+            one_partition=one_partition,
         )
 
     def consumer(self, stop: Stop) -> Consumer:
@@ -293,30 +298,37 @@ class Application:
         from worker.ledger.pauses import Pauses
         from worker.ledger.trials import Trials
 
-        work = self.served_topology().names_of_work
+        work = [queue.name for queue in BILLING.work]  # those of partitions come by leases
         config = config_digest(self.settings, self.catalog)
         settings = self.settings
         worker, pauses = process_name(), Pauses(self.batch_engine)
         is_new = is_new_config(pauses, config, worker, self.clock())
         ledger = self.ledger
         pipeline = self.pipeline(ledger, is_new_config=is_new)
+        lanes = Lanes(
+            work,
+            pipeline.limit,
+            pauses,
+            worker=worker,
+            config=config,
+            clock=self.clock,
+            rng=self.rng(),
+            metrics=self.metrics,
+            seconds=self._seconds,
+        )
         return Consumer(
             # A broker that was declared for the version before has no bulk queue: that stops no other lane.
-            lambda prefetch: self.link(consume=work, prefetch=prefetch, bulk=BILLING.bulk.name),
+            lambda prefetch: self.link(
+                consume=work,
+                prefetch=prefetch,
+                bulk=BILLING.bulk.name,
+                one_partition=settings.ledger_form.has_one_slot,
+            ),
             ledger,
             pipeline,
             poison=PoisonTrials(Trials(self.batch_engine, worker), self.clock),
-            lanes=Lanes(
-                work,
-                pipeline.limit,
-                pauses,
-                worker=worker,
-                config=config,
-                clock=self.clock,
-                rng=self.rng(),
-                metrics=self.metrics,
-                seconds=self._seconds,
-            ),
+            lanes=lanes,
+            partitions=self._partition_share(lanes),
             schema=SchemaPause(
                 ledger.require_usable,
                 work,
@@ -336,6 +348,30 @@ class Application:
             exits_on_limit=settings.on_limit == "exit",
             bulk=BILLING.bulk.name,
         )
+
+    def _partition_share(self, lanes: Lanes) -> PartitionShare:
+        from worker.lanes.partitions import PartitionShare, SharePace, prefetch_of
+        from worker.ledger.partition_leases import PartitionLeases
+
+        settings = self.settings
+        partitions = self.served_topology().partitions
+        return PartitionShare(
+            PartitionLeases(self.batch_engine, lease_s=settings.lease_s),
+            lanes,
+            worker=runner_name(),
+            partitions=partitions,
+            prefetch=prefetch_of(partitions, settings.prefetch),
+            metrics=self.metrics,
+            pace=SharePace(settings.lease_s),
+            seconds=self._seconds,
+        )
+
+    @property
+    def partition_leases(self) -> PartitionLeases:
+        """The leases of partitions, as people look at them."""
+        from worker.ledger.partition_leases import PartitionLeases
+
+        return PartitionLeases(self.engine, lease_s=self.settings.lease_s)
 
     def scheduler(self) -> Scheduler:
         """Scheduler of commands for what falls due, ready to run."""

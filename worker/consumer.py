@@ -22,6 +22,7 @@ from worker.errors import (
     UnusableSchemaError,
 )
 from worker.lanes.control import LaneControl
+from worker.lanes.partitions import PartitionShare
 from worker.lanes.pausing import Lanes
 from worker.lanes.poison import SHRINK, PoisonTrials, may_be_poison
 from worker.lanes.schema import SchemaPause
@@ -69,6 +70,7 @@ class Consumer:
         *,
         poison: PoisonTrials,
         lanes: Lanes,
+        partitions: PartitionShare,
         schema: SchemaPause,
         pace: ConsumerPace,
         stop: Stop,
@@ -79,6 +81,7 @@ class Consumer:
     ) -> None:
         self._connect, self._ledger, self._pipeline = connect, ledger, pipeline
         self._poison, self._lanes, self._schema = poison, lanes, schema
+        self._partitions = partitions
         self._pace, self._stop, self._rng, self._metrics = pace, stop, rng, metrics
         self._exits_on_limit = exits_on_limit
         self._shares = LaneShares(bulk, pace.batch_size)
@@ -98,6 +101,7 @@ class Consumer:
             while not (done or self._stop.requested):
                 done = self._consume_until_lost(drain=drain)
         finally:
+            self._partitions.end()
             self._lanes.end()
             self._schema.end()
 
@@ -144,6 +148,7 @@ class Consumer:
                 f"stopped: {self._lanes.paused[0]} is paused, see `billing-worker check`"
             )
         link = self._connect(self._lanes.open(prefetch))
+        self._partitions.begin()
         self._has_been_linked = True
         try:
             yield link
@@ -163,12 +168,12 @@ class Consumer:
     def _consume(self, link: Link, ledger: Executor, *, drain: bool) -> bool:
         """Run batches until the stop. Returns True when ``drain`` is set and nothing comes any more."""
         batches, control = self._parts_on(link, ledger)
-        while not self._stop.requested:
+        while not self._may_end(batches):
             is_idle = batches.is_idle
             deliveries = self._receive(link, self._pace.batch_size, IDLE_S if is_idle else 0)
             batch, on_record = _decoded(batches, control, deliveries)
             batches.await_in_flight()
-            if self._stop.requested:
+            if self._stop.requested and not self._partitions.takes_any:
                 break  # what was just received goes back
             if room := self._shares.room_for_late(deliveries):
                 late, on_record_too = _decoded(batches, control, self._receive_late(link, room))
@@ -182,15 +187,21 @@ class Consumer:
             elif batch.is_lone:
                 # To read on would take the processor from the ledger's thread, and hold up the reply.
                 batches.finish()
+            if self._partitions.is_due:
+                self._partitions.attend(batches)
             if self._schema.is_due:
                 batches.finish()
                 batches.session.in_ledger(self._schema.look)
             self._lanes.raise_prefetch(link, self._pace.prefetch, factor=SHRINK if on_record else None)
-            if drain and is_idle and not deliveries:
+            if drain and is_idle and not deliveries and self._partitions.is_settled:
                 return True
             link.keep_alive()
         batches.finish()
         return False
+
+    def _may_end(self, batches: Batches) -> bool:
+        """Return True once a stop is requested and the partitions are handed over."""
+        return self._stop.requested and self._partitions.has_handed_over_all(batches)
 
     def _receive(self, link: Consumes, most: int, wait_s: float) -> Sequence[Delivery]:
         deliveries = link.receive(most, wait_s, self._shares.next())

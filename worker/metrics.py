@@ -65,6 +65,11 @@ class Metrics:
             ["lane", "code"],
             registry=self.registry,
         )
+        self.partitions = Gauge(
+            "billing_worker_partitions",
+            "Partitions whose queues this worker takes.",
+            registry=self.registry,
+        )
         self.refusals = Counter(
             "billing_worker_refusals",
             "Messages refused, by the sender that the broker vouches for and the reason code.",

@@ -13,7 +13,7 @@ from datetime import datetime
 from schemas import Code, Command, DeadLetterReason, Message, UsageBatch, commands_of, first_malformed
 from schemas.partitions import is_misrouted
 from worker.broker import Consumes, Delivery, Link, Publishes
-from worker.broker.partitions import partition_in
+from worker.broker.partitions import partition_in, without_partition
 from worker.catalog import Catalog
 from worker.core import Answer, Conflict, decide
 from worker.errors import (
@@ -78,8 +78,8 @@ class Item:
 
     @property
     def queue(self) -> str:
-        """The lane it came from."""
-        return self.delivery.queue
+        """The queue of the lane it came from; that of a partition counts as its lane's."""
+        return without_partition(self.delivery.queue)
 
 
 class Pipeline:
@@ -261,12 +261,12 @@ class Pipeline:
         except Exception as fault:  # noqa: BLE001 - whatever it is, it is one message's until proven otherwise
             self._isolate(items, fault)
         else:
-            for queue in {item.delivery.queue for item in items}:
+            for queue in _lanes_of(items):
                 self.limit.reset(queue)
 
     def _without_kept(self, items: Sequence[Item]) -> Sequence[Item]:
         """The items of lanes that go on; the others are kept, untried."""
-        over = {queue for queue in {item.delivery.queue for item in items} if self.limit.is_over(queue)}
+        over = {queue for queue in _lanes_of(items) if self.limit.is_over(queue)}
         if not over:
             return items
         for item in items:
@@ -356,6 +356,11 @@ class Pipeline:
         for counts, metric in ((messages, self._metrics.messages), (batched, self._metrics.batch_items)):
             for labels, count in counts.items():
                 metric.labels(*labels).inc(count)
+
+
+def _lanes_of(items: Iterable[Item]) -> set[str]:
+    """Return the queues of the lanes that ``items`` came from."""
+    return {without_partition(queue) for queue in {item.delivery.queue for item in items}}
 
 
 def _refusal(item: Item) -> DeadLetterReason | None:

@@ -92,6 +92,8 @@ class Settings(BaseSettings):
     session_settings: Literal["connection", "role"] = "connection"
     #: Partitions of the queues of work that messages are published to: 8, 16, 32 or 64; 0: none.
     partitions: int = 0
+    #: Time after which the partitions of a dead worker are taken by the others, a look more or less.
+    lease_s: Annotated[float, Field(ge=1, le=600)] = 10.0
     #: Slots that a transaction may have, and what judges the references: see OPERATING.
     ledger_form: LedgerForm = LedgerForm.WHOLE
     #: The CA, certificate and key for servers with TLS whose URLs name none: PEM files.

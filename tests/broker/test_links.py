@@ -358,3 +358,30 @@ def test_message_behind_a_full_prefetch_of_bulk_is_received(connect: Connect) ->
     nothing_of_bulk = BulkShare(BULK, 0, 0)
     (found,) = eventually(lambda: link.receive(20, 0.1, nothing_of_bulk))
     assert found.queue == USAGE
+
+
+def test_queue_is_consumed_later_quiesced_and_left(connect: Connect) -> None:
+    publisher, link = connect(), connect(PAYMENTS)
+    publisher.publish([*map(usage, range(5))])
+    link.consume(USAGE, 3)
+    held = received(link, 3)
+    assert link.held_of(USAGE) == 3
+    link.quiesce(USAGE)
+    link.acknowledge(held[:2])
+    link.acknowledge(held[2:])
+    assert link.held_of(USAGE) == 0
+    assert link.receive(5, 0.0) == [], "it takes nothing more"
+    link.leave(USAGE)
+    assert bodies(received(connect(USAGE), 2)) == [b'{"n":3}', b'{"n":4}']
+
+
+def test_what_is_held_of_a_queue_that_is_left_goes_back_to_its_place(connect: Connect) -> None:
+    link = connect(PAYMENTS)
+    connect().publish([*map(usage, range(5))])
+    link.consume(USAGE, 5)
+    link.acknowledge(received(link, 5)[:2])
+    link.leave(USAGE)
+    again = received(connect(USAGE), 3)
+    assert bodies(again) == [b'{"n":2}', b'{"n":3}', b'{"n":4}']
+    link.consume(USAGE, 5)
+    assert link.held_of(USAGE) == 0

@@ -8,7 +8,7 @@ import pytest
 from tests.support.fakes import delivery
 from worker.broker import BulkShare, Delivery
 from worker.broker.deliveries import BATCH_MAX_BYTES, front_of
-from worker.broker.sharing import Waiting, batch_of
+from worker.broker.sharing import BatchTurns, Waiting
 
 PAYMENTS, USAGE, BULK = QUEUES = ("billing.payments", "billing.usage", "billing.bulk")
 Arrived = dict[str, deque[Delivery]]
@@ -30,7 +30,7 @@ def counts(batch: list[Delivery]) -> tuple[int, ...]:
 
 def taken(queues: Arrived, most: int, bulk: BulkShare | None) -> tuple[int, ...]:
     waiting = {queue: Waiting(len(some), partial(front_of, some)) for queue, some in queues.items()}
-    return counts(batch_of(waiting, most, bulk))
+    return counts(BatchTurns().batch_of(waiting, most, bulk))
 
 
 @pytest.mark.parametrize(
@@ -77,3 +77,62 @@ def test_bulk_is_never_starved_and_neither_is_anyone_else() -> None:
     queues, share = arrived(0, 1_000, 1_000), BulkShare(BULK, 10, 20)
     batches = [taken(queues, 100, share) for _ in range(11)]
     assert batches[:11] == [(0, 90, 10)] * 11
+
+
+def partitioned(**counts: int) -> dict[str, Waiting]:
+    """Return what waits in queues, by lane and partition: ``usage_03=5``; a lane alone has no partition."""
+    lanes = {"payments": PAYMENTS, "usage": USAGE, "bulk": BULK}
+    waiting = {}
+    for name, count in counts.items():
+        lane, _, partition = name.partition("_")
+        queue = f"{lanes[lane]}.{partition}" if partition else lanes[lane]
+        some = deque(delivery(b"x", queue=queue) for _ in range(count))
+        waiting[queue] = Waiting(count, partial(front_of, some))
+    return waiting
+
+
+def by_queue(batch: list[Delivery]) -> dict[str, int]:
+    """Return the number of each queue's messages, in the order of the batch."""
+    found: dict[str, int] = {}
+    for one in batch:
+        short = one.queue.removeprefix("billing.").replace(".", "_")
+        found[short] = found.get(short, 0) + 1
+    return found
+
+
+@pytest.mark.parametrize(
+    ("waiting", "expected"),
+    [
+        ({"usage_00": 500, "usage_01": 500}, {"usage_00": 50, "usage_01": 50}),
+        ({"usage_00": 500, "usage_01": 7}, {"usage_00": 93, "usage_01": 7}),
+        ({"usage": 500, "usage_00": 500, "usage_01": 4}, {"usage": 48, "usage_00": 48, "usage_01": 4}),
+        ({"payments": 0, "usage": 0, "usage_00": 80, "payments_01": 50}, {"payments_01": 50, "usage_00": 50}),
+        ({"bulk_00": 90, "bulk_01": 90}, {"bulk_00": 10, "bulk_01": 10}),
+        ({"bulk_00": 90, "bulk_01": 90, "usage_01": 95}, {"usage_01": 90, "bulk_00": 5, "bulk_01": 5}),
+        ({"usage_00": 0, "usage_01": 0}, {}),
+    ],
+)
+def test_partitions_of_a_lane_get_equal_parts(waiting: dict[str, int], expected: dict[str, int]) -> None:
+    batch = BatchTurns().batch_of(partitioned(**waiting), 100, BulkShare(BULK, 10, 20))
+    assert by_queue(batch) == expected
+
+
+def test_no_partition_is_starved_by_batches_that_are_smaller_than_their_number() -> None:
+    turns, waiting = BatchTurns(), partitioned(**{f"usage_{number:02d}": 90 for number in range(8)})
+    served = [one.queue for _ in range(8) for one in turns.batch_of(waiting, 3)]
+    assert {served.count(queue) for queue in waiting} == {3}
+
+
+def test_batch_of_one_partition_has_its_lanes_in_order_and_each_has_its_turn() -> None:
+    turns = BatchTurns(one_partition=True)
+    waiting = partitioned(payments=1, usage=0, usage_03=150, bulk_03=9, payments_03=2, usage_05=4)
+    batches = [by_queue(turns.batch_of(waiting, 100, BulkShare(BULK, 10, 20))) for _ in range(3)]
+    assert sorted(map(str, batches)) == sorted(
+        map(str, [{"payments": 1}, {"payments_03": 2, "usage_03": 89, "bulk_03": 9}, {"usage_05": 4}])
+    )
+
+
+def test_batch_of_one_partition_is_whole_although_others_have_arrived() -> None:
+    queues = ["billing.usage", "billing.usage.00", "billing.payments.00", "billing.usage.01"]
+    assert BatchTurns(one_partition=True).enough(500, queues) == 1500
+    assert BatchTurns().enough(500, queues) == 500

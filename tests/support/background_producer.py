@@ -1,7 +1,7 @@
 """Producer in a thread, which survives outages of the broker."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from threading import Event, Thread
 from time import monotonic
 from types import TracebackType
@@ -22,11 +22,19 @@ class BackgroundProducer:
     """Producer in a thread, with confirms; it publishes again where a confirm is missing.
 
     A message may reach the broker twice; one that is in ``published`` has reached it. The correlation id
-    is the reference, the reply goes to ``reply_to``.
+    is the reference, the reply goes to ``reply_to``. ``key_of`` gives each its routing key.
     """
 
-    def __init__(self, url: str, messages: Iterable[Message], *, reply_to: str) -> None:
+    def __init__(
+        self,
+        url: str,
+        messages: Iterable[Message],
+        *,
+        reply_to: str,
+        key_of: Callable[[Message], str] = lambda message: str(message["type"]),
+    ) -> None:
         self._url, self._messages, self._reply_to = url, messages, reply_to
+        self._key_of = key_of
         self._enough = Event()
         self._thread = Thread(target=self._run, name="producer")
         self.published: list[Message] = []
@@ -81,5 +89,5 @@ class BackgroundProducer:
             user_id=user_of(self._url),
         )
         channel.basic_publish(
-            "billing", message["type"], json.dumps(message).encode(), properties, mandatory=True
+            "billing", self._key_of(message), json.dumps(message).encode(), properties, mandatory=True
         )

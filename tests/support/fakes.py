@@ -2,15 +2,17 @@
 
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from tests.support.fake_broker import FakeBroker
 from worker.broker import BILLING, Delivery, JournalLimits, Link, Outgoing, PublishResult, Topology
 from worker.broker.deliveries import front_of
 from worker.broker.journal import NO_JOURNAL
-from worker.broker.sharing import BulkShare, Waiting, batch_of
+from worker.broker.partitions import without_partition
+from worker.broker.sharing import BatchTurns, BulkShare, Waiting
 from worker.errors import BrokerUnavailableError, ConfigurationError
+from worker.ledger.partition_leases import Decide, Lease, LeaseChange, SharingWorker
 from worker.ledger.pauses import Pause
 from worker.ledger.trials import Trial, Trying
 from worker.messages.outgoing import OutgoingDeadLetter, OutgoingDirectReply, OutgoingNotice, OutgoingReply
@@ -34,6 +36,7 @@ class FakeLink(Link):
         self._broker = broker or FakeBroker(listeners=["billing.heard"])
         self._most = dict(dict.fromkeys(_WORK, 1000) if consume is None else consume)
         self._broker.consuming[self] = set(self._most)
+        self._turns = BatchTurns()
         for each in arriving:
             self._broker.queue(each.queue).append(each)
         self._held: list[Delivery] = []
@@ -63,7 +66,7 @@ class FakeLink(Link):
         with self._broker.changed:
             if len(self._broker.consuming) > 1:  # else nobody could publish meanwhile
                 self._broker.changed.wait_for(lambda: any(map(self._room, self._most)), timeout_s)
-            taken = batch_of({queue: self._waiting(queue) for queue in self._most}, most, bulk)
+            taken = self._turns.batch_of({queue: self._waiting(queue) for queue in self._most}, most, bulk)
             self._held += taken
         return taken
 
@@ -86,6 +89,26 @@ class FakeLink(Link):
     def _give_back(self, queues: Collection[str]) -> None:
         self._broker.give_back(each for each in self._held if each.queue in queues)
         self._held = [each for each in self._held if each.queue not in queues]
+
+    def consume(self, queue: str, most: int) -> None:
+        self._most[queue] = most
+        self._broker.consuming[self].add(queue)
+
+    def quiesce(self, queue: str) -> None:
+        self._broker.consuming[self].discard(queue)
+        self._most[queue] = 0
+
+    def held_of(self, queue: str) -> int:
+        return sum(each.queue == queue for each in self._held)
+
+    def most_of(self, lane: str) -> set[int]:
+        """Return what may be held of a lane's queues, with those of its partitions."""
+        return {most for queue, most in self._most.items() if without_partition(queue) == lane}
+
+    def leave(self, queue: str) -> None:
+        self._give_back({queue})
+        self._broker.consuming[self].discard(queue)
+        del self._most[queue]
 
     def publish(self, messages: Sequence[Outgoing]) -> PublishResult:
         self.on_publish()
@@ -238,6 +261,42 @@ class FakePauses:
     def accept(self, config: str, by: str, now: datetime) -> None:
         del by, now
         self.accepted.append(config)
+
+
+class FakeLeases:
+    """Leases in memory, which never end by themselves; ``errors`` are raised first."""
+
+    def __init__(self) -> None:
+        self.held: dict[int, str] = {}
+        self.members: dict[str, int] = {}
+        self.errors: list[Exception] = []
+
+    def renew(
+        self, worker: str, partitions: int, decide: Decide, *, left: Collection[int] = ()
+    ) -> LeaseChange:
+        if self.errors:
+            raise self.errors.pop(0)
+        self._free(worker, left)
+        self.members[worker] = partitions
+        leases = [
+            Lease(one, self.held.get(one), _NEVER if one in self.held else None) for one in range(partitions)
+        ]
+        members = [SharingWorker(name, known, _NEVER) for name, known in self.members.items()]
+        change = decide(leases, members, _NEVER - timedelta(days=1))
+        self.held.update(dict.fromkeys(change.take, worker))
+        return change
+
+    def leave(self, worker: str) -> None:
+        self._free(worker, list(self.held))
+        self.members.pop(worker, None)
+
+    def _free(self, worker: str, partitions: Collection[int]) -> None:
+        for one in partitions:
+            if self.held.get(one) == worker:
+                del self.held[one]
+
+
+_NEVER = datetime(9999, 1, 1, tzinfo=UTC)
 
 
 def lost() -> None:

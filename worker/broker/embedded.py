@@ -25,7 +25,7 @@ from worker.broker.journal import NO_JOURNAL
 from worker.broker.outgoing import DIRECT_REPLY_TO, Outgoing, PublishResult
 from worker.broker.partitions import NO_PARTITIONS
 from worker.broker.protocols import Link
-from worker.broker.sharing import BulkShare, Waiting, batch_of
+from worker.broker.sharing import BatchTurns, BulkShare, Waiting
 from worker.broker.topology import BILLING, JournalLimits, Topology
 from worker.errors import BrokerUnavailableError, ConfigurationError
 
@@ -148,6 +148,7 @@ class EmbeddedLink(Link):
         self._connection.transport.polling_interval = 0.02
         self._arrived: dict[str, deque[Delivery]] = {queue: deque() for queue in consume}
         self._most = dict(consume)
+        self._turns = BatchTurns()
         self._consuming: set[str] = set()
         self._held: dict[Any, str] = {}  # the queue of each delivery that is not acknowledged, by its tag
         with _broker_errors():
@@ -171,7 +172,7 @@ class EmbeddedLink(Link):
             queue: Waiting(len(arrived), partial(front_of, arrived))
             for queue, arrived in self._arrived.items()
         }
-        return batch_of(waiting, most, bulk)
+        return self._turns.batch_of(waiting, most, bulk)
 
     def publish(self, messages: Sequence[Outgoing]) -> PublishResult:
         # A queue that is named and does not exist is made. A direct reply is dropped.
@@ -197,6 +198,24 @@ class EmbeddedLink(Link):
                 self._give_back(queue)
             if most and queue not in self._consuming:
                 self._consume(queue)
+
+    def consume(self, queue: str, most: int) -> None:
+        self._arrived.setdefault(queue, deque())
+        self._most[queue] = 0
+        self.hold_at_most(queue, most)
+
+    def quiesce(self, queue: str) -> None:
+        with _broker_errors():
+            if queue in self._consuming:
+                self._channel.basic_cancel(queue)
+                self._consuming.discard(queue)
+
+    def held_of(self, queue: str) -> int:
+        return sum(held_from == queue for held_from in self._held.values())
+
+    def leave(self, queue: str) -> None:
+        self.hold_at_most(queue, 0, give_back=True)
+        del self._arrived[queue]
 
     def keep_alive(self, wait_s: float = 0.0) -> None:
         # There is nothing to keep alive, only the time to wait.
@@ -268,7 +287,7 @@ class EmbeddedLink(Link):
         self._channel.queue_bind(queue, BILLING.events, "#")
 
     def _room(self, queue: str) -> int:
-        return self._most[queue] - sum(held_from == queue for held_from in self._held.values())
+        return self._most[queue] - self.held_of(queue)
 
     def _give_back(self, queue: str) -> None:
         for tag in [tag for tag, held_from in self._held.items() if held_from == queue]:

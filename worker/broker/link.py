@@ -22,13 +22,15 @@ def open_link(
     prefetch: int | Mapping[str, int] = 1000,
     bulk: str | None = None,
     name: str = "billing-worker",
+    one_partition: bool = False,
 ) -> Link:
     """Connect to ``amqp://…``, ``amqps://…`` or ``sqla+sqlite:///file`` and consume the queues named.
 
     Of several nodes the first that is well is used, see ``BrokerAddress``.
 
     ``prefetch`` counts messages a queue; at 0 the queue waits until ``hold_at_most`` says more. The queue
-    ``bulk`` may be missing: the others are consumed, and it is consumed once it is there. Raises
+    ``bulk`` may be missing: the others are consumed, and it is consumed once it is there. With
+    ``one_partition`` each batch is of the queues of one partition (see ``BatchTurns``). Raises
     BrokerUnavailableError, or ConfigurationError where the broker refuses the credentials or the URL can't be
     used.
     """
@@ -38,7 +40,7 @@ def open_link(
         case "amqp" | "amqps" | "pyamqp":
             from worker.broker.rabbitmq.link import AmqpLink
 
-            return AmqpLink(url, consume=held, name=name, bulk=bulk)
+            return AmqpLink(url, consume=held, name=name, bulk=bulk, one_partition=one_partition)
         case "sqla+sqlite":
             from worker.broker.embedded import EmbeddedLink
 

@@ -48,6 +48,22 @@ class Consumes(Connected, Protocol):
         """
         ...
 
+    def consume(self, queue: str, most: int) -> None:
+        """Begin to consume one more queue, and hold at most ``most`` of it; it is tried again where missing."""
+        ...
+
+    def quiesce(self, queue: str) -> None:
+        """Take nothing more of ``queue``; what is held is received and acknowledged as before."""
+        ...
+
+    def held_of(self, queue: str) -> int:
+        """Return the number of messages of ``queue`` that are held: delivered and not acknowledged."""
+        ...
+
+    def leave(self, queue: str) -> None:
+        """Consume ``queue`` no more; what is held of it goes back, and may not be acknowledged any more."""
+        ...
+
 
 class Publishes(Connected, Protocol):
     """A connection that publishes messages, each confirmed by the broker."""

@@ -17,6 +17,7 @@ from time import monotonic
 from typing import Protocol, TypeVar
 
 from worker.broker import Consumes
+from worker.broker.partitions import queue_of, without_partition
 from worker.errors import TransientError
 from worker.ledger.pauses import Pause
 from worker.messages.dead_letter_limit import DeadLetterLimit, LimitExceeded, PauseCode
@@ -96,6 +97,8 @@ class PausedLane:
 class Lanes:
     """The lanes of one worker. ``worker`` and ``config`` name it and what it runs with.
 
+    A lane has its own queue, and one in each partition that the worker takes: they pause and go on together.
+
     Four methods wait for the record's database. ``adopt_pauses`` and ``is_accepted`` raise TransientError;
     ``sync`` and ``end`` leave what an outage prevents to a later sync.
     """
@@ -117,6 +120,7 @@ class Lanes:
         self._record, self._worker, self._config = record, worker, config
         self._clock, self._rng, self._metrics, self._seconds = clock, rng, metrics, seconds
         self._prefetch = 0
+        self._partitions: dict[int, int] = {}
         self._paused: dict[str, PausedLane] = {}
         self._ended: list[int] = []
         self._is_watching = limit.is_watching
@@ -129,8 +133,8 @@ class Lanes:
         return list(self._paused)
 
     def is_paused(self, queue: str) -> bool:
-        """Return True while a lane is paused."""
-        return queue in self._paused
+        """Return True while the lane of a queue is paused."""
+        return bool(self._paused) and without_partition(queue) in self._paused
 
     # -- prefetch -----------------------------------------------------------------------------------------
 
@@ -140,6 +144,7 @@ class Lanes:
         The link before gave back what was to be tried.
         """
         self._prefetch = most
+        self._partitions.clear()
         for paused in self._paused.values():
             paused.probes.clear()
         return {
@@ -154,7 +159,44 @@ class Lanes:
         self._prefetch = prefetch
         for queue in self._queues:
             if queue not in self._paused:
-                link.hold_at_most(queue, prefetch)
+                self._hold(link, queue, prefetch)
+
+    def _hold(self, link: Consumes, lane: str, most: int, *, give_back: bool = False) -> None:
+        """Hold at most so many messages of a lane's queue, and of those in partitions what these may hold."""
+        link.hold_at_most(lane, most, give_back=give_back)
+        for partition, limit in self._partitions.items():
+            link.hold_at_most(queue_of(lane, partition), min(most, limit), give_back=give_back)
+
+    # -- partitions ---------------------------------------------------------------------------------------
+
+    def take_partition(self, link: Consumes, partition: int, most: int) -> None:
+        """Consume the queues of a partition, and hold at most ``most`` messages of each."""
+        self._partitions[partition] = most
+        for lane in self._queues:
+            held = self._paused[lane].prefetch if lane in self._paused else self._prefetch
+            link.consume(queue_of(lane, partition), min(most, held))
+
+    def quiesce_partition(self, link: Consumes, partition: int) -> None:
+        """Take nothing more of a partition; what is held of it goes on."""
+        del self._partitions[partition]
+        for lane in self._queues:
+            link.quiesce(queue_of(lane, partition))
+
+    def holds_partition(self, link: Consumes, partition: int) -> bool:
+        """Return True while messages of a partition are held."""
+        return any(link.held_of(queue_of(lane, partition)) for lane in self._queues)
+
+    def leave_partition(self, link: Consumes, partition: int) -> None:
+        """Consume the queues of a partition no more; what is held of it goes back, also what was to be tried.
+
+        Nothing of it is in flight.
+        """
+        self._partitions.pop(partition, None)
+        for lane in self._queues:
+            queue = queue_of(lane, partition)
+            link.leave(queue)
+            if (paused := self._paused.get(lane)) is not None:
+                paused.probes = deque(one for one in paused.probes if one.delivery.queue != queue)
 
     # -- pause and resume ---------------------------------------------------------------------------------
 
@@ -185,19 +227,19 @@ class Lanes:
     def go_on(self, link: Consumes, queue: str) -> None:
         """Go on with a lane that would be paused: its configuration is accepted, and kept messages return."""
         self._limit.accept_config()
-        link.hold_at_most(queue, self._prefetch, give_back=True)
+        self._hold(link, queue, self._prefetch, give_back=True)
 
     def pause(self, link: Consumes, exceeded: LimitExceeded) -> None:
         """Pause a lane: what it holds goes back, and the first of that comes again, to be tried."""
         paused = self._begin(exceeded)
-        link.hold_at_most(exceeded.queue, paused.prefetch, give_back=True)
+        self._hold(link, exceeded.queue, paused.prefetch, give_back=True)
         log.critical("paused %s: %s", exceeded.queue, exceeded.text)
 
     def resume(self, link: Consumes, queue: str, why: str) -> Sequence[Item]:
         """Take a lane's messages again; return those that it was to try and did not."""
         paused = self._paused.pop(queue)
         self._end(paused)
-        link.hold_at_most(queue, self._prefetch)
+        self._hold(link, queue, self._prefetch)
         log.warning("%s goes on: %s", queue, why)
         return list(paused.probes)
 

@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from time import monotonic
 
 from worker.broker import BulkShare, Delivery
+from worker.broker.partitions import without_partition
 from worker.pipeline import Item
 
 #: Time for which batches with bulk are short after a message of another lane.
@@ -63,7 +64,7 @@ class LaneShares:
     def note(self, deliveries: Sequence[Delivery]) -> None:
         """Note a batch: messages of other lanes make those with bulk short for a while."""
         # Bulk stands last in a batch.
-        if deliveries and deliveries[0].queue != self._bulk:
+        if deliveries and not self._is_bulk(deliveries[0]):
             self._short_until = self._seconds() + SHORT_FOR_S
         if self._has_bulk(deliveries):
             self._noted = len(deliveries)
@@ -74,7 +75,10 @@ class LaneShares:
         return [*others, *late, *(item for item in items if item.queue == self._bulk)]
 
     def _has_bulk(self, deliveries: Sequence[Delivery]) -> bool:
-        return bool(deliveries) and deliveries[-1].queue == self._bulk
+        return bool(deliveries) and self._is_bulk(deliveries[-1])
+
+    def _is_bulk(self, delivery: Delivery) -> bool:
+        return without_partition(delivery.queue) == self._bulk
 
     def _measure(self, now: float) -> None:
         """Learn from the time since the last batch with bulk how many messages a short one may have."""

@@ -42,9 +42,10 @@ APPEND_ONLY = frozenset(
         "usage_refunds",
     }
 )
-#: Tables from which a worker deletes: messages on trial, events whose payment has come, and an account that
-#: was made for a batch and not opened. Foreign keys keep every account that has an entry, a lot or a quota.
-ERASABLE = frozenset({"accounts", "trials", "waiting_events"})
+#: Tables from which a worker deletes: messages on trial, workers that have ended, events whose payment has
+#: come, and an account that was made for a batch and not opened. Foreign keys keep every account that has an
+#: entry, a lot or a quota.
+ERASABLE = frozenset({"accounts", "partition_workers", "trials", "waiting_events"})
 
 _EVERY_RIGHT = ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER")
 #: Attributes of a role with which it is above all rights on tables.

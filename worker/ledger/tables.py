@@ -841,6 +841,25 @@ lane_pauses = Table(
     Index(None, "ended_at", "queue"),
 )
 
+#: The worker that takes a partition's queues, and until when unless it renews; nobody where both are empty.
+partition_leases = Table(
+    "partition_leases",
+    metadata,
+    Column("partition", SmallInteger, primary_key=True, autoincrement=False),
+    Column("worker", Text),
+    Column("expires_at", UtcDateTime),
+    CheckConstraint("(worker IS NULL) = (expires_at IS NULL)", name="held_until"),
+)
+
+#: Workers that share the partitions, and the number of partitions that each knows.
+partition_workers = Table(
+    "partition_workers",
+    metadata,
+    Column("worker", Text, primary_key=True),
+    Column("partitions", SmallInteger, nullable=False),
+    Column("expires_at", UtcDateTime, nullable=False),
+)
+
 #: Configurations that workers have shown to be right: a version, a catalog and settings, as one digest.
 accepted_configs = Table(
     "accepted_configs",

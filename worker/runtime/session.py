@@ -42,6 +42,11 @@ class LedgerCall(Generic[T]):
     work: Callable[[], T]
     under_way: Future[T] | None
 
+    @property
+    def has_ended(self) -> bool:
+        """True where ``result`` waits for nothing, but in an outage."""
+        return self.under_way is not None and self.under_way.done()
+
 
 class Session:
     """Runs calls for one link. The ledger's ``thread`` runs one call at a time, in the order of ``begin``.

@@ -8,6 +8,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from itertools import count
 from time import monotonic, sleep
 from typing import Any
@@ -18,7 +19,8 @@ from worker.broker.deliveries import Delivery, as_bytes, front_of
 from worker.broker.protocols import Consumes
 from worker.broker.rabbitmq.connection import Heartbeat, close_connection
 from worker.broker.rabbitmq.frames import UNREADABLE, delivery_arguments
-from worker.broker.sharing import BulkShare, Waiting, batch_of
+from worker.broker.partitions import without_partition
+from worker.broker.sharing import BatchTurns, BulkShare, Waiting
 from worker.errors import BrokerUnavailableError
 
 log = logging.getLogger(__name__)
@@ -32,33 +34,54 @@ _KEEP_ALIVE_EVERY_S = 1.0
 _LOOK_EVERY_S = 10.0
 
 
+@dataclass(slots=True)
+class ArrivedTotal:
+    """Messages that have arrived on all channels of a connection and are not taken yet, and their bytes."""
+
+    messages: int = 0
+    size: int = 0
+
+
 class ConsumingConnection(Consumes):
     """A connection with one channel a queue, and the deliveries that have arrived on them.
 
     Where they are ``optional``, queues may be missing, or forbidden to this user: they are tried again every
-    ten seconds.
+    ten seconds. So are those that are consumed later. ``turns`` composes the batches.
     """
 
-    def __init__(self, connection: Any, consume: Mapping[str, int], *, optional: bool = False) -> None:
+    def __init__(
+        self,
+        connection: Any,
+        consume: Mapping[str, int],
+        *,
+        optional: bool = False,
+        turns: BatchTurns | None = None,
+    ) -> None:
         self._connection = connection
         self._cancelled: str | None = None
+        self._arrived = ArrivedTotal()
+        self._turns = turns or BatchTurns()
         kind = OptionalQueueChannel if optional else QueueChannel
-        self._channels = {
-            queue: kind(connection, queue, prefetch, self._on_cancel) for queue, prefetch in consume.items()
-        }
-        self._optional = [one for one in self._channels.values() if isinstance(one, OptionalQueueChannel)]
+        self._channels: dict[str, QueueChannel] = {}
+        for queue, prefetch in consume.items():
+            self._add(kind, queue, prefetch)
         self._heartbeat = Heartbeat(connection)
+
+    def _add(self, kind: "type[QueueChannel]", queue: str, prefetch: int) -> None:
+        self._channels[queue] = kind(
+            self._connection, queue, prefetch, self._on_cancel, total=self._arrived
+        )
 
     def receive(self, most: int, timeout_s: float, bulk: BulkShare | None = None) -> list[Delivery]:
         self.fetch(most, timeout_s)
-        return batch_of(self.waiting(), most, bulk)
+        return self._turns.batch_of(self.waiting(), most, bulk)
 
     def fetch(self, most: int, timeout_s: float) -> None:
-        """Read what has arrived, until ``most`` wait here; wait for the first one where none does."""
+        """Read what has arrived, until a batch of ``most`` waits here; wait for the first one where none does."""
         self._heartbeat.beat()
-        if not self._waiting():
+        if not self._arrived.messages:
             self._drain(timeout_s)
-        self._drain_arrived(most)
+        self._drain_arrived(self._turns.enough(most, self._channels))
 
     def waiting(self) -> dict[str, Waiting]:
         """Return what waits here of each queue."""
@@ -67,9 +90,11 @@ class ConsumingConnection(Consumes):
         }
 
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
-        for queue, channel in self._channels.items():
-            if tags := [delivery.tag for delivery in deliveries if delivery.queue == queue]:
-                channel.acknowledge(tags)
+        tags: dict[str, list[Any]] = {}
+        for delivery in deliveries:
+            tags.setdefault(delivery.queue, []).append(delivery.tag)
+        for queue in tags.keys() & self._channels.keys():
+            self._channels[queue].acknowledge(tags[queue])
 
     def hold_at_most(self, queue: str, most: int, *, give_back: bool = False) -> None:
         self._heartbeat.beat()
@@ -77,14 +102,29 @@ class ConsumingConnection(Consumes):
             self._channels[queue].give_back()
         self._channels[queue].hold_at_most(most)
 
+    def consume(self, queue: str, most: int) -> None:
+        self._heartbeat.beat()
+        self._add(OptionalQueueChannel, queue, most)
+
+    def quiesce(self, queue: str) -> None:
+        self._heartbeat.beat()
+        self._channels[queue].quiesce()
+
+    def held_of(self, queue: str) -> int:
+        return self._channels[queue].held
+
+    def leave(self, queue: str) -> None:
+        self._heartbeat.beat()
+        self._channels.pop(queue).leave()
+
     def keep_alive(self, wait_s: float = 0.0) -> None:
         deadline = monotonic() + wait_s
         self._heartbeat.beat()
-        for channel in self._optional:
+        for channel in self._channels.values():
             channel.look_again()
         self._drain(0)
         while (left := deadline - monotonic()) > 0:
-            if self._waiting_bytes() < HELD_MAX_BYTES:
+            if self._arrived.size < HELD_MAX_BYTES:
                 self._drain(min(left, 1.0))
             else:
                 sleep(min(left, 1.0))
@@ -92,12 +132,6 @@ class ConsumingConnection(Consumes):
 
     def close(self) -> None:
         close_connection(self._connection)
-
-    def _waiting(self) -> int:
-        return sum(len(channel.arrived) for channel in self._channels.values())
-
-    def _waiting_bytes(self) -> int:
-        return sum(channel.arrived_bytes for channel in self._channels.values())
 
     def _drain(self, timeout_s: float) -> None:
         """Wait for one message, or an answer, and read it."""
@@ -107,8 +141,9 @@ class ConsumingConnection(Consumes):
 
     def _drain_arrived(self, most: int) -> None:
         """Read what is in the socket already."""
+        arrived = self._arrived
         drain_arrived(
-            self._connection, lambda: self._waiting() >= most or self._waiting_bytes() >= HELD_MAX_BYTES
+            self._connection, lambda: arrived.messages >= most or arrived.size >= HELD_MAX_BYTES
         )
         self._raise_if_cancelled()
 
@@ -142,11 +177,14 @@ class SplitConnection(Consumes):
     """Two connections: bulk has a socket of its own.
 
     Deliveries stand in a socket in the order in which the broker sent them. On one socket a prefetch full of
-    bulk, which may be hundreds of megabytes, would stand before a message that goes first.
+    bulk, which may be hundreds of megabytes, would stand before a message that goes first. ``bulk_lane`` is
+    the queue of bulk, whose partitions are consumed beside it.
     """
 
-    def __init__(self, others: ConsumingConnection, bulk: ConsumingConnection) -> None:
-        self._others, self._bulk = others, bulk
+    def __init__(
+        self, others: ConsumingConnection, bulk: ConsumingConnection, bulk_lane: str, turns: BatchTurns
+    ) -> None:
+        self._others, self._bulk, self._bulk_lane, self._turns = others, bulk, bulk_lane, turns
 
     def receive(self, most: int, timeout_s: float, bulk: BulkShare | None = None) -> list[Delivery]:
         self._bulk.fetch(most, 0)
@@ -155,15 +193,29 @@ class SplitConnection(Consumes):
         self._others.fetch(most, 0 if takes_bulk else timeout_s)
         if not takes_bulk and not any(one.count for one in self._others.waiting().values()):
             self._bulk.fetch(most, 0)  # what came meanwhile
-        return batch_of({**self._others.waiting(), **self._bulk.waiting()}, most, bulk)
+        return self._turns.batch_of({**self._others.waiting(), **self._bulk.waiting()}, most, bulk)
 
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
         self._others.acknowledge(deliveries)
         self._bulk.acknowledge(deliveries)
 
     def hold_at_most(self, queue: str, most: int, *, give_back: bool = False) -> None:
-        connection = self._bulk if queue in self._bulk.waiting() else self._others
-        connection.hold_at_most(queue, most, give_back=give_back)
+        self._of(queue).hold_at_most(queue, most, give_back=give_back)
+
+    def consume(self, queue: str, most: int) -> None:
+        self._of(queue).consume(queue, most)
+
+    def quiesce(self, queue: str) -> None:
+        self._of(queue).quiesce(queue)
+
+    def held_of(self, queue: str) -> int:
+        return self._of(queue).held_of(queue)
+
+    def leave(self, queue: str) -> None:
+        self._of(queue).leave(queue)
+
+    def _of(self, queue: str) -> ConsumingConnection:
+        return self._bulk if without_partition(queue) == self._bulk_lane else self._others
 
     def keep_alive(self, wait_s: float = 0.0) -> None:
         left = wait_s
@@ -182,7 +234,7 @@ class SplitConnection(Consumes):
 class QueueChannel:
     """A channel that consumes one queue: its deliveries in their order, and the tags outstanding.
 
-    ``arguments`` are those of its consumers.
+    ``arguments`` are those of its consumers, and ``total`` that of all channels beside it.
     """
 
     def __init__(
@@ -192,9 +244,12 @@ class QueueChannel:
         prefetch: int,
         on_cancel: Callable[[str], None],
         arguments: Mapping[str, Any] | None = None,
+        total: ArrivedTotal | None = None,
     ) -> None:
         self.arrived: deque[Delivery] = deque()
         self.arrived_bytes = 0
+        self._total = total or ArrivedTotal()
+        self._tags: list[str] = []
         self._connection, self._queue, self._on_cancel = connection, queue, on_cancel
         self._outstanding: deque[int] = deque()
         self._consumers = count(1)
@@ -218,6 +273,26 @@ class QueueChannel:
         self._channel.basic_consume(
             self._queue, consumer_tag=tag, on_cancel=self._on_cancel, arguments=self._arguments
         )
+        self._tags.append(tag)
+
+    @property
+    def held(self) -> int:
+        """Number of messages that are delivered and not acknowledged."""
+        return len(self._outstanding)
+
+    def look_again(self) -> None:
+        """Try again to consume a queue that was missing; this one never is."""
+
+    def quiesce(self) -> None:
+        """Take nothing more. What has arrived goes on; what is on its way comes back when it is left."""
+        for tag in self._tags:
+            self._channel.basic_cancel(tag)
+        self._tags.clear()
+
+    def leave(self) -> None:
+        """Close the channel for good: what is not acknowledged goes back to its place."""
+        self._channel.close()
+        self._forget()
 
     def close(self) -> None:
         """Close the channel, and with it the consumers."""
@@ -230,10 +305,16 @@ class QueueChannel:
         A nack puts messages behind all others where the queue has no delivery limit; this keeps their places.
         """
         self._channel.close()
+        self._forget()
+        self._channel = self._opened()
+
+    def _forget(self) -> None:
+        self._total.messages -= len(self.arrived)
+        self._total.size -= self.arrived_bytes
         self.arrived.clear()
         self._outstanding.clear()
+        self._tags.clear()
         self.arrived_bytes = self._most = 0
-        self._channel = self._opened()
 
     def _opened(self) -> Any:
         channel = self._connection.channel()
@@ -243,7 +324,10 @@ class QueueChannel:
     def take(self, most: int, room: int) -> list[Delivery]:
         """Take the first of what has arrived: at most so many, until ``room`` bytes are full."""
         taken = front_of(self.arrived, most, room)
-        self.arrived_bytes -= sum(len(delivery.body) for delivery in taken)
+        size = sum(len(delivery.body) for delivery in taken)
+        self.arrived_bytes -= size
+        self._total.messages -= len(taken)
+        self._total.size -= size
         return taken
 
     def acknowledge(self, tags: Sequence[Any]) -> None:
@@ -265,7 +349,10 @@ class QueueChannel:
         properties = message.properties
         body = as_bytes(message.body)
         self._outstanding.append(tag)
-        self.arrived_bytes += len(body)
+        size = len(body)
+        self.arrived_bytes += size
+        self._total.messages += 1
+        self._total.size += size
         self.arrived.append(
             Delivery(
                 body,
@@ -303,6 +390,11 @@ class OptionalQueueChannel(QueueChannel):
             if self._most and self._look_at is not None:
                 self._look_at = None
                 log.info("%s is there and consumed now", self._queue)
+
+    def quiesce(self) -> None:
+        """Take nothing more, nor look again."""
+        self._look_at = None
+        super().quiesce()
 
     def look_again(self) -> None:
         """Try again to consume a queue that was missing."""

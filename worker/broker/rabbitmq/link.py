@@ -17,7 +17,7 @@ from worker.broker.rabbitmq import declaring
 from worker.broker.rabbitmq.connection import broker_errors, channel_of, opened
 from worker.broker.rabbitmq.consuming import ConsumingConnection, SplitConnection
 from worker.broker.rabbitmq.publishing import PublishingConnection
-from worker.broker.sharing import BulkShare
+from worker.broker.sharing import BatchTurns, BulkShare
 from worker.broker.topology import BILLING, JournalLimits, Topology
 from worker.errors import BillingError, BrokerUnavailableError, ConfigurationError
 
@@ -27,11 +27,21 @@ _TEMPORARY_MS = 600_000
 class AmqpLink(Link):
     """A live link to RabbitMQ: consumers on one connection, a confirming publisher on another.
 
-    The queue ``bulk`` is consumed on a third one, see ``SplitConnection``, and may be missing.
+    The queue ``bulk`` is consumed on a third one, see ``SplitConnection``, and may be missing. With
+    ``one_partition`` each batch is of one.
     """
 
-    def __init__(self, url: str, *, consume: Mapping[str, int], name: str, bulk: str | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        consume: Mapping[str, int],
+        name: str,
+        bulk: str | None = None,
+        one_partition: bool = False,
+    ) -> None:
         self._url, self._name = url, name
+        self._turns = BatchTurns(one_partition=one_partition)
         self._consuming: Consumes | None = None
         self._publishing: PublishingConnection | None = None
         try:
@@ -49,7 +59,7 @@ class AmqpLink(Link):
             self._consuming = others = self._consumer_of(in_turn, "consumer")
         if bulk is not None and bulk in consume:
             last = self._consumer_of({bulk: consume[bulk]}, "bulk consumer", optional=True)
-            self._consuming = last if others is None else SplitConnection(others, last)
+            self._consuming = last if others is None else SplitConnection(others, last, bulk, self._turns)
 
     def _consumer_of(
         self, consume: Mapping[str, int], what: str, *, optional: bool = False
@@ -57,7 +67,9 @@ class AmqpLink(Link):
         return opened(
             self._url,
             f"{self._name} {what}",
-            lambda connection: ConsumingConnection(connection, consume, optional=optional),
+            lambda connection: ConsumingConnection(
+                connection, consume, optional=optional, turns=self._turns
+            ),
         )
 
     def receive(self, most: int, timeout_s: float, bulk: BulkShare | None = None) -> list[Delivery]:
@@ -80,6 +92,21 @@ class AmqpLink(Link):
     def hold_at_most(self, queue: str, most: int, *, give_back: bool = False) -> None:
         with broker_errors():
             self._consumer().hold_at_most(queue, most, give_back=give_back)
+
+    def consume(self, queue: str, most: int) -> None:
+        with broker_errors():
+            self._consumer().consume(queue, most)
+
+    def quiesce(self, queue: str) -> None:
+        with broker_errors():
+            self._consumer().quiesce(queue)
+
+    def held_of(self, queue: str) -> int:
+        return self._consumer().held_of(queue)
+
+    def leave(self, queue: str) -> None:
+        with broker_errors():
+            self._consumer().leave(queue)
 
     def keep_alive(self, wait_s: float = 0.0) -> None:
         self._keep_publisher_alive()
