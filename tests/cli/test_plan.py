@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 
+from schemas.partitions import PARTITIONS
 from tests.cli.console import Cli
 from worker.cli.capacity.costs import MEASURED, cost_fields, costs_file, load_costs
-from worker.cli.capacity.model import CapacityPlan, Load, plan_for
+from worker.cli.capacity.model import FULL_BATCH, CapacityPlan, Load, plan_for
 from worker.errors import ConfigurationError
+from worker.lanes.partitions import prefetch_of
+from worker.settings import Settings
 
 #: Round costs, so that the tables can be read.
 ROUND = replace(
@@ -46,6 +49,13 @@ def us(found: CapacityPlan) -> dict[str, float]:
     return {part.name: round(part.us_a_message, 3) for part in found.parts}
 
 
+@pytest.mark.parametrize("partitions", [0, *PARTITIONS])
+def test_worker_holds_as_much_of_a_queue_as_the_model_says(partitions: int) -> None:
+    prefetch = Settings.model_fields["prefetch"].default
+    assert Load(1, partitions=partitions).held_a_queue == min(prefetch, prefetch_of(partitions, prefetch))
+    assert Settings.model_fields["batch_size"].default == FULL_BATCH
+
+
 # -- the model --------------------------------------------------------------------------------------------
 
 
@@ -60,19 +70,19 @@ def us(found: CapacityPlan) -> dict[str, float]:
         ({"users": 10**12}, {"workers": 100, "database": 90, "broker": 40}),
         ({"broker_nodes": 3}, {"workers": 100, "database": 50, "broker": 80}),
         ({"partitions": 16}, {"workers": 100, "database": 50, "broker": 40}),
-        # one slot a partition: transactions are full
+        # one slot a partition: a transaction is what is held of its queue, 100
         (
             {"partitions": 64, "is_distributed": True, "database_nodes": 1},
-            {"workers": 116, "database": 123.9, "broker": 40},
+            {"workers": 120, "database": 127.5, "broker": 40},
         ),
         (
             {"partitions": 64, "is_distributed": True},
-            {"workers": 116, "coordinator": 93.7, "database nodes": 90.6, "broker": 40},
+            {"workers": 120, "coordinator": 96.5, "database nodes": 93, "broker": 40},
         ),
-        # four slots a partition: transactions of 125
+        # four slots a partition: of 375 messages 93 are of one
         (
             {"partitions": 16, "is_distributed": True},
-            {"workers": 119, "coordinator": 95.8, "database nodes": 92.4, "broker": 40},
+            {"workers": 120.376, "coordinator": 96.763, "database nodes": 93.226, "broker": 40},
         ),
     ],
 )
@@ -115,7 +125,7 @@ def test_cores_have_head_room(load: dict[str, Any], expected: list[tuple[int, in
         ({"messages_per_second": 2_501}, 2),
         ({"messages_per_second": 25_000}, 10),
         ({"messages_per_second": 25_000, "bulk": 1.0}, 6),
-        # a message of 116 µs, of which a process settles 4,310 a second
+        # a message of 120 µs, of which a process settles 4,167 a second
         ({"messages_per_second": 25_000, "partitions": 64, "is_distributed": True}, 12),
     ],
 )

@@ -10,8 +10,8 @@ from worker.cli.capacity.costs import Costs
 DAY_S = 86_400
 #: Accounts of the two measurements of PostgreSQL's time; between them it grows with their logarithm.
 FEW_ACCOUNTS, MANY_ACCOUNTS = 10_000, 1_000_000
-#: Messages of a full transaction: the default batch size.
-FULL_TRANSACTION = 500
+#: Messages of a full batch, and of those that a worker holds of a queue: the defaults of the settings.
+FULL_BATCH, PREFETCH = 500, 1_500
 #: Share of its cores that a part may use once bulk is served as well, which can wait.
 BUSY_WITH_BULK = 0.9
 
@@ -47,6 +47,11 @@ class Load:
     def slots_a_queue(self) -> int:
         """Slots whose messages wait in one queue."""
         return SLOTS // max(self.partitions, 1)
+
+    @property
+    def held_a_queue(self) -> int:
+        """Messages that a worker holds of one queue, as ``worker.lanes.partitions.prefetch_of`` says."""
+        return max(4 * PREFETCH // self.partitions, 100) if self.partitions else PREFETCH
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +130,10 @@ def plan_for(load: Load, costs: Costs) -> CapacityPlan:
 
 
 def _transaction(load: Load) -> int:
-    """Return the messages of a full transaction: a batch is of one queue, a transaction of one slot."""
-    return max(FULL_TRANSACTION // load.slots_a_queue, 1) if load.is_distributed else FULL_TRANSACTION
+    """Return the messages of a full transaction: in a distributed ledger those of one slot of one queue."""
+    if not load.is_distributed:
+        return FULL_BATCH
+    return max(min(FULL_BATCH, load.held_a_queue) // load.slots_a_queue, 1)
 
 
 def _worker_us(load: Load, costs: Costs) -> float:
