@@ -58,6 +58,14 @@ class QueueCounts:
 
 
 @dataclass(frozen=True)
+class QuorumReplicas:
+    """Nodes of a quorum queue by their names: the leader, and those whose replica runs."""
+
+    leader: str
+    online: frozenset[str]
+
+
+@dataclass(frozen=True)
 class BrokerConnection:
     """One open AMQP connection, by the name that ``ManagementClient.close_connection`` takes."""
 
@@ -173,6 +181,15 @@ class ManagementClient:
                 unacknowledged=int(queue.get("messages_unacknowledged", 0)),
             )
             for queue in queues
+        }
+
+    def quorum_queues(self, vhost: str) -> dict[str, QuorumReplicas]:
+        """Replicas of all quorum queues of a vhost by name, as the broker sees them now."""
+        queues: list[dict[str, Any]] = self._request("GET", f"queues/{_segment(vhost)}?disable_stats=true")
+        return {
+            queue["name"]: QuorumReplicas(queue["leader"], frozenset(queue["online"]))
+            for queue in queues
+            if queue["type"] == "quorum"
         }
 
     def list_connections(self, vhost: str | None = None) -> list[BrokerConnection]:

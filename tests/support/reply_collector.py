@@ -10,6 +10,7 @@ from typing import Any, Self
 import pika
 from pika.exceptions import AMQPError
 
+from tests.support.rabbit_client import patient_parameters_of
 from tests.support.waiting import PATIENCE_S, eventually
 from worker.broker import BILLING
 
@@ -77,9 +78,7 @@ class ReplyCollector:
                 self._enough.wait(0.2)
 
     def _collect(self) -> None:
-        parameters = pika.URLParameters(self._url)
-        parameters.socket_timeout = parameters.stack_timeout = parameters.blocked_connection_timeout = 5
-        connection = pika.BlockingConnection(parameters)
+        connection = pika.BlockingConnection(patient_parameters_of(self._url))
         channel = connection.channel()
         channel.basic_qos(prefetch_count=500)
         for method, properties, body in channel.consume(BILLING.replies.name, inactivity_timeout=0.1):

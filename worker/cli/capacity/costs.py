@@ -12,7 +12,7 @@ from worker.errors import ConfigurationError
 _BENCHMARK = "python -m tests.benchmarks {}"
 _BUDGET, _SLOTS, _FIRST_SPEED = map(_BENCHMARK.format, ("budget", "slots", "first-speed"))
 _BYTES = "python -m pytest tests/ledger/test_bytes.py"
-_BROKERS = "python -m tests.faults.broker_costs"
+_BROKERS = _BENCHMARK.format("brokers")
 _TRIAL = "none here: a trial on Citus 13.2, see worker/GROWING.md"
 
 #: Bounds of a cost by its unit, and the sentence about a value outside of them.
@@ -39,7 +39,7 @@ class Costs:
     worker_us: float = _cost(86, "µs", "worker, a message", _BUDGET)
     database_us: float = _cost(52, "µs", "PostgreSQL, a message, 10,000 accounts", _BUDGET)
     broker_us: float = _cost(36, "µs", "RabbitMQ, a message and its reply, one node", _BUDGET)
-    replica_us: float = _cost(36, "µs", "RabbitMQ, the same on each further node", _BROKERS)
+    replica_us: float = _cost(24, "µs", "RabbitMQ, the same on each further node", _BROKERS)
     large_database_us: float = _cost(
         84, "µs", "PostgreSQL, a message, 1,000,000 accounts", _BENCHMARK.format("large")
     )
