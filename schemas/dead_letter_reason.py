@@ -26,7 +26,7 @@ class DeadLetterReason(StrEnum):
 
     # -- the message must not be applied as it came --------------------------------------------------------
     WRONG_SENDER = "wrong_sender"  #: its sender may not send this type, or this reference
-    WRONG_ROUTING_KEY = "wrong_routing_key"  #: the routing key is not the type
+    WRONG_ROUTING_KEY = "wrong_routing_key"  #: the routing key is neither the type nor it with a partition
     WRONG_EXCHANGE = "wrong_exchange"  #: it came by another way than an exchange of commands
     WRONG_LANE = "wrong_lane"  #: the bulk lane takes usage alone
     UNREADABLE_PROPERTIES = "unreadable_properties"  #: its properties or headers can't be parsed

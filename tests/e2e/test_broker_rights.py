@@ -23,6 +23,7 @@ from worker.broker.management import Management
 from worker.broker.roles import USERS, BrokerUser, rights_of
 
 ACCESS_REFUSED = 403
+TOPOLOGY = BILLING.partitioned(8)
 
 Channel = Any
 Attempt = Callable[[Channel, str], object]
@@ -33,7 +34,7 @@ def users(rabbitmq: RabbitMQServer) -> Iterator[BrokerUsers]:
     """A user of each role in a vhost of this module's own."""
     vhost = f"rights_{uuid4().hex[:8]}"
     rabbitmq.management.create_vhost(vhost)
-    with BrokerUsers(rabbitmq, vhost) as users:
+    with BrokerUsers(rabbitmq, vhost, topology=TOPOLOGY) as users:
         yield users
     rabbitmq.management.delete_vhost(vhost)
 
@@ -130,6 +131,11 @@ FORBIDDEN: list[tuple[str, str, Attempt]] = [
     ("app", "binds its queue to billing.bulk", binds_its_queue_to("billing.bulk")),
     ("app", "binds its queue to the notices", binds_its_queue_to("billing.events")),
     ("app", "unbinds billing.usage", unbinds("billing.usage")),
+    ("app", "consumes a partition", consumes("billing.usage.07")),
+    ("app", "declares a partition", declares("billing.usage.63")),
+    ("app", "unbinds a partition", unbinds("billing.usage.07")),
+    ("producer", "publishes payment.succeeded in a partition", publishes("payment.succeeded.07")),
+    ("producer", "publishes to a partition by its name", publishes("billing.payments.07", "")),
     ("producer", "publishes account.open", publishes("account.open")),
     ("producer", "asks for a balance", publishes("query.balance")),
     ("producer", "consumes billing.replies", consumes("billing.replies")),
@@ -185,6 +191,17 @@ def test_broker_refuses(users: BrokerUsers, role: str, attempt: Attempt) -> None
         with pytest.raises(ChannelClosedByBroker) as refused:
             attempt(channel, users.name(role))
     assert refused.value.reply_code == ACCESS_REFUSED
+
+
+def test_producer_reaches_a_partition_of_usage_and_the_worker_reads_it(users: BrokerUsers) -> None:
+    with closing(connected(users.url("producer"))) as connection:
+        for exchange in ("billing", "billing.bulk"):
+            publishes("usage.deduct.07", exchange)(connection.channel(), "")
+    with closing(connected(users.url("worker"))) as connection:
+        channel = connection.channel()
+        for queue in ("billing.usage.07", "billing.bulk.07"):
+            method, _, body = channel.basic_get(queue, auto_ack=True)
+            assert (method.routing_key, body) == ("usage.deduct.07", b"{}")
 
 
 def test_listener_can_not_lead_its_queue_into_the_commands(users: BrokerUsers) -> None:
@@ -251,7 +268,7 @@ def test_definitions_make_what_declaring_makes(
     users: BrokerUsers, rabbitmq: RabbitMQServer, bare_broker_url: str
 ) -> None:
     with closing(open_link(bare_broker_url)) as link:
-        link.declare(BILLING)
+        link.declare(TOPOLOGY)
     declared = rabbitmq.management.definitions_of(bare_broker_url.rpartition("/")[2])
     imported = rabbitmq.management.definitions_of(users.vhost)
     for part in ("exchanges", "queues", "bindings"):
@@ -262,7 +279,7 @@ def test_definitions_make_what_declaring_makes(
 
 def _ours(parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the parts of the topology, in order; attempts of other tests leave exchanges behind."""
-    names = {*BILLING.exchanges, *(queue.name for queue in BILLING.queues)}
+    names = {*BILLING.exchanges, *(queue.name for queue in TOPOLOGY.queues)}
     ours = [part for part in parts if part.get("name", part.get("source")) in names]
     return sorted(ours, key=lambda part: repr(sorted(part.items())))
 

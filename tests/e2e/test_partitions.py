@@ -19,6 +19,7 @@ from worker.bootstrap import Application
 from worker.broker import BILLING, open_link
 from worker.catalog import Catalog
 from worker.client import BillingClient
+from worker.console.queues import QueueProbe
 from worker.core import Plan, decide
 from worker.core.known import Known
 from worker.ledger.audit import audit
@@ -150,6 +151,25 @@ def test_message_by_another_partition_or_none_is_applied_and_a_wrong_one_is_coun
     assert application.metrics.misrouted._value.get() == 1
 
 
+def test_partitions_above_the_number_that_is_set_are_served_until_they_are_deleted(
+    application: Application, worker_settings: Settings, rabbit: RabbitClient
+) -> None:
+    with closing(open_link(worker_settings.broker_url.get_secret_value())) as link:
+        link.declare(BILLING.partitioned(16))
+    messages = [
+        {"type": "usage.deduct", "referenceId": f"d-{user}", "userId": user, "tokens": 1} for user in USERS
+    ]
+    correlations = [
+        rabbit.publish(message, routing_key=routing_key("usage.deduct", str(message["userId"]), 16))
+        for message in messages
+    ]
+    with running(application):
+        replies = rabbit.replies(correlations)
+    assert {reply["code"] for each in replies.values() for reply in each} == {"tokens_deducted"}
+    moved = sum(partition_of(slot_of(user), 16) != partition_of(slot_of(user), PARTITIONS) for user in USERS)
+    assert application.metrics.misrouted._value.get() == moved
+
+
 def test_batch_of_many_users_is_applied_in_parts_and_answered_as_one(
     application: Application, client: BillingClient, rabbit: RabbitClient
 ) -> None:
@@ -198,3 +218,17 @@ def test_refusal_of_another_type_than_the_key_names_says_how_keys_are_made(
     ((dead_letter, _),) = rabbit.take("billing.dead", 1)
     assert dead_letter.headers["x-billing-routing-key"] == "usage.deduct.01"
     assert dead_letter.headers["x-billing-queue"] == "billing.usage.01"
+
+
+def test_console_counts_a_lane_with_its_partitions(application: Application, rabbit: RabbitClient) -> None:
+    deduct = {"type": "usage.deduct", "userId": "u-1", "tokens": 1}
+    rabbit.publish(deduct | {"referenceId": "d-1"}, routing_key="usage.deduct.07")
+    rabbit.publish(deduct | {"referenceId": "d-2"})
+    probe = QueueProbe(application.link, application.topology)
+    try:
+        status = probe.read()
+    finally:
+        probe.close()
+    usage = next(queue for queue in status.depths if queue.name == "billing.usage")
+    assert (usage.depth, usage.consumers, status.work) == (2, 0, 2)
+    assert usage.contents == "usage.*; with its 8 partitions"

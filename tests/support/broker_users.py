@@ -8,7 +8,7 @@ from uuid import uuid4
 
 from tests.support.provision import RabbitMQServer
 from tests.support.rabbitmq_management import ManagementClient
-from worker.broker import BILLING
+from worker.broker import BILLING, Topology
 from worker.broker.definitions import definitions, password_hash
 from worker.broker.roles import FURTHER_ROLES, ROLES, BrokerRole, BrokerUser
 
@@ -19,16 +19,20 @@ class BrokerUsers:
     """A user of each role, with a name of its own, over the imported topology; none outlives the block."""
 
     def __init__(
-        self, rabbitmq: RabbitMQServer, vhost: str, roles: Sequence[BrokerRole] = EVERY_ROLE
+        self,
+        rabbitmq: RabbitMQServer,
+        vhost: str,
+        roles: Sequence[BrokerRole] = EVERY_ROLE,
+        topology: Topology = BILLING,
     ) -> None:
-        self._rabbitmq, self.vhost = rabbitmq, vhost
+        self._rabbitmq, self.vhost, self._topology = rabbitmq, vhost, topology
         suffix = uuid4().hex[:8]
         self.users = [BrokerUser(f"{role.name}-{suffix}", role) for role in roles]
         self._passwords = {user.role.name: uuid4().hex for user in self.users}
 
     def __enter__(self) -> Self:
         hashes = {user.name: password_hash(self._passwords[user.role.name], b"salt") for user in self.users}
-        made = definitions(BILLING, self.users, vhost=self.vhost, hashes=hashes)
+        made = definitions(self._topology, self.users, vhost=self.vhost, hashes=hashes)
         self._rabbitmq.management.import_definitions(made)
         return self
 

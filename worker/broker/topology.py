@@ -176,7 +176,10 @@ class Topology:
 
     def queues_of(self, type_: str) -> tuple[Queue, ...]:
         """The queues that commands of ``type_`` wait in, of its lane and its partitions; bulk apart."""
-        lane = self.queue_of(type_)
+        return self.queues_in(self.queue_of(type_))
+
+    def queues_in(self, lane: Queue) -> tuple[Queue, ...]:
+        """Return the queues of a lane: its own, and those of its partitions."""
         return (lane, *(lane.of_partition(partition) for partition in range(self.partitions)))
 
     def lane_of(self, queue: str) -> str:
@@ -186,7 +189,8 @@ class Topology:
 
     def is_bulk(self, queue: str) -> bool:
         """Return True for a queue of the bulk lane, with a partition or without."""
-        return self.lane_of(queue) == self.bulk.name
+        name = self.bulk.name
+        return queue.startswith(name) and self.lane_of(queue) == name  # nearly every message is asked
 
     def policies(self) -> Mapping[str, tuple[str, Mapping[str, str | int]]]:
         """Policies an operator should set, by name: the pattern of queue names and the definition.

@@ -7,7 +7,6 @@ from typing import TypeVar, cast
 from flask import current_app, g
 
 from worker.bootstrap import Application, utc_now
-from worker.broker import BILLING
 from worker.checks import health_of
 from worker.console.guard import AccessGuard
 from worker.console.heavy_work import HeavyWork
@@ -44,7 +43,7 @@ class ConsoleContext:
         self.catalog = application.catalog
         self.replays = ReplayThreads(application)
         self.heavy = HeavyWork()
-        self.probe = QueueProbe(application.link, BILLING)
+        self.probe = QueueProbe(application.link, application.topology)
         self._queues = CachedValue(
             self.probe.read, name="reading the queues", max_age_s=1.5, timeout_s=2.0, clock=clock
         )

@@ -1,10 +1,11 @@
 """Depths of the queues, read from the broker by passive declarations, which change nothing."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
 from worker.broker import Administers, Topology
+from worker.broker.topology import Queue
 from worker.errors import BillingError, BrokerUnavailableError
 from worker.runtime.cached_value import Unknown
 
@@ -13,7 +14,8 @@ from worker.runtime.cached_value import Unknown
 class QueueDepth:
     """Number of ready messages in a queue, and the consumers of a queue of work or of replies.
 
-    ``consumers`` is None where the broker can't tell, and for the queue of dead letters.
+    A lane counts with its partitions: their messages together, and the consumers of the queue that has the
+    fewest. ``consumers`` is None where the broker can't tell, and for the queue of dead letters.
     """
 
     name: str
@@ -62,26 +64,39 @@ class QueueProbe:
         if self._link is None:
             self._link = self._open()
         link, topology = self._link, self._topology
-        contents = {queue.name: ", ".join(queue.routing_keys) for queue in topology.work}
-        contents[topology.bulk.name] += " in bulk, served last"
+        lanes = {lane.name: topology.queues_in(lane) for lane in topology.work}
+        contents = {lane.name: self._contents(lane) for lane in topology.work}
         contents |= {topology.replies.name: "replies", topology.dead.name: "dead letters, not drained yet"}
-        work = {queue.name for queue in topology.work}
-        consumed = {*work, topology.replies.name}
-        depths = tuple(
-            QueueDepth(
-                name,
-                text,
-                depth := _depth(link, name),
-                link.consumers(name) if name in consumed and isinstance(depth, int) else None,
-                name in work,
-                name == topology.dead.name,
-            )
-            for name, text in contents.items()
-        )
+        depths: list[QueueDepth] = []
+        for name, text in contents.items():
+            names = [queue.name for queue in lanes[name]] if name in lanes else [name]
+            depth, is_dead = _depth_of_all(link, names), name == topology.dead.name
+            consumers = None if is_dead or isinstance(depth, Unknown) else _consumers(link, names)
+            depths.append(QueueDepth(name, text, depth, consumers, name in lanes, is_dead))
         of_work = [queue.depth for queue in depths[: len(topology.work)]]
         known = [depth for depth in of_work if isinstance(depth, int)]
         unknown = next((depth for depth in of_work if isinstance(depth, Unknown)), None)
-        return QueueStatus(depths, sum(known) if unknown is None else unknown)
+        return QueueStatus(tuple(depths), sum(known) if unknown is None else unknown)
+
+    def _contents(self, lane: Queue) -> str:
+        """Return what is in the queues of a lane, for people."""
+        text = ", ".join(lane.routing_keys)
+        if lane == self._topology.bulk:
+            text += " in bulk, served last"
+        return f"{text}; with its {number} partitions" if (number := self._topology.partitions) else text
+
+
+def _depth_of_all(link: Administers, names: Sequence[str]) -> int | Unknown:
+    """Return the messages in all queues of a lane; Unknown where one is missing."""
+    depths = [_depth(link, name) for name in names]
+    missing = next((depth for depth in depths if isinstance(depth, Unknown)), None)
+    return sum(depth for depth in depths if isinstance(depth, int)) if missing is None else missing
+
+
+def _consumers(link: Administers, names: Sequence[str]) -> int | None:
+    """Return the consumers of the queue of a lane that has the fewest; None where the broker can't tell."""
+    counts = [count for name in names if (count := link.consumers(name)) is not None]
+    return min(counts, default=None)
 
 
 def _depth(link: Administers, name: str) -> int | Unknown:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Any, Final
 
-from schemas import SCHEMA_VERSION, DeadLetter
+from schemas import PARTITIONS, SCHEMA_VERSION, DeadLetter
 from schemas.dead_letter import HEADER_PREFIX
 from schemas.decoding import BODY_MAX_BYTES
 from worker.broker.topology import BILLING, Queue, Topology
@@ -83,7 +83,7 @@ def _channels(topology: Topology) -> Iterator[tuple[str, Any]]:
             exchange,
             {
                 "address": "{type}",
-                "description": f"Exchange `{exchange}`; the routing key is the type of the message.",
+                "description": f"Exchange `{exchange}`; {_key_text(exchange, topology)}.",
                 "parameters": {"type": {"enum": types, "description": "Type of the message."}},
                 "messages": _refs_to_messages(types),
                 "bindings": {"amqp": _exchange_binding(exchange)},
@@ -100,6 +100,7 @@ def _channels(topology: Topology) -> Iterator[tuple[str, Any]]:
                 "x-arguments": dict(queue.arguments),
                 "x-policy": dict(_policy_of(queue, topology)),
                 **_binding_to_exchange(queue, topology),
+                **_partitions_of(queue, topology),
             },
         )
     yield (
@@ -110,6 +111,23 @@ def _channels(topology: Topology) -> Iterator[tuple[str, Any]]:
             "messages": _refs_to_messages([REPLY_TYPE, *_OF_KIND["Answer"].definitions]),
         },
     )
+
+
+def _key_text(exchange: str, topology: Topology) -> str:
+    """Return the text about routing keys; queries and notices have no partitions."""
+    text = "the routing key is the type of the message"
+    if exchange not in topology.command_exchanges:
+        return text
+    return f"{text}, with the partition of the command's user behind it where queues have any"
+
+
+def _partitions_of(queue: Queue, topology: Topology) -> dict[str, Any]:
+    """Return the form of the queues that a lane has beside its own where it has partitions."""
+    if queue not in topology.work:
+        return {}
+    keys = [f"{key}.{{partition}}" for key in queue.routing_keys]
+    address = f"{queue.name}.{{partition}}"
+    return {"x-partitions": {"numbers": list(PARTITIONS), "address": address, "x-routing-keys": keys}}
 
 
 def _policy_of(queue: Queue, topology: Topology) -> Mapping[str, str | int]:

@@ -222,7 +222,9 @@ DEAD_LETTER_REASONS: Final[dict[DeadLetterReason, ReasonEntry]] = {
     DeadLetterReason.WRONG_SENDER: _malformed(
         "the sender may not send this type, or not with this reference", Actor.OPERATOR
     ),
-    DeadLetterReason.WRONG_ROUTING_KEY: _malformed("the routing key is not the type"),
+    DeadLetterReason.WRONG_ROUTING_KEY: _malformed(
+        "the routing key is neither the type nor it with a partition"
+    ),
     DeadLetterReason.WRONG_EXCHANGE: _malformed(
         "it came by another way than an exchange of commands: the default exchange, one bound to it, or a "
         "dead-letter exchange"
