@@ -8,6 +8,7 @@ from worker import __version__
 from worker.bootstrap import Application
 from worker.broker import BILLING, broker_is_embedded
 from worker.errors import BillingError, ConfigurationError, TransientError
+from worker.lanes.lease_status import LeaseStatus
 from worker.ledger.durability import durability_of
 from worker.ledger.engine import translated_errors
 from worker.ledger.queries import snapshot
@@ -52,6 +53,7 @@ def checks_of(application: Application) -> Sequence[HealthCheck]:
         ("journal", "", _journal),
         ("replies", "", _replies),
         ("readers", "", _readers),
+        *_partitions_asked(application),
         ("workers", "", _workers),
         ("paused", "", _paused),
     ]
@@ -305,6 +307,22 @@ def _consumers(count: int | None) -> str:
     if count is None:
         return "consumers that an embedded broker doesn't know"
     return "1 consumer" if count == 1 else f"{count or 'no'} consumers"
+
+
+def _partitions_asked(application: Application) -> Iterator[Ask]:
+    """Yield the check of the partitions where there are any."""
+    if application.settings.partitions:
+        yield "partitions", "", _partitions
+
+
+def _partitions(application: Application) -> CheckResult:
+    """Check that each partition is taken by a worker, and say by which."""
+    try:
+        leases, now = application.partition_leases.held()
+        status = LeaseStatus.of(leases, application.served_topology().partitions, now)
+    except (ConfigurationError, TransientError) as error:
+        return _unknown(error)  # the lines above say that it is bad
+    return CheckResult(HealthState.NOTE if status.free else HealthState.OK, status.text)
 
 
 def _paused(application: Application) -> CheckResult:

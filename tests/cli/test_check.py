@@ -169,6 +169,7 @@ def test_check_counts_the_queues_of_partitions_and_names_those_that_nobody_consu
         )
         lines = cli("check").lines
     assert "billing.usage.03 has no consumers, 0 waiting: a queue without a consumer" in lines[-2]
+    assert "note partitions: nobody takes 0-7: a worker takes them within seconds, start one" in lines
     assert any("as it must be, with 8 partitions" in line for line in lines)
 
 

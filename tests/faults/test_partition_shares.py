@@ -88,9 +88,12 @@ def test_worker_that_stops_hands_over_and_nothing_is_twice(
     url = application.settings.broker_url.get_secret_value()
     stopping = workers.start("--batch-size", "20")
     eventually(lambda: shares(application) == [PARTITIONS], what="the first has all")
-    with running(application), BackgroundProducer(
-        url, mixed(), reply_to=rabbit.reply_queue, key_of=lambda message: key_of(message, PARTITIONS)
-    ) as producer:
+    with (
+        running(application),
+        BackgroundProducer(
+            url, mixed(), reply_to=rabbit.reply_queue, key_of=lambda message: key_of(message, PARTITIONS)
+        ) as producer,
+    ):
         eventually(lambda: shares(application) == [4, 4], what="each has its half")
         eventually(lambda: len(producer.published) > 200, what="load")
         assert workers.stop(stopping)[0] == 0

@@ -84,9 +84,7 @@ def test_partitions_that_only_some_know_are_shared_by_these() -> None:
     assert change_for("a", leases("." * 16), old, NOW) == change(take=range(8))
     assert change_for("a", leases("aaaaaaaa" + "." * 8), new, NOW) == change(range(3), (), range(3, 8))
     assert change_for("b", leases("aaa....." + "." * 8), new, NOW) == change(take=(3, 4, 5, *range(8, 12)))
-    assert change_for("c", leases("aaabbb.." + "bbbb...."), new, NOW) == change(
-        take=(6, 7, *range(12, 16))
-    )
+    assert change_for("c", leases("aaabbb.." + "bbbb...."), new, NOW) == change(take=(6, 7, *range(12, 16)))
 
 
 # -- simulation --------------------------------------------------------------------------------------------
@@ -237,5 +235,3 @@ def test_start_of_a_worker_moves_its_share_and_no_more() -> None:
         world.run_for(6)
         world.check_shares()
         assert world.moves - before in {16 // count, -(-16 // count)}, "its share, in seconds"
-
-

@@ -104,7 +104,7 @@ class ShareWorld:
 
     @property
     def broker(self) -> FakeBroker:
-        return cast("FakeBroker", self.link._broker)  # noqa: SLF001 - the fake is ours
+        return self.link._broker
 
 
 @pytest.fixture
@@ -251,5 +251,3 @@ def test_lane_pauses_in_every_partition(new_worker: New) -> None:
 )
 def test_queues_of_partitions_hold_less_each(partitions: int, prefetch: int, expected: int) -> None:
     assert prefetch_of(partitions, prefetch) == expected
-
-

@@ -49,7 +49,7 @@ class Consumes(Connected, Protocol):
         ...
 
     def consume(self, queue: str, most: int) -> None:
-        """Begin to consume one more queue, and hold at most ``most`` of it; it is tried again where missing."""
+        """Begin to consume one more queue, which may be missing for now, and hold at most ``most`` of it."""
         ...
 
     def quiesce(self, queue: str) -> None:

@@ -125,9 +125,7 @@ class PartitionLeases:
     def _set(connection: Connection, partitions: Collection[int], worker: str, until: datetime) -> None:
         if partitions:
             chosen = among(connection, partition_leases.c.partition, sorted(partitions))
-            connection.execute(
-                update(partition_leases).where(chosen).values(worker=worker, expires_at=until)
-            )
+            connection.execute(update(partition_leases).where(chosen).values(worker=worker, expires_at=until))
 
 
 def _read(connection: Connection, *, lock: bool = False) -> list[Lease]:

@@ -16,10 +16,10 @@ from typing import Any
 from amqp.exceptions import AccessRefused, AMQPError, NotFound
 
 from worker.broker.deliveries import Delivery, as_bytes, front_of
+from worker.broker.partitions import without_partition
 from worker.broker.protocols import Consumes
 from worker.broker.rabbitmq.connection import Heartbeat, close_connection
 from worker.broker.rabbitmq.frames import UNREADABLE, delivery_arguments
-from worker.broker.partitions import without_partition
 from worker.broker.sharing import BatchTurns, BulkShare, Waiting
 from worker.errors import BrokerUnavailableError
 
@@ -68,16 +68,14 @@ class ConsumingConnection(Consumes):
         self._heartbeat = Heartbeat(connection)
 
     def _add(self, kind: "type[QueueChannel]", queue: str, prefetch: int) -> None:
-        self._channels[queue] = kind(
-            self._connection, queue, prefetch, self._on_cancel, total=self._arrived
-        )
+        self._channels[queue] = kind(self._connection, queue, prefetch, self._on_cancel, total=self._arrived)
 
     def receive(self, most: int, timeout_s: float, bulk: BulkShare | None = None) -> list[Delivery]:
         self.fetch(most, timeout_s)
         return self._turns.batch_of(self.waiting(), most, bulk)
 
     def fetch(self, most: int, timeout_s: float) -> None:
-        """Read what has arrived, until a batch of ``most`` waits here; wait for the first one where none does."""
+        """Read what has arrived, until a batch of ``most`` waits here; wait for one where none does."""
         self._heartbeat.beat()
         if not self._arrived.messages:
             self._drain(timeout_s)
@@ -142,9 +140,7 @@ class ConsumingConnection(Consumes):
     def _drain_arrived(self, most: int) -> None:
         """Read what is in the socket already."""
         arrived = self._arrived
-        drain_arrived(
-            self._connection, lambda: arrived.messages >= most or arrived.size >= HELD_MAX_BYTES
-        )
+        drain_arrived(self._connection, lambda: arrived.messages >= most or arrived.size >= HELD_MAX_BYTES)
         self._raise_if_cancelled()
 
     def _on_cancel(self, tag: str) -> None:

@@ -67,9 +67,7 @@ class AmqpLink(Link):
         return opened(
             self._url,
             f"{self._name} {what}",
-            lambda connection: ConsumingConnection(
-                connection, consume, optional=optional, turns=self._turns
-            ),
+            lambda connection: ConsumingConnection(connection, consume, optional=optional, turns=self._turns),
         )
 
     def receive(self, most: int, timeout_s: float, bulk: BulkShare | None = None) -> list[Delivery]:
