@@ -35,6 +35,7 @@ PAGES = (
     ARCHITECTURE,
     OPERATING,
     "worker/DECISIONS.md",
+    "worker/GROWING.md",
     CHANGELOG,
     "schemas/README.md",
     "schemas/typescript/README.md",

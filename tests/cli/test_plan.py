@@ -1,5 +1,6 @@
 """``billing-worker plan``: the model as tables of loads and cores, the file of costs, and the command."""
 
+import shlex
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 from schemas.partitions import PARTITIONS
 from tests.cli.console import Cli
+from tests.support.pages import code_spans, page, section, tables
 from worker.cli.capacity.costs import MEASURED, cost_fields, costs_file, load_costs
 from worker.cli.capacity.model import FULL_BATCH, CapacityPlan, Load, plan_for
 from worker.errors import ConfigurationError
@@ -196,8 +198,9 @@ def test_costs_have_a_unit_a_meaning_and_a_command() -> None:
 
 def test_printed_costs_are_read_back(tmp_path: Path) -> None:
     path = tmp_path / "costs.toml"
-    path.write_text(costs_file())
-    assert load_costs(path) == MEASURED
+    costs = replace(MEASURED, worker_us=99.123456789)
+    path.write_text(costs_file(costs))
+    assert load_costs(path) == costs
 
 
 def test_file_replaces_the_costs_that_it_names(tmp_path: Path) -> None:
@@ -239,6 +242,23 @@ def test_file_that_is_missing_or_no_text_is_named(tmp_path: Path) -> None:
     path.write_bytes(b"\xff")
     with pytest.raises(ConfigurationError, match="is not UTF-8"):
         load_costs(path)
+
+
+# -- the page ---------------------------------------------------------------------------------------------
+
+
+def test_table_of_plans_shows_what_the_command_does(bare_cli: Cli) -> None:
+    (rows,) = tables(section(page("worker/GROWING.md"), "Plan the machines"))
+    for load, workers, database, broker, processes, disk in rows:
+        shown = bare_cli("plan", *shlex.split(code_spans(load)[0])).rows
+        cores = {row[0]: row[3] for row in shown if len(row) == 5}
+        of_database = [cores[name] for name in ("database", "coordinator", "database nodes") if name in cores]
+        assert (cores["workers"], " + ".join(of_database), cores["broker"]) == (workers, database, broker), (
+            load
+        )
+        assert [["worker processes", processes], ["disk a day", disk]] == [
+            row for row in shown if row[:1] in (["worker processes"], ["disk a day"])
+        ]
 
 
 # -- the command ------------------------------------------------------------------------------------------
@@ -286,7 +306,7 @@ def test_shares_are_numbers_or_per_cent(bare_cli: Cli) -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ((), "Missing option '--messages-per-second'"),
+        ((), "say --messages-per-second, the rate at the peak"),
         (("--messages-per-second", "many"), "'many' must be like 50/s, 600/min or 0.5"),
         (("--messages-per-second", "0"), "'0' must be like"),
         (("--messages-per-second", "nan"), "'nan' must be like"),

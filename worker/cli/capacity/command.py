@@ -39,17 +39,10 @@ class _Share(click.ParamType[float, str]):
         return share
 
 
-def _show_costs(ctx: click.Context, _parameter: click.Parameter, is_wanted: bool) -> None:  # noqa: FBT001 - as click calls it
-    if is_wanted:
-        click.echo(costs_file())
-        ctx.exit()
-
-
 @click.command()
 @click.option(
     "--messages-per-second",
     type=RATE,
-    required=True,
     metavar="RATE",
     help="Rate at the peak: 5000, 5000/s or 300000/min.",
 )
@@ -103,19 +96,17 @@ def _show_costs(ctx: click.Context, _parameter: click.Parameter, is_wanted: bool
 @click.option(
     "--show-costs",
     is_flag=True,
-    is_eager=True,
-    expose_value=False,
-    callback=_show_costs,
-    help="Print the costs as such a file, with the command that measures each, and exit.",
+    help="Print the costs as such a file, with the command that measures each, instead of a plan.",
 )
 @as_json
 def plan(
     *,
-    messages_per_second: float,
+    messages_per_second: float | None,
     partitions: str,
     broker_nodes: str,
     distributed: bool,
     costs_path: Path | None,
+    show_costs: bool,
     as_json: bool,
     **asked: Any,
 ) -> None:
@@ -131,6 +122,12 @@ def plan(
       billing-worker plan --messages-per-second 50000 --partitions 64 --distributed --json
       billing-worker plan --show-costs > costs.toml
     """
+    costs = MEASURED if costs_path is None else load_costs(costs_path)
+    if show_costs:
+        click.echo(costs_file(costs))
+        return
+    if messages_per_second is None:
+        raise click.UsageError("say --messages-per-second, the rate at the peak, such as 5000 or 300000/min")
     load = Load(
         messages_per_second=messages_per_second,
         partitions=int(partitions),
@@ -139,7 +136,7 @@ def plan(
         **asked,
     )
     _require_sense(load)
-    found = plan_for(load, MEASURED if costs_path is None else load_costs(costs_path))
+    found = plan_for(load, costs)
     if as_json:
         show_json(_as_dict(load, found))
     else:

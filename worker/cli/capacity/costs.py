@@ -113,14 +113,14 @@ def _checked(path: Path, cost: CostField, value: Any) -> float:
     return float(value)
 
 
-def costs_file() -> str:
-    """Return a TOML file of the measured costs, with the command that measures each."""
+def costs_file(costs: Costs) -> str:
+    """Return a TOML file of costs, with the command that measures each."""
     lines = ["# Costs of a message. Measure them on your machines, and leave out the lines that you keep."]
     for cost in cost_fields():
         about = cost.metadata
         lines += [
             "",
             f"# {about['means']}, {about['unit']} ({about['command']})",
-            f"{cost.name} = {cost.default:g}",
+            f"{cost.name} = {getattr(costs, cost.name)}",
         ]
     return "\n".join(lines)
