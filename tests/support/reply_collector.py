@@ -10,7 +10,7 @@ from typing import Any, Self
 import pika
 from pika.exceptions import AMQPError
 
-from tests.support.rabbit_client import patient_parameters_of
+from tests.support.rabbit_client import close_quietly, patient_parameters_of
 from tests.support.waiting import PATIENCE_S, eventually
 from worker.broker import BILLING
 
@@ -79,7 +79,12 @@ class ReplyCollector:
 
     def _collect(self) -> None:
         connection = pika.BlockingConnection(patient_parameters_of(self._url))
-        channel = connection.channel()
+        try:
+            self._consume(connection.channel())
+        finally:
+            close_quietly(connection)
+
+    def _consume(self, channel: Any) -> None:
         channel.basic_qos(prefetch_count=500)
         for method, properties, body in channel.consume(BILLING.replies.name, inactivity_timeout=0.1):
             if method is not None:
@@ -87,7 +92,6 @@ class ReplyCollector:
                 channel.basic_ack(method.delivery_tag)
             if self._enough.is_set():
                 break
-        connection.close()
 
     def _keep(self, correlation_id: str, reply: Reply) -> None:
         with self._lock:

@@ -14,7 +14,7 @@ from pika.exceptions import AMQPError
 
 from schemas.partitions import routing_key
 from tests.support.mixed_messages import USERS, Message, mixed
-from tests.support.rabbit_client import patient_parameters_of
+from tests.support.rabbit_client import close_quietly, patient_parameters_of
 from worker.broker import BILLING
 
 #: A broker that is started again may take so long, with a machine that is busy.
@@ -158,6 +158,8 @@ class SteadyProducer:
                     mandatory=True,
                 )
             except (AMQPError, OSError):
+                if channel is not None:  # a refused message leaves the connection open
+                    close_quietly(channel.connection)
                 if monotonic() > deadline:
                     raise
                 channel = None
