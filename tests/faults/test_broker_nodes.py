@@ -1,5 +1,6 @@
 """Nodes of a real RabbitMQ cluster are killed under load: workers go on with the others."""
 
+from contextlib import closing
 from pathlib import Path
 from time import monotonic
 
@@ -10,6 +11,7 @@ from tests.support.rabbitmq_cluster import Cluster, ClusterNode
 from tests.support.steady_producer import Publication
 from tests.support.user_order import misplaced
 from tests.support.waiting import eventually
+from worker.broker import BILLING, open_link
 from worker.ledger.engine import ledger_engine
 
 FIRST_ANSWER_S = 5.0
@@ -62,6 +64,8 @@ def test_partitions_survive_the_loss_of_a_leader_and_of_the_node_that_leads_most
 
         survives(broker_cluster.leader_of(vhost, "billing.usage.03"))
         survives(broker_cluster.leader_of_most(vhost))
+        broker_cluster.rebalances(vhost)  # leaders move while workers take from them
+        under.lasts(1)
         assert_clean(under)
     assert in_order(postgres_url, flows) == []
 
@@ -83,3 +87,16 @@ def in_order(database_url: str, flows: list[list[Publication]]) -> list[str]:
         return [line for flow in flows for line in misplaced(engine, flow)]
     finally:
         engine.dispose()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_queue_without_replicas_is_said_to_be_on_a_node_that_is_away(broker_cluster: Cluster) -> None:
+    *others, killed_node = broker_cluster.nodes
+    vhost = broker_cluster.new_vhost(on=killed_node)
+    broker_cluster.loses(killed_node, vhost)
+    with closing(open_link(others[0].address.url(vhost))) as link:
+        (difference,) = link.differences(BILLING)
+        assert difference == (
+            "queue 'billing.queries' is on a node that is away: start that node of the broker"
+        )

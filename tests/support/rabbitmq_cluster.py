@@ -94,32 +94,42 @@ class Cluster:
         link = open_link(node.address.url(name))
         link.declare(BILLING.partitioned(partitions))
         link.close()
+        eventually(lambda: self._is_whole(name), what="each queue has its replicas")
         return name
 
     def leader_of(self, vhost: str, queue: str) -> ClusterNode:
         """Return the node that leads a queue."""
-        return self._named(self.leaders(vhost)[queue])
+        leader = eventually(lambda: self.leaders(vhost)[queue], what=f"a leader of {queue}")
+        return next(node for node in self.nodes if node.name_in_cluster == leader)
 
     def leader_of_most(self, vhost: str) -> ClusterNode:
         """Return the node that leads the most queues; of several the first."""
         led = list(self.leaders(vhost).values())
         return max(self.nodes, key=lambda node: led.count(node.name_in_cluster))
 
-    def leaders(self, vhost: str) -> dict[str, str]:
-        """Return the node that leads each quorum queue, by its name in the cluster."""
+    def leaders(self, vhost: str) -> dict[str, str | None]:
+        """Return the node that leads each quorum queue, by its name in the cluster; None between leaders."""
         queues = self._any().management.quorum_queues(vhost)
         return {name: queue.leader for name, queue in queues.items()}
 
     def loses(self, node: ClusterNode, vhost: str) -> None:
         """Kill a node, and wait until others lead its queues."""
         node.kill()
-        lost = node.name_in_cluster
-        eventually(lambda: lost not in self.leaders(vhost).values(), what=f"new leaders for those of {lost}")
+        running = {each.name_in_cluster for each in self.nodes if each.running}
+        eventually(
+            lambda: running.issuperset(self.leaders(vhost).values()), what="nodes that run lead all queues"
+        )
 
     def regains(self, node: ClusterNode, vhost: str) -> None:
         """Start a killed node again, and wait until each queue has all its replicas."""
         node.resume()
         eventually(lambda: self._is_whole(vhost), what="all replicas are back")
+
+    def rebalances(self, vhost: str) -> None:
+        """Spread the leaders over the nodes, as `rabbitmq-queues rebalance quorum` does, and wait for it."""
+        self._any().management.rebalance_queues()
+        names = {node.name_in_cluster for node in self.nodes}
+        eventually(lambda: names.issubset(self.leaders(vhost).values()), what="each node leads a queue")
 
     def _is_whole(self, vhost: str) -> bool:
         queues = self._any().management.quorum_queues(vhost).values()
@@ -127,9 +137,6 @@ class Cluster:
 
     def _any(self) -> ClusterNode:
         return next(node for node in self.nodes if node.running)
-
-    def _named(self, name: str) -> ClusterNode:
-        return next(node for node in self.nodes if node.name_in_cluster == name)
 
 
 @contextmanager
