@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import accumulate, islice
 from uuid import UUID
 
-from schemas import DeductUsage, Message, UsageBatch
+from schemas import DeductUsage, Message, UsageBatch, routing_key
 from tests.benchmarks.sandbox import user_id
 from worker.bootstrap import utc_now
 from worker.broker import BILLING, Outgoing
@@ -77,13 +77,16 @@ def batches(
         )
 
 
-def outgoing(messages: Iterable[Message], exchange: str = BILLING.exchange) -> Iterator[Outgoing]:
-    """Yield ``messages`` as their producer publishes them."""
+def outgoing(
+    messages: Iterable[Message], exchange: str = BILLING.exchange, *, partitions: int = 0
+) -> Iterator[Outgoing]:
+    """Yield ``messages`` as their producer publishes them; with ``partitions`` each to that of its user."""
     for number, message in enumerate(messages):
-        yield published(message.type, message.to_json(), f"message-{number:08}", exchange)
+        key = routing_key(message.type, message.user_id, partitions)
+        yield published(key, message.to_json(), f"message-{number:08}", exchange)
 
 
-def published(type_: str, body: bytes, message_id: str, exchange: str = BILLING.exchange) -> Outgoing:
+def published(key: str, body: bytes, message_id: str, exchange: str = BILLING.exchange) -> Outgoing:
     """Return one message as its producer publishes it."""
     properties = {"message_id": message_id, "content_type": "application/json", "app_id": "bench"}
-    return Outgoing(body, exchange, type_, properties)
+    return Outgoing(body, exchange, key, properties)

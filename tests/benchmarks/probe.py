@@ -16,8 +16,7 @@ from typing import Any, Literal, Self
 
 import pika
 
-from schemas import QueryBalance
-from schemas.base import BaseMessage
+from schemas import DeductUsage, QueryBalance, routing_key
 from tests.benchmarks.loads import SEED, deductions, in_turns
 from tests.benchmarks.sandbox import user_id
 from tests.support.rabbit_client import user_of
@@ -32,7 +31,7 @@ class Task:
 
     One goes alone before these, and its reply is waited for: a worker is there. ``straight`` ones come after
     them, into the queue of the replies itself: they show what broker and caller need without a worker. The
-    ``seed`` makes the references.
+    ``seed`` makes the references. With ``partitions`` each goes to that of its user.
     """
 
     broker_url: str
@@ -43,6 +42,7 @@ class Task:
     straight: int
     type: Literal["usage.deduct", "query.balance"] = "usage.deduct"
     seed: int = SEED
+    partitions: int = 0
 
     @property
     def messages(self) -> int:
@@ -144,13 +144,15 @@ class _Requests:
     def __init__(self, task: Task, channel: Any, replies: ReplyReader) -> None:
         self._channel, self._reply_to, self._asked = channel, replies.queue, task.messages
         self._user = replies.user
-        self._type, count, pick = task.type, task.messages + task.straight, in_turns(task.users)
-        asked: Iterable[BaseMessage] = (
+        count, pick = task.messages + task.straight, in_turns(task.users)
+        asked: Iterable[DeductUsage | QueryBalance] = (
             deductions(count, pick, task.seed)
             if task.type == "usage.deduct"
             else (QueryBalance(user_id=user_id(pick())) for _ in range(count))
         )
-        self._bodies = [message.to_json() for message in asked]
+        self._messages = [
+            (routing_key(task.type, message.user_id, task.partitions), message.to_json()) for message in asked
+        ]
 
     def send(self, place: int) -> None:
         properties = pika.BasicProperties(
@@ -161,8 +163,9 @@ class _Requests:
             reply_to=self._reply_to,
             user_id=self._user,
         )
-        route = (BILLING.exchange, self._type) if place < self._asked else ("", self._reply_to)
-        self._channel.basic_publish(*route, self._bodies[place], properties)
+        key, body = self._messages[place]
+        route = (BILLING.exchange, key) if place < self._asked else ("", self._reply_to)
+        self._channel.basic_publish(*route, body, properties)
 
 
 def _paced(task: Task, requests: _Requests) -> tuple[list[float], list[float]]:

@@ -13,6 +13,7 @@ from tests.benchmarks.latency import LATENCY
 from tests.benchmarks.ledger_alone import LEDGER
 from tests.benchmarks.metered import METERED
 from tests.benchmarks.mixed import MIXED
+from tests.benchmarks.partitions import PARTITIONS
 from tests.benchmarks.peers import PEERS
 from tests.benchmarks.queries import QUERIES
 from tests.benchmarks.results import Benchmark
@@ -33,6 +34,7 @@ BENCHMARKS: tuple[Benchmark, ...] = (
     SKEW,
     WORKERS,
     BROKERS,
+    PARTITIONS,
     LATENCY,
     QUERIES,
     HTTP,

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -159,7 +160,7 @@ def new_sandbox(servers: Servers, **settings: Any) -> Iterator["Sandbox"]:
         if servers.template is None:
             migrate(application.engine)
         with _linked(application) as link:
-            link.declare(BILLING)
+            link.declare(application.topology)
         yield Sandbox(servers, application, name)
     finally:
         application.engine.dispose()
@@ -251,10 +252,31 @@ class Sandbox:
             def replied() -> int:
                 return link.depth(replies_queue)
 
-            while consumers > 1 and not self._all_consume(consumers) and replied() < messages:
+            while consumers > 1 and not self._all_share(consumers) and replied() < messages:
                 processes.require_alive(since=0)
                 sleep(_FIRST_POLL_S)
             return self._clocked(name, processes, messages, replied, progress, watch)
+
+    def await_consumers(self, consumers: int) -> None:
+        """Wait until so many workers consume, each its share. Raises BenchmarkError."""
+        deadline = monotonic() + _STILL_S
+        while not self._all_share(consumers):
+            if monotonic() > deadline:
+                raise BenchmarkError(f"{consumers} workers don't consume within {_STILL_S:.0f} s")
+            sleep(_POLL_S)
+
+    def _all_share(self, workers: int) -> bool:
+        """Return True where so many workers consume, and their shares in the partitions are even."""
+        if not self._all_consume(workers):
+            return False
+        if not (partitions := self.application.settings.partitions):
+            return True
+        leases, now = self.application.partition_leases.held()
+        shares = Counter(lease.worker for lease in leases if not lease.is_free(now))
+        return len(shares) == workers and set(shares.values()) <= {
+            partitions // workers,
+            -(-partitions // workers),
+        }
 
     def _all_consume(self, consumers: int) -> bool:
         with pika.BlockingConnection(pika.URLParameters(self.broker_url)) as connection:

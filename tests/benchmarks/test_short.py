@@ -17,7 +17,7 @@ import pytest
 from sqlalchemy import Engine, update
 
 from schemas import DeductUsage, OpenAccount
-from tests.benchmarks import conditions, peers, report, sandbox
+from tests.benchmarks import conditions, partitions, peers, report, sandbox
 from tests.benchmarks.contenders import ECHO, Contender
 from tests.benchmarks.loads import deductions, hot, outgoing
 from tests.benchmarks.phases import STEPS
@@ -30,6 +30,7 @@ from tests.support.apply_commands import applied
 from tests.support.forked_python import ForkedPython, Forking
 from tests.support.provision import PostgresServer, RabbitMQServer
 from worker.catalog import Catalog
+from worker.ledger.form import LedgerForm
 from worker.ledger.tables import accounts
 
 #: The peers need packages that only `make bench` installs; ten million entries and three brokers take more
@@ -81,6 +82,8 @@ def test_benchmark_measures_on_a_correct_ledger(
 ) -> None:
     if benchmark.name in _WITH_PLAIN_ONES:
         monkeypatch.setattr(f"{benchmark.run.__module__}.processed_deductions", _processed_at_once)
+    if benchmark.name == "partitions":  # the offered load has real workers on partitions
+        monkeypatch.setattr(partitions, "drained", _processed_at_once)
     result = benchmark.run(context)
     assert all(sample >= 0 for figure in result.figures for sample in figure.samples)
     assert report.written(tmp_path, conditions.conditions(context.servers), benchmark, result).exists()
@@ -96,6 +99,12 @@ def test_benchmark_measures_on_a_correct_ledger(
             assert refused >= result.details["kinds"]["rejected"]
         case "workers":
             assert [figure.median for figure in result.figures if figure.label == "deadlocks"] == [0]
+
+
+@pytest.mark.slow
+def test_partitions_are_drained_by_two_workers_on_a_correct_ledger(context: BenchmarkContext) -> None:
+    for form in (LedgerForm.WHOLE, LedgerForm.ONE_SLOT):
+        assert partitions.drained(context, 600, 50, 16, form).messages == 600
 
 
 def _processed_at_once(

@@ -375,7 +375,7 @@ def test_queue_is_consumed_later_quiesced_and_left(connect: Connect) -> None:
     assert bodies(received(connect(USAGE), 2)) == [b'{"n":3}', b'{"n":4}']
 
 
-def test_what_is_held_of_a_queue_that_is_left_goes_back_to_its_place(connect: Connect) -> None:
+def test_message_held_of_a_queue_that_is_left_goes_back_to_its_place(connect: Connect) -> None:
     link = connect(PAYMENTS)
     connect().publish([*map(usage, range(5))])
     link.consume(USAGE, 5)

@@ -81,6 +81,25 @@ def test_workers_share_the_partitions_and_take_those_of_a_killed_one(
     assert shares(application) == [], "an orderly end frees them"
 
 
+def test_worker_that_was_paused_loses_its_partitions_and_gives_back_what_it_holds(
+    application: Application, workers: WorkerProcesses, rabbit: RabbitClient
+) -> None:
+    state = ExpectedState(application.engine)
+    paused = workers.start()
+    eventually(lambda: shares(application) == [PARTITIONS], what="the first has all")
+    with running(application):
+        eventually(lambda: shares(application) == [4, 4], what="each has its half")
+        os.kill(paused.pid, signal.SIGSTOP)
+        for correlation_id, message in publish_to_partitions(rabbit, islice(mixed(), 60), PARTITIONS):
+            state.sent(correlation_id, message)
+        eventually(lambda: shares(application) == [PARTITIONS], what="the other has all")
+        os.kill(paused.pid, signal.SIGCONT)
+        state.check(every_reply(rabbit, state.correlations))
+        eventually(lambda: shares(application) == [4, 4], what="it takes part again")
+        eventually(lambda: consumed(rabbit) == PARTITIONS, what="each is taken once")
+        no_partition_has_any(rabbit, PARTITIONS)
+
+
 def test_worker_that_stops_hands_over_and_nothing_is_twice(
     application: Application, workers: WorkerProcesses, rabbit: RabbitClient
 ) -> None:

@@ -73,7 +73,7 @@ def test_worker_that_was_silent_keeps_what_nobody_took() -> None:
     assert change_for("a", silent, workers("ab", expired="a"), NOW) == change(keep=range(4))
 
 
-def test_partition_that_is_being_left_is_given_up_all_the_same() -> None:
+def test_partition_that_is_being_left_is_given_up_whatever_the_share() -> None:
     own = leases("aaaaaaaa")
     assert change_for("a", own, workers("a"), NOW, [6, 7]) == change(range(6), (), (6, 7), 2)
     assert change_for("a", own, workers("ab"), NOW, [0]) == change(range(1, 5), (), (0, 5, 6, 7))

@@ -160,7 +160,7 @@ def test_partition_is_handed_over_once_nothing_of_it_is_held(new_worker: New) ->
     assert not any(one.redelivered for one in second.link.receive(500, 0))
 
 
-def test_what_does_not_end_in_time_goes_back_to_its_place(new_worker: New) -> None:
+def test_message_that_does_not_end_in_time_goes_back_to_its_place(new_worker: New) -> None:
     first, second = new_worker("a"), new_worker("b")
     first.attend()
     held = [delivery(b"%d" % number, queue="billing.usage.03") for number in range(3)]

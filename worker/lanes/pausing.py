@@ -187,9 +187,9 @@ class Lanes:
         return any(link.held_of(queue_of(lane, partition)) for lane in self._queues)
 
     def leave_partition(self, link: Consumes, partition: int) -> None:
-        """Consume the queues of a partition no more; what is held of it goes back, also what was to be tried.
+        """Consume the queues of a partition no more, with nothing of it in flight.
 
-        Nothing of it is in flight.
+        What is held of it goes back, also what was to be tried.
         """
         self._partitions.pop(partition, None)
         for lane in self._queues:
