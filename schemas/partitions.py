@@ -5,6 +5,7 @@ from typing import Final
 from schemas.base import NO_USER
 from schemas.commands import Message, commands_of
 from schemas.slots import SLOTS, slot_of
+from schemas.usage import UsageBatch
 
 #: Numbers of partitions that an installation may have: each serves whole slots, as many as the others.
 PARTITIONS: Final = (8, 16, 32, 64)
@@ -50,7 +51,9 @@ def routing_key_of(message: Message, partitions: int) -> str:
     """Return the routing key of a message; a batch has a partition where all its items are of that one."""
     if not partitions:
         return message.type
-    keys = {routing_key(message.type, command.user_id, partitions) for command in commands_of(message)}
+    if not isinstance(message, UsageBatch):
+        return routing_key(message.type, message.user_id, partitions)
+    keys = {routing_key(message.type, command.user_id, partitions) for command in message.items}
     return keys.pop() if len(keys) == 1 else message.type
 
 
@@ -60,6 +63,8 @@ def is_misrouted(message: Message, partition: int, partitions: int) -> bool:
     Where ``partitions`` is 0 nobody knows how many its sender counts: any number that fits is right. Nothing
     can be said of a message without a user.
     """
+    if partitions and not isinstance(message, UsageBatch):  # nearly always
+        return message.user_id != NO_USER and partition_of(slot_of(message.user_id), partitions) != partition
     users = {command.user_id for command in commands_of(message)} - {NO_USER}
     slots = {slot_of(user_id) for user_id in users}
     return bool(slots) and not any(
