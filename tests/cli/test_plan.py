@@ -12,7 +12,7 @@ from schemas.partitions import PARTITIONS
 from tests.cli.console import Cli
 from tests.support.pages import code_spans, page, section, tables
 from worker.cli.capacity.costs import MEASURED, cost_fields, costs_file, load_costs
-from worker.cli.capacity.model import FULL_BATCH, CapacityPlan, Load, plan_for
+from worker.cli.capacity.model import FULL_BATCH, CapacityPlan, PlannedLoad, plan_for
 from worker.errors import ConfigurationError
 from worker.lanes.partitions import prefetch_of
 from worker.settings import Settings
@@ -44,7 +44,7 @@ ROUND = replace(
 
 
 def planned(**load: Any) -> CapacityPlan:
-    return plan_for(Load(**{"messages_per_second": 10_000, "utilization": 0.5, **load}), ROUND)
+    return plan_for(PlannedLoad(**{"messages_per_second": 10_000, "utilization": 0.5, **load}), ROUND)
 
 
 def us(found: CapacityPlan) -> dict[str, float]:
@@ -54,7 +54,9 @@ def us(found: CapacityPlan) -> dict[str, float]:
 @pytest.mark.parametrize("partitions", [0, *PARTITIONS])
 def test_worker_holds_as_much_of_a_queue_as_the_model_says(partitions: int) -> None:
     prefetch = Settings.model_fields["prefetch"].default
-    assert Load(1, partitions=partitions).held_a_queue == min(prefetch, prefetch_of(partitions, prefetch))
+    assert PlannedLoad(1, partitions=partitions).held_a_queue == min(
+        prefetch, prefetch_of(partitions, prefetch)
+    )
     assert Settings.model_fields["batch_size"].default == FULL_BATCH
 
 
@@ -137,11 +139,11 @@ def test_a_process_settles_as_much_as_was_measured(load: dict[str, Any], expecte
 
 def test_disk_and_memory_follow_messages_and_accounts() -> None:
     costs = replace(ROUND, operation_bytes=400, metered_bytes=100, reference_bytes=60, account_bytes=1_000)
-    found = plan_for(Load(100, messages_per_day=1_000, metered=0.5, users=20), costs)
+    found = plan_for(PlannedLoad(100, messages_per_day=1_000, metered=0.5, users=20), costs)
     assert (found.disk_bytes_a_day, found.reference_bytes_a_day) == (450_000, 60_000)
     assert found.account_bytes == 20_000
     assert found.worker_megabytes == costs.process_megabytes
-    assert plan_for(Load(1), costs).disk_bytes_a_day == 86_400 * 400
+    assert plan_for(PlannedLoad(1), costs).disk_bytes_a_day == 86_400 * 400
 
 
 @pytest.mark.parametrize(
@@ -173,11 +175,11 @@ def test_limit_that_is_passed_names_its_way_out(load: dict[str, Any], expected: 
 
 def test_one_machine_is_enough_until_its_cores_are_needed() -> None:
     for rate, is_enough in ((10_000, True), (21_000, True), (22_000, False)):
-        load = Load(rate, machine_cores=8, utilization=0.5)
+        load = PlannedLoad(rate, machine_cores=8, utilization=0.5)
         assert plan_for(load, ROUND).fits_one_machine(load) is is_enough
 
 
-def test_what_nobody_measured_is_said() -> None:
+def test_assumption_names_the_unmeasured() -> None:
     said = " ".join(planned(users=10**7, broker_nodes=5, is_distributed=True).assumptions)
     for text in (
         "broker's memory is unknown",

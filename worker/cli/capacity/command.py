@@ -10,7 +10,7 @@ import click
 
 from schemas.partitions import PARTITIONS
 from worker.cli.capacity.costs import MEASURED, costs_file, load_costs
-from worker.cli.capacity.model import DAY_S, CapacityPlan, Load, Part, plan_for
+from worker.cli.capacity.model import DAY_S, CapacityPlan, PlannedLoad, Part, plan_for
 from worker.cli.options import as_json
 from worker.cli.output import show_fields, show_json, show_table
 from worker.cli.rates import RATE
@@ -128,7 +128,7 @@ def plan(
         return
     if messages_per_second is None:
         raise click.UsageError("say --messages-per-second, the rate at the peak, such as 5000 or 300000/min")
-    load = Load(
+    load = PlannedLoad(
         messages_per_second=messages_per_second,
         partitions=int(partitions),
         broker_nodes=int(broker_nodes),
@@ -144,7 +144,7 @@ def plan(
     sys.exit(0 if found.holds else 1)
 
 
-def _require_sense(load: Load) -> None:
+def _require_sense(load: PlannedLoad) -> None:
     """Raise UsageError where options contradict each other."""
     if not isfinite(load.messages_per_second) or load.messages_per_second > _MOST_A_SECOND:
         raise click.UsageError(f"--messages-per-second: at most {_MOST_A_SECOND:,} are planned for")
@@ -162,7 +162,7 @@ def _require_sense(load: Load) -> None:
 _COLUMNS = ("part", "µs a message", "busy cores", "cores", "machines")
 
 
-def _show(load: Load, found: CapacityPlan) -> None:
+def _show(load: PlannedLoad, found: CapacityPlan) -> None:
     rows = [
         (part.name, f"{part.us_a_message:.0f}", f"{part.busy_cores:.2f}", part.cores, part.machines)
         for part in found.parts
@@ -170,7 +170,7 @@ def _show(load: Load, found: CapacityPlan) -> None:
     show_table(f"Plan for {load.messages_per_second:,.10g} messages a second", _COLUMNS, rows)
     show_fields("", [(name, show(found)) for name, show in _FIELDS.items()])
     click.echo()
-    click.echo(_verdict(load, found))
+    click.echo(_conclusion(load, found))
     for text in found.limits:
         click.echo(f"{click.style('limit', fg='red')}       {text}")
     for text in found.assumptions:
@@ -188,7 +188,7 @@ _FIELDS: Mapping[str, Callable[[CapacityPlan], str]] = {
 }
 
 
-def _verdict(load: Load, found: CapacityPlan) -> str:
+def _conclusion(load: PlannedLoad, found: CapacityPlan) -> str:
     if not found.holds:
         return "The plan doesn't hold: it passes a limit."
     if found.fits_one_machine(load):
@@ -208,7 +208,7 @@ def _size(count: int) -> str:
     return f"{size:,.1f} TB"
 
 
-def _as_dict(load: Load, found: CapacityPlan) -> dict[str, Any]:
+def _as_dict(load: PlannedLoad, found: CapacityPlan) -> dict[str, Any]:
     return {
         "holds": found.holds,
         "messagesPerSecond": load.messages_per_second,

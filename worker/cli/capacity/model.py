@@ -17,8 +17,8 @@ BUSY_WITH_BULK = 0.9
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
-    """Load that is planned for: a rate at its peak, its kinds, and the form of the installation.
+class PlannedLoad:
+    """PlannedLoad that is planned for: a rate at its peak, its kinds, and the form of the installation.
 
     ``metered`` and ``bulk`` are shares of the messages. ``messages_per_day`` is None where the peak lasts all
     day; ``database_nodes`` is None where as many are taken as are needed.
@@ -58,7 +58,7 @@ class Load:
 class Part:
     """One part of the installation: processor time of a message, cores that it keeps busy, cores to have.
 
-    ``cores`` are those with head room, rounded up; ``machines`` of ``Load.machine_cores`` have them.
+    ``cores`` are those with head room, rounded up; ``machines`` have so many.
     """
 
     name: str
@@ -93,7 +93,7 @@ class CapacityPlan:
         """Cores of all parts on one machine."""
         return ceil(sum(part.with_head_room for part in self.parts))
 
-    def fits_one_machine(self, load: Load) -> bool:
+    def fits_one_machine(self, load: PlannedLoad) -> bool:
         """Return True where one machine of the load's size has room for all parts."""
         has_one_of_each = load.broker_nodes == 1 and not load.is_distributed
         return has_one_of_each and self.shared_cores <= load.machine_cores
@@ -104,7 +104,7 @@ class CapacityPlan:
         return not self.limits
 
 
-def plan_for(load: Load, costs: Costs) -> CapacityPlan:
+def plan_for(load: PlannedLoad, costs: Costs) -> CapacityPlan:
     """Return the machines that ``load`` takes at these costs."""
     worker_us = _worker_us(load, costs)
     parts = [
@@ -129,14 +129,14 @@ def plan_for(load: Load, costs: Costs) -> CapacityPlan:
 # -- time of a message ------------------------------------------------------------------------------------
 
 
-def _transaction(load: Load) -> int:
+def _transaction(load: PlannedLoad) -> int:
     """Return the messages of a full transaction: in a distributed ledger those of one slot of one queue."""
     if not load.is_distributed:
         return FULL_BATCH
     return max(min(FULL_BATCH, load.held_a_queue) // load.slots_a_queue, 1)
 
 
-def _worker_us(load: Load, costs: Costs) -> float:
+def _worker_us(load: PlannedLoad, costs: Costs) -> float:
     us = costs.worker_us + load.metered * costs.metered_worker_us
     if load.is_distributed:
         fixed = costs.transaction_worker_us + costs.claims_worker_us
@@ -144,7 +144,7 @@ def _worker_us(load: Load, costs: Costs) -> float:
     return us
 
 
-def _database_us(load: Load, costs: Costs) -> float:
+def _database_us(load: PlannedLoad, costs: Costs) -> float:
     """Return PostgreSQL's time without claims and Citus."""
     grown = (log10(max(load.users, 1)) - log10(FEW_ACCOUNTS)) / log10(MANY_ACCOUNTS / FEW_ACCOUNTS)
     more = max(costs.large_database_us - costs.database_us, 0.0) * min(max(grown, 0.0), 1.0)
@@ -154,30 +154,30 @@ def _database_us(load: Load, costs: Costs) -> float:
     return us
 
 
-def _broker_us(load: Load, costs: Costs) -> float:
+def _broker_us(load: PlannedLoad, costs: Costs) -> float:
     return costs.broker_us + (load.broker_nodes - 1) * costs.replica_us
 
 
 # -- cores ------------------------------------------------------------------------------------------------
 
 
-def _busy(load: Load, us: float) -> float:
+def _busy(load: PlannedLoad, us: float) -> float:
     return load.messages_per_second * us / 1e6
 
 
-def _with_head_room(load: Load, amount: float) -> float:
+def _with_head_room(load: PlannedLoad, amount: float) -> float:
     """Return ``amount`` with head room: bulk may use it, since bulk can wait."""
     return max(amount * (1 - load.bulk) / load.utilization, amount / max(BUSY_WITH_BULK, load.utilization))
 
 
-def _part(load: Load, name: str, us: float, *, least_machines: int = 1) -> Part:
+def _part(load: PlannedLoad, name: str, us: float, *, least_machines: int = 1) -> Part:
     busy = _busy(load, us)
     needed = _with_head_room(load, busy)
     cores = max(ceil(needed), least_machines)
     return Part(name, us, busy, needed, cores, max(ceil(cores / load.machine_cores), least_machines))
 
 
-def _database(load: Load, costs: Costs) -> list[Part]:
+def _database(load: PlannedLoad, costs: Costs) -> list[Part]:
     us = _database_us(load, costs)
     if not load.is_distributed:
         return [_part(load, "database", us)]
@@ -194,7 +194,7 @@ def _database(load: Load, costs: Costs) -> list[Part]:
     return [_part(load, "coordinator", us * costs.coordinator_share + claims), nodes]
 
 
-def _processes(load: Load, costs: Costs, worker_us: float) -> int:
+def _processes(load: PlannedLoad, costs: Costs, worker_us: float) -> int:
     """Return the worker processes: each waits for servers, so it settles less than its core could."""
     rate = costs.messages_a_process * costs.worker_us / worker_us
     return max(ceil(_with_head_room(load, load.messages_per_second) / rate), 1)
@@ -203,7 +203,7 @@ def _processes(load: Load, costs: Costs, worker_us: float) -> int:
 # -- limits and assumptions -------------------------------------------------------------------------------
 
 
-def _limits(load: Load, costs: Costs, parts: Sequence[Part], processes: int) -> Iterator[str]:
+def _limits(load: PlannedLoad, costs: Costs, parts: Sequence[Part], processes: int) -> Iterator[str]:
     a_queue = load.messages_per_second / max(load.partitions, 1)
     if a_queue > costs.messages_a_queue:
         yield (
@@ -237,7 +237,7 @@ _WAYS_OUT = {
 }
 
 
-def _assumptions(load: Load) -> Iterator[str]:
+def _assumptions(load: PlannedLoad) -> Iterator[str]:
     yield "costs drift by a third from machine to machine: measure yours (--show-costs, --costs)"
     yield (
         f"cores are busy to {load.utilization:.0%} at that rate; the rest is for what waits after an outage, "
