@@ -10,7 +10,7 @@ import click
 
 from schemas.partitions import PARTITIONS
 from worker.cli.capacity.costs import MEASURED, costs_file, load_costs
-from worker.cli.capacity.model import DAY_S, CapacityPlan, PlannedLoad, Part, plan_for
+from worker.cli.capacity.model import DAY_S, CapacityPlan, Part, PlannedLoad, plan_for
 from worker.cli.options import as_json
 from worker.cli.output import show_fields, show_json, show_table
 from worker.cli.rates import RATE

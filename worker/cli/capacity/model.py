@@ -18,7 +18,7 @@ BUSY_WITH_BULK = 0.9
 
 @dataclass(frozen=True, slots=True)
 class PlannedLoad:
-    """PlannedLoad that is planned for: a rate at its peak, its kinds, and the form of the installation.
+    """Load that is planned for: a rate at its peak, its kinds, and the form of the installation.
 
     ``metered`` and ``bulk`` are shares of the messages. ``messages_per_day`` is None where the peak lasts all
     day; ``database_nodes`` is None where as many are taken as are needed.
