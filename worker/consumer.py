@@ -169,7 +169,7 @@ class Consumer:
         """Run batches until the stop. Returns True when ``drain`` is set and nothing comes any more."""
         batches, control = self._parts_on(link, ledger)
         while not self._may_end(batches):
-            is_idle = batches.is_idle
+            is_idle, is_settled = batches.is_idle, self._partitions.is_settled
             deliveries = self._receive(link, self._pace.batch_size, IDLE_S if is_idle else 0)
             batch, on_record = _decoded(batches, control, deliveries)
             batches.await_in_flight()
@@ -193,7 +193,7 @@ class Consumer:
                 batches.finish()
                 batches.session.in_ledger(self._schema.look)
             self._lanes.raise_prefetch(link, self._pace.prefetch, factor=SHRINK if on_record else None)
-            if drain and is_idle and not deliveries and self._partitions.is_settled:
+            if drain and is_idle and not deliveries and is_settled:
                 return True
             link.keep_alive()
         batches.finish()

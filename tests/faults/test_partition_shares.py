@@ -3,11 +3,14 @@
 import os
 import signal
 from collections import Counter
-from itertools import islice
+from itertools import count, islice
 from time import monotonic
 
 import pytest
+from sqlalchemy import select
 
+from schemas import OpenAccount
+from tests.support.apply_commands import applied
 from tests.support.background_producer import BackgroundProducer
 from tests.support.expected_state import ExpectedState, every_reply
 from tests.support.mixed_messages import mixed
@@ -20,9 +23,10 @@ from tests.support.partitioned_broker import (
 from tests.support.processes import WorkerProcesses
 from tests.support.rabbit_client import RabbitClient
 from tests.support.waiting import eventually
-from tests.support.worker_thread import running
+from tests.support.worker_thread import FlagStop, running
 from worker.bootstrap import Application
 from worker.lanes.partitions import LEASE_S
+from worker.ledger.tables import entries, operations
 from worker.settings import Settings
 
 PARTITIONS = 8
@@ -55,6 +59,18 @@ def consumed(rabbit: RabbitClient) -> int:
     names = [f"billing.{lane}.{number:02d}" for number in range(PARTITIONS) for lane in ("payments", "usage")]
     counts = [rabbit.channel.queue_declare(name, passive=True).method.consumer_count for name in names]
     return counts.count(1) // 2
+
+
+def posted(application: Application, user: str) -> list[str]:
+    """Return the references of a user's deductions in the order in which they were posted."""
+    statement = (
+        select(operations.c.reference_id)
+        .join(entries, entries.c.operation_id == operations.c.operation_id)
+        .where(operations.c.user_id == user, operations.c.type == "usage.deduct")
+        .order_by(entries.c.sequence)
+    )
+    with application.engine.connect() as connection:
+        return list(connection.execute(statement).scalars())
 
 
 @pytest.mark.parametrize(
@@ -127,3 +143,47 @@ def test_worker_that_stops_hands_over_and_nothing_is_twice(
     state.check(replies)
     assert {len(copies) for copies in replies.values()} == {1}
     no_partition_has_any(rabbit, PARTITIONS)
+
+
+def test_order_of_a_user_is_kept_while_partitions_are_handed_over(
+    application: Application, workers: WorkerProcesses, rabbit: RabbitClient
+) -> None:
+    users = [f"u-{number}" for number in range(12)]
+    opened = [OpenAccount(reference_id=f"open-{user}", user_id=user, tier="free") for user in users]
+    applied(application.engine, application.catalog, *opened)
+    deductions = (
+        {"type": "usage.deduct", "referenceId": f"d-{n}", "userId": users[n % len(users)], "tokens": 1}
+        for n in count()
+    )
+    url = application.settings.broker_url.get_secret_value()
+    stopping = workers.start("--batch-size", "20")
+    eventually(lambda: shares(application) == [PARTITIONS], what="the first has all")
+    with BackgroundProducer(
+        url, deductions, reply_to=rabbit.reply_queue, key_of=lambda message: key_of(message, PARTITIONS)
+    ) as producer:
+        eventually(lambda: len(producer.published) > 50, what="load")
+        with running(application):
+            eventually(lambda: shares(application) == [4, 4], what="half of them are handed over")
+            assert workers.stop(stopping)[0] == 0
+            eventually(lambda: shares(application) == [PARTITIONS], what="and the others")
+            behind = len(producer.published)
+            eventually(lambda: len(producer.published) > behind + 50, what="load behind it")
+    with running(application):
+        no_partition_has_any(rabbit, PARTITIONS)
+        replies = every_reply(rabbit, [message["referenceId"] for message in producer.published])
+    assert {len(copies) for copies in replies.values()} == {1}
+    for user in users:
+        published = [one["referenceId"] for one in producer.published if one["userId"] == user]
+        assert posted(application, user) == published
+
+
+def test_drain_applies_what_waits_in_partitions_and_ends(
+    application: Application, rabbit: RabbitClient
+) -> None:
+    state = ExpectedState(application.engine)
+    for correlation_id, message in publish_to_partitions(rabbit, islice(mixed(), 60), PARTITIONS):
+        state.sent(correlation_id, message)
+    application.consumer(FlagStop()).run(drain=True)
+    state.check(every_reply(rabbit, state.correlations))
+    no_partition_has_any(rabbit, PARTITIONS)
+    assert shares(application) == []

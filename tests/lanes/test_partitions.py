@@ -134,6 +134,8 @@ def test_first_worker_takes_every_partition_with_a_smaller_prefetch(new_worker: 
     assert not world.share.is_settled
     world.attend()
     assert world.takes == {0, 1, 2, 3}
+    assert not world.share.is_settled, "nothing of it can have come yet"
+    world.look()
     assert world.share.is_settled
     assert world.metrics.registry.get_sample_value("billing_worker_partitions") == 4
     world.broker.queue("billing.usage.01").extend(delivery(b"", queue="billing.usage.01") for _ in range(8))
@@ -238,6 +240,9 @@ def test_lane_pauses_in_every_partition(new_worker: New) -> None:
     assert world.lanes.is_paused("billing.usage.03")
     probe = Item(delivery(b"", queue="billing.usage.03"))
     world.lanes.add_probe(probe)
+    world.broker.queue("billing.usage.03").append(probe.delivery)
+    world.link.receive(500, 0)
+    assert not world.lanes.holds_partition(world.link, 3), "nobody waits for a message that is to be tried"
     world.lanes.leave_partition(world.link, 3)
     world.now += 100.0
     assert world.lanes.next_probe() is None, "it went back with its partition"
@@ -251,3 +256,8 @@ def test_lane_pauses_in_every_partition(new_worker: New) -> None:
 )
 def test_queues_of_partitions_hold_less_each(partitions: int, prefetch: int, expected: int) -> None:
     assert prefetch_of(partitions, prefetch) == expected
+
+
+@pytest.mark.parametrize(("lease_s", "expected"), [(2.0, 1.0), (10.0, 5.0), (600.0, 5.0)])
+def test_hand_over_is_short_whatever_the_lease(lease_s: float, expected: float) -> None:
+    assert SharePace(lease_s).hand_over_s == expected

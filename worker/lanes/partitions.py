@@ -32,8 +32,8 @@ LEASE_S = 10.0
 _LOOKS, _EAGER_LOOKS = 5, 25
 #: Prefetch of all queues of a lane together, in times of that of one queue; and the least of a queue.
 _SPREAD, _PREFETCH_LEAST = 4, 100
-#: Part of a lease's time for what is held when a partition is handed over.
-_HAND_OVER = 0.5
+#: Part of a lease's time for what is held when a partition is handed over, and the most seconds of it.
+_HAND_OVER, _HAND_OVER_MOST_S = 0.5, 5.0
 
 
 def prefetch_of(partitions: int, prefetch: int) -> int:
@@ -79,8 +79,8 @@ class SharePace:
 
     @property
     def hand_over_s(self) -> float:
-        """Longest time for what is held."""
-        return self.lease_s * _HAND_OVER
+        """Longest time for what is held: a stop must not last longer, whatever the lease."""
+        return min(self.lease_s * _HAND_OVER, _HAND_OVER_MOST_S)
 
 
 class PartitionShare:
@@ -135,7 +135,7 @@ class PartitionShare:
 
     @property
     def is_settled(self) -> bool:
-        """True while the worker has its share, as far as it knows."""
+        """True while the worker has its share, and has had it for a look: messages of it have come."""
         return self._has_share and not self._leaving and not self._left
 
     def attend(self, batches: Batches) -> None:
@@ -195,10 +195,11 @@ class PartitionShare:
         self._lose(batches, self._taken - change.keep - change.take - change.give_up)
         self._left |= change.give_up - self._taken
         self._quiesce(batches, sorted((change.give_up & self._taken) - self._leaving.keys()))
-        for partition in sorted((change.keep | change.take) - self._taken):
+        new = (change.keep | change.take) - self._taken
+        for partition in sorted(new):
             self._lanes.take_partition(batches.link, partition, self._prefetch)
             self._taken.add(partition)
-        self._has_share = not change.missing
+        self._has_share = not change.missing and not new
         self._metrics.partitions.set(len(self._taken))
 
     # -- hand over ----------------------------------------------------------------------------------------

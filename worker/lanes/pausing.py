@@ -183,8 +183,9 @@ class Lanes:
             link.quiesce(queue_of(lane, partition))
 
     def holds_partition(self, link: Consumes, partition: int) -> bool:
-        """Return True while messages of a partition are held."""
-        return any(link.held_of(queue_of(lane, partition)) for lane in self._queues)
+        """Return True while messages of a partition are held, but for what paused lanes are to try."""
+        going_on = (lane for lane in self._queues if lane not in self._paused)
+        return any(link.held_of(queue_of(lane, partition)) for lane in going_on)
 
     def leave_partition(self, link: Consumes, partition: int) -> None:
         """Consume the queues of a partition no more, with nothing of it in flight.
