@@ -2,7 +2,7 @@
 
 import pytest
 
-from schemas import BonusCredit
+from schemas import BonusCredit, routing_key
 from worker.payment_retries import retry_of
 
 COMMAND = BonusCredit(reference_id="b", user_id="ann", tokens=5, attempt=2)
@@ -21,3 +21,8 @@ def test_retry_names_its_first_sender_and_the_queue_of_the_operator(
     assert message.headers == headers
     assert (message.properties["user_id"], message.properties["reply_to"]) == ("ops", queue)
     assert (message.exchange, message.routing_key) == ("billing", "credit.bonus")
+
+
+def test_retry_goes_to_the_partition_of_its_user() -> None:
+    message = retry_of(COMMAND, message_id="m", app_id="a", sent_as="ops", sender=None, partitions=16)
+    assert message.routing_key == routing_key("credit.bonus", "ann", 16)

@@ -138,3 +138,11 @@ def test_user_without_a_login_name_must_name_an_actor(
     ended = ledger_cli("adjust", "ada", "5", "--reason", "outage")
     assert ended.code == 2
     assert "say who does it with --actor" in ended.err
+
+
+def test_correction_goes_by_the_partition_of_its_user(cli: Cli) -> None:
+    assert cli("topology", "declare", "--partitions", "8").code == 0
+    cli.environment["BILLING_PARTITIONS"] = "8"
+    with worker(cli, partitions=8):
+        ended = cli("adjust", "ada", "5", *WHY)
+    assert (ended.code, fields(ended)["outcome"]) == (0, "applied")

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from schemas import partition_of, slot_of
 from tests.cli.console import Cli, FilledLedger
 from tests.support.forked_python import ForkedPython
 from tests.support.message_bodies import MINIMAL
@@ -51,6 +52,20 @@ def test_file_is_published_line_by_line(publishing_cli: Cli, rabbit: RabbitClien
     assert (ended.code, ended.out, ended.err) == (0, "published 3, refused 0, unroutable 0\n", "")
     assert references(rabbit.take("billing.usage", 3)) == ["r-0", "r-1", "r-2"]
     assert [path.name for path in Path().iterdir()] == ["day.jsonl"], "the mark is gone"
+
+
+def test_lines_go_to_the_partitions_of_their_users(publishing_cli: Cli, rabbit: RabbitClient) -> None:
+    assert publishing_cli("topology", "declare", "--partitions", "8").code == 0
+    items = [GOOD | {"referenceId": f"i-{user}", "userId": user} for user in ("ada", "ann")]
+    batch = {"type": "usage.batch", "referenceId": "b", "items": items}
+    Path("day.jsonl").write_bytes(lines(1) + json.dumps(batch).encode())
+    for lane in ("interactive", "bulk"):
+        ended = publishing_cli("publish", "day.jsonl", "--lane", lane, BILLING_PARTITIONS="8")
+        assert ended.out == "published 2, refused 0, unroutable 0\n"
+    partition = partition_of(slot_of("ann"), 8)
+    for lane in ("billing.usage", "billing.bulk"):
+        assert references(rabbit.take(f"{lane}.{partition:02d}", 1)) == ["r-0"]
+        assert references(rabbit.take(lane, 1)) == ["b"]  # users of several partitions
 
 
 def test_standard_input_is_published_too(publishing_cli: Cli, rabbit: RabbitClient) -> None:

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from schemas import FreezeAccount, PaymentFailed
+from schemas import FreezeAccount, PaymentFailed, routing_key
 from tests.support.fakes import FakeLink
 from worker.errors import BrokerUnavailableError
 from worker.gateways.publishing import CommandPublisher
@@ -22,9 +22,15 @@ class Links:
         self.opened: list[FakeLink] = []
         self.now = 0.0
 
-    def publisher(self, turn_s: float = 5.0) -> CommandPublisher:
+    def publisher(self, turn_s: float = 5.0, partitions: int = 0) -> CommandPublisher:
         """Return a publisher over these links."""
-        return CommandPublisher(self._open, sent_as="bridge", seconds=lambda: self.now, turn_s=turn_s)
+        return CommandPublisher(
+            self._open,
+            sent_as="bridge",
+            partitions=partitions,
+            seconds=lambda: self.now,
+            turn_s=turn_s,
+        )
 
     def _open(self) -> FakeLink:
         self.opened.append(FakeLink())
@@ -49,6 +55,13 @@ def test_link_is_opened_with_the_first_command_and_kept(links: Links) -> None:
     publisher.publish([FAILED])
     (link,) = links.opened
     assert [message.routing_key for message in link.published] == ["payment.failed"] * 2
+
+
+def test_command_goes_to_the_partition_of_its_user_where_it_names_one(links: Links) -> None:
+    links.publisher(partitions=16).publish([FAILED, FAILED.model_copy(update={"user_id": "ann"})])
+    (link,) = links.opened
+    keys = [message.routing_key for message in link.published]
+    assert keys == ["payment.failed", routing_key("payment.failed", "ann", 16)]
 
 
 def test_link_that_was_idle_is_replaced(links: Links) -> None:
