@@ -37,6 +37,7 @@ PAGES = (
     OPERATING,
     "worker/DECISIONS.md",
     "worker/DISTRIBUTED.md",
+    "worker/GROWING.md",
     CHANGELOG,
     "worker/deploy/SYSTEMD.md",
     "worker/deploy/COMPOSE.md",

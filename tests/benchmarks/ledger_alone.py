@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from time import monotonic, process_time
 
-from schemas import DeductUsage
+from schemas import Command, DeductUsage
 from tests.benchmarks import trees
 from tests.benchmarks.loads import deductions, in_turns
 from tests.benchmarks.results import Benchmark, BenchmarkContext, Goal, Result, alternately, costs, rates
@@ -46,7 +46,7 @@ def _clocked(sandbox: Sandbox, commands: list[DeductUsage]) -> Measured:
     return clocked(sandbox, sandbox.application.ledger, list(chunks(commands, _BATCH)), "ledger alone")
 
 
-def clocked(sandbox: Sandbox, ledger: Ledger, batches: Sequence[list[DeductUsage]], name: str) -> Measured:
+def clocked(sandbox: Sandbox, ledger: Ledger, batches: Sequence[Sequence[Command]], name: str) -> Measured:
     """Measure ``batches``, each of which is a transaction."""
     application = sandbox.application
     ledger.probe()
@@ -64,7 +64,7 @@ def clocked(sandbox: Sandbox, ledger: Ledger, batches: Sequence[list[DeductUsage
     return Measured(name, sum(map(len, batches)), seconds, cpu)
 
 
-def _transact(ledger: Ledger, batch: list[DeductUsage], catalog: Catalog) -> None:
+def _transact(ledger: Ledger, batch: Sequence[Command], catalog: Catalog) -> None:
     now = utc_now()
     with ledger.begin(batch, now) as transaction:
         transaction.write(decide(batch, transaction.known, now, catalog))

@@ -2,6 +2,7 @@
 
 from tests.benchmarks.backlog import BACKLOG
 from tests.benchmarks.batch import BATCH
+from tests.benchmarks.broker_nodes import BROKERS
 from tests.benchmarks.budget import BUDGET
 from tests.benchmarks.echo import ECHO
 from tests.benchmarks.first_speed import FIRST_SPEED
@@ -10,6 +11,7 @@ from tests.benchmarks.lanes import LANES
 from tests.benchmarks.large import LARGE
 from tests.benchmarks.latency import LATENCY
 from tests.benchmarks.ledger_alone import LEDGER
+from tests.benchmarks.metered import METERED
 from tests.benchmarks.mixed import MIXED
 from tests.benchmarks.partitions import PARTITIONS
 from tests.benchmarks.peers import PEERS
@@ -26,10 +28,12 @@ BENCHMARKS: tuple[Benchmark, ...] = (
     ECHO,
     LEDGER,
     SLOTS,
+    METERED,
     BATCH,
     MIXED,
     SKEW,
     WORKERS,
+    BROKERS,
     PARTITIONS,
     LATENCY,
     QUERIES,

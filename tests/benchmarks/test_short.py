@@ -33,8 +33,9 @@ from worker.catalog import Catalog
 from worker.ledger.form import LedgerForm
 from worker.ledger.tables import accounts
 
-#: The peers need packages that only `make bench` installs; ten million entries take more than a moment.
-_ELSEWHERE = {"peers", "large"}
+#: The peers need packages that only `make bench` installs; ten million entries and three brokers take more
+#: than a moment.
+_ELSEWHERE = {"peers", "large", "brokers"}
 _SHORT = [benchmark for benchmark in BENCHMARKS if benchmark.name not in _ELSEWHERE]
 #: These compare with plain deductions, which really run once: for the budget.
 _WITH_PLAIN_ONES = {"first-speed", "batch", "mixed", "echo", "skew"}

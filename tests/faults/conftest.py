@@ -9,6 +9,7 @@ import pytest
 from tests.support.fault_injection import CrashingWorkers
 from tests.support.postgres_server import Postgres
 from tests.support.private_server import memory_folder
+from tests.support.rabbitmq_cluster import Cluster, rabbitmq_cluster
 from tests.support.rabbitmq_server import RabbitMQ
 from worker.broker import BILLING, open_link
 from worker.ledger.engine import ledger_engine
@@ -79,3 +80,19 @@ def fragile_broker(fragile_rabbitmq: RabbitMQ) -> str:
     link.declare(BILLING)
     link.close()
     return url
+
+
+@pytest.fixture(scope="session")
+def _broker_nodes() -> Iterator[Cluster]:
+    """Three nodes that start once for all tests: that takes a dozen seconds of processor time."""
+    with rabbitmq_cluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def broker_cluster(_broker_nodes: Cluster) -> Iterator[Cluster]:
+    """A RabbitMQ cluster of three nodes; those that the test has killed come back."""
+    yield _broker_nodes
+    for node in _broker_nodes.nodes:
+        if not node.running:
+            node.resume()

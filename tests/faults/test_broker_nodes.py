@@ -1,44 +1,102 @@
-"""A node of a real RabbitMQ cluster is killed under load: workers go on with the others."""
+"""Nodes of a real RabbitMQ cluster are killed under load: workers go on with the others."""
 
+from contextlib import closing
 from pathlib import Path
 from time import monotonic
 
 import pytest
 
-from tests.support.load_scenario import assert_clean, load_scenario
-from tests.support.rabbitmq_cluster import rabbitmq_cluster
+from tests.support.load_scenario import LoadScenario, assert_clean, load_scenario
+from tests.support.rabbitmq_cluster import Cluster, ClusterNode
+from tests.support.steady_producer import Publication
+from tests.support.user_order import misplaced
 from tests.support.waiting import eventually
 from worker.broker import BILLING, open_link
+from worker.ledger.engine import ledger_engine
 
 FIRST_ANSWER_S = 5.0
+PARTITIONS = 8
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_worker_answers_within_five_seconds_after_its_node_of_a_cluster_was_killed(
-    postgres_url: str, tmp_path: Path
+    broker_cluster: Cluster, postgres_url: str, tmp_path: Path
 ) -> None:
-    with rabbitmq_cluster() as nodes:
-        *others, killed_node = nodes
-        hosts = ",".join(f"127.0.0.1:{node.address.port}" for node in (killed_node, *others))
-        login = f"{killed_node.address.user}:{killed_node.address.password}"
-        link = open_link(killed_node.address.url())  # the queues' leaders are where they were declared
-        link.declare(BILLING)
-        link.close()
-        with load_scenario(
-            tmp_path,
-            broker_url=others[0].address.url(),  # producer and collector are on another node
-            database_url=postgres_url,
-            seen=(f"amqp://{login}@{hosts}/", None),
-        ) as under:
-            under.starts(workers=2)
-            under.lasts(2)
-            killed_node.stop("immediate")
-            killed = monotonic()
-            eventually(lambda: under.collector.first_after(killed + 0.2) is not None)
-            took = (under.collector.first_after(killed + 0.2) or 0) - killed
-            under.lasts(2)
+    *others, killed_node = broker_cluster.nodes
+    vhost = broker_cluster.new_vhost(on=killed_node)
+    with load_scenario(
+        tmp_path,
+        broker_url=others[0].address.url(vhost),  # producer and collector are on another node
+        database_url=postgres_url,
+        seen=(broker_cluster.url(vhost, first=killed_node), None),
+    ) as under:
+        under.starts(workers=2)
+        under.lasts(2)
+        killed_node.kill()
+        killed = monotonic()
+        eventually(lambda: under.collector.first_after(killed + 0.2) is not None)
+        took = (under.collector.first_after(killed + 0.2) or 0) - killed
+        under.lasts(2)
+        under.recovers()
+        assert_clean(under)
+    assert took < FIRST_ANSWER_S, f"{took:.1f} s\n{under.processes.log}"
+    assert f"the broker's node 127.0.0.1:{others[0].address.port} is used" in under.processes.log
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_partitions_survive_the_loss_of_a_leader_and_of_the_node_that_leads_most(
+    broker_cluster: Cluster, postgres_url: str, tmp_path: Path
+) -> None:
+    vhost = broker_cluster.new_vhost(partitions=PARTITIONS)
+    with load_scenario(
+        tmp_path, broker_url=broker_cluster.url(vhost), database_url=postgres_url, partitions=PARTITIONS
+    ) as under:
+        under.starts(workers=2)
+        flows = [unbroken_flow(under)]
+
+        def survives(node: ClusterNode) -> None:
+            broker_cluster.loses(node, vhost)
             under.recovers()
-            assert_clean(under)
-        assert took < FIRST_ANSWER_S, f"{took:.1f} s\n{under.processes.log}"
-        assert f"the broker's node 127.0.0.1:{others[0].address.port} is used" in under.processes.log
+            flows.append(unbroken_flow(under))
+            broker_cluster.regains(node, vhost)
+
+        survives(broker_cluster.leader_of(vhost, "billing.usage.03"))
+        survives(broker_cluster.leader_of_most(vhost))
+        broker_cluster.rebalances(vhost)  # leaders move while workers take from them
+        under.lasts(1)
+        assert_clean(under)
+    assert in_order(postgres_url, flows) == []
+
+
+def unbroken_flow(under: LoadScenario) -> list[Publication]:
+    """Return what is published and answered while no node is lost, after all that came before."""
+    under.recovers()
+    before = len(under.producer.published)
+    under.lasts(2)
+    after = len(under.producer.published)
+    under.recovers()
+    return under.producer.published[before:after]
+
+
+def in_order(database_url: str, flows: list[list[Publication]]) -> list[str]:
+    """Return a line for each user whose messages of a flow and a lane changed their order."""
+    engine = ledger_engine(database_url)
+    try:
+        return [line for flow in flows for line in misplaced(engine, flow)]
+    finally:
+        engine.dispose()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_queue_without_replicas_is_said_to_be_on_a_node_that_is_away(broker_cluster: Cluster) -> None:
+    *others, killed_node = broker_cluster.nodes
+    vhost = broker_cluster.new_vhost(on=killed_node)
+    broker_cluster.loses(killed_node, vhost)
+    with closing(open_link(others[0].address.url(vhost))) as link:
+        (difference,) = link.differences(BILLING)
+        assert difference == (
+            "queue 'billing.queries' is on a node that is away: start that node of the broker"
+        )

@@ -98,13 +98,18 @@ def load_scenario(
     pace: float = 200.0,
     malformed_share: float = 0.01,
     users: Sequence[str] = USERS,
+    partitions: int = 0,
 ) -> Iterator[LoadScenario]:
     """Start a producer and no process yet; the block reconciles.
 
     ``seen`` are the broker's and the database's URL as the processes know them (through proxies).
+    ``partitions`` are those that the producer publishes to.
     """
     settings = load_settings(
-        broker_url=seen[0] or broker_url, database_url=seen[1] or database_url, readers=0
+        broker_url=seen[0] or broker_url,
+        database_url=seen[1] or database_url,
+        readers=0,
+        partitions=partitions,
     )
     engine = ledger_engine(database_url)
     state = ExpectedState(engine, users)
@@ -112,7 +117,7 @@ def load_scenario(
     with ExitStack() as parts:
         members = parts.enter_context(process_group(settings, folder, variables))
         collector = parts.enter_context(ReplyCollector(broker_url))
-        publications = assorted(seed, malformed_share=malformed_share, users=users)
+        publications = assorted(seed, malformed_share=malformed_share, users=users, partitions=partitions)
         producer = SteadyProducer(broker_url, publications, pace=pace)
         yield LoadScenario(broker_url, database_url, state, members, parts.enter_context(producer), collector)
 

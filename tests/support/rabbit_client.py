@@ -6,6 +6,7 @@ misunderstanding.
 
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from time import monotonic
 from types import TracebackType
 from typing import Any, Self
@@ -13,16 +14,38 @@ from urllib.parse import unquote, urlsplit
 from uuid import uuid4
 
 import pika
+from pika.exceptions import AMQPError
 
 from tests.support.waiting import PATIENCE_S, eventually
+from worker.addresses import BrokerAddress
 from worker.settings import Settings
 
 Message = Mapping[str, Any] | bytes
 
 
+def parameters_of(url: str) -> list[pika.URLParameters]:
+    """Return the parameters of each node of an AMQP URL; pika tries them in turn."""
+    address = BrokerAddress.parse(url)
+    return [pika.URLParameters(address.url_of(node)) for node in address.nodes]
+
+
+def patient_parameters_of(url: str) -> list[pika.URLParameters]:
+    """Return the parameters for a client that outlives outages: no wait is longer than five seconds."""
+    found = parameters_of(url)
+    for each in found:
+        each.socket_timeout = each.stack_timeout = each.blocked_connection_timeout = 5
+    return found
+
+
+def close_quietly(connection: Any) -> None:
+    """Close a connection of pika that may be gone: one that is dropped leaves its sockets open."""
+    with suppress(AMQPError, OSError):
+        connection.close()
+
+
 def user_of(url: str) -> str:
     """Return the broker user of an AMQP URL."""
-    return str(pika.URLParameters(url).credentials.username)
+    return BrokerAddress.parse(url).user
 
 
 def vhost_of(settings: Settings) -> str:
@@ -34,7 +57,7 @@ class RabbitClient:
     """Connection with a reply queue of its own; waits last at most ``PATIENCE_S`` seconds."""
 
     def __init__(self, url: str) -> None:
-        self._connection = pika.BlockingConnection(pika.URLParameters(url))
+        self._connection = pika.BlockingConnection(parameters_of(url))
         self.channel = self._connection.channel()
         self.channel.confirm_delivery()
         self.user = user_of(url)

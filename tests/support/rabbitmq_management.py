@@ -58,6 +58,14 @@ class QueueCounts:
 
 
 @dataclass(frozen=True)
+class QuorumReplicas:
+    """Nodes of a quorum queue by their names: the leader (None between leaders), and those that run."""
+
+    leader: str | None
+    online: frozenset[str]
+
+
+@dataclass(frozen=True)
 class BrokerConnection:
     """One open AMQP connection, by the name that ``ManagementClient.close_connection`` takes."""
 
@@ -174,6 +182,19 @@ class ManagementClient:
             )
             for queue in queues
         }
+
+    def quorum_queues(self, vhost: str) -> dict[str, QuorumReplicas]:
+        """Replicas of all quorum queues of a vhost by name, as the broker sees them now."""
+        queues: list[dict[str, Any]] = self._request("GET", f"queues/{_segment(vhost)}?disable_stats=true")
+        return {
+            queue["name"]: QuorumReplicas(queue.get("leader"), frozenset(queue.get("online", ())))
+            for queue in queues
+            if queue["type"] == "quorum"
+        }
+
+    def rebalance_queues(self) -> None:
+        """Spread the leaders of queues over the nodes; the broker does it afterwards."""
+        self._request("POST", "rebalance/queues", {})
 
     def list_connections(self, vhost: str | None = None) -> list[BrokerConnection]:
         """Open AMQP connections, of one vhost where named; about a second behind."""

@@ -9,6 +9,7 @@ from sqlalchemy import Engine, select
 
 from schemas import DeadLetter
 from tests.support.expected_state import ExpectedState, balances, content_of
+from tests.support.rabbit_client import parameters_of
 from tests.support.steady_producer import Publication
 from worker.broker import BILLING
 from worker.deadletters.store.tables import dead_letters
@@ -133,7 +134,7 @@ def _dead_letters_in_table(engine: Engine) -> dict[str, str]:
 
 def _dead_letters_in_queue(broker_url: str) -> dict[str, str]:
     """Return the reason of each dead letter in the queue by message id."""
-    connection = pika.BlockingConnection(pika.URLParameters(broker_url))
+    connection = pika.BlockingConnection(parameters_of(broker_url))
     channel = connection.channel()
     dead_letters: dict[str, str] = {}
     while True:

@@ -10,6 +10,7 @@ from typing import Any, Self
 import pika
 from pika.exceptions import AMQPError
 
+from tests.support.rabbit_client import close_quietly, patient_parameters_of
 from tests.support.waiting import PATIENCE_S, eventually
 from worker.broker import BILLING
 
@@ -77,10 +78,13 @@ class ReplyCollector:
                 self._enough.wait(0.2)
 
     def _collect(self) -> None:
-        parameters = pika.URLParameters(self._url)
-        parameters.socket_timeout = parameters.stack_timeout = parameters.blocked_connection_timeout = 5
-        connection = pika.BlockingConnection(parameters)
-        channel = connection.channel()
+        connection = pika.BlockingConnection(patient_parameters_of(self._url))
+        try:
+            self._consume(connection.channel())
+        finally:
+            close_quietly(connection)
+
+    def _consume(self, channel: Any) -> None:
         channel.basic_qos(prefetch_count=500)
         for method, properties, body in channel.consume(BILLING.replies.name, inactivity_timeout=0.1):
             if method is not None:
@@ -88,7 +92,6 @@ class ReplyCollector:
                 channel.basic_ack(method.delivery_tag)
             if self._enough.is_set():
                 break
-        connection.close()
 
     def _keep(self, correlation_id: str, reply: Reply) -> None:
         with self._lock:

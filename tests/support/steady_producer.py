@@ -12,7 +12,9 @@ from typing import Any, Self
 import pika
 from pika.exceptions import AMQPError
 
+from schemas.partitions import routing_key
 from tests.support.mixed_messages import USERS, Message, mixed
+from tests.support.rabbit_client import close_quietly, patient_parameters_of
 from worker.broker import BILLING
 
 #: A broker that is started again may take so long, with a machine that is busy.
@@ -31,11 +33,10 @@ class Publication:
     reason: str | None = None
 
 
-def valid(message: Message, correlation_id: str | None = None) -> Publication:
+def valid(message: Message, correlation_id: str | None = None, *, partitions: int = 0) -> Publication:
     """Return a message as a publication; by default the correlation id is its reference."""
-    return Publication(
-        correlation_id or message["referenceId"], json.dumps(message).encode(), message["type"], message
-    )
+    key = routing_key(message["type"], message.get("userId"), partitions)
+    return Publication(correlation_id or message["referenceId"], json.dumps(message).encode(), key, message)
 
 
 def malformed(number: int) -> Publication:
@@ -51,13 +52,17 @@ def assorted(
     malformed_share: float = 0.01,
     duplicate_share: float = 0.03,
     users: Sequence[str] = USERS,
+    partitions: int = 0,
 ) -> Iterator[Publication]:
-    """Yield mixed messages without end, with malformed ones and duplicates between them."""
+    """Yield mixed messages without end, with malformed ones and duplicates between them.
+
+    Malformed ones have no user that a producer could read: they go to queues without a partition.
+    """
     rng = random.Random(seed)
     past: list[Message] = []
     extra = 0
     for message in mixed(users=users):
-        yield valid(message)
+        yield valid(message, partitions=partitions)
         past.append(message)
         if rng.random() < malformed_share:
             extra += 1
@@ -65,7 +70,7 @@ def assorted(
         if rng.random() < duplicate_share:
             extra += 1
             again = rng.choice(past[-2_000:])
-            yield valid(again, f"{again['referenceId']}/again-{extra}")
+            yield valid(again, f"{again['referenceId']}/again-{extra}", partitions=partitions)
 
 
 class SteadyProducer:
@@ -153,6 +158,8 @@ class SteadyProducer:
                     mandatory=True,
                 )
             except (AMQPError, OSError):
+                if channel is not None:  # a refused message leaves the connection open
+                    close_quietly(channel.connection)
                 if monotonic() > deadline:
                     raise
                 channel = None
@@ -163,8 +170,6 @@ class SteadyProducer:
                 return channel
 
     def _channel(self) -> Any:
-        parameters = pika.URLParameters(self._url)
-        parameters.socket_timeout = parameters.stack_timeout = parameters.blocked_connection_timeout = 5
-        channel = pika.BlockingConnection(parameters).channel()
+        channel = pika.BlockingConnection(patient_parameters_of(self._url)).channel()
         channel.confirm_delivery()
         return channel

@@ -125,6 +125,10 @@ _COMMANDS = {
         "worker.cli.payments:list_incidents",
         "List payments that need somebody: money without tokens.",
     ),
+    "plan": Lazy(
+        "worker.cli.capacity.command:plan",
+        "Plan the machines for a rate of messages: cores, worker processes, memory and disk.",
+    ),
     "publish": Lazy(
         "worker.cli.publish:publish",
         "Publish a file of JSON lines, one message a line; each is confirmed by the broker.",

@@ -153,6 +153,18 @@ def channel_of(connection: Any) -> Iterator[Any]:
             channel.close()
 
 
+def is_on_a_lost_node(error: NotFound) -> bool:
+    """Return True for a queue without replicas whose node is away: to declare it fails as well."""
+    return "down or inaccessible" in str(error.reply_text)
+
+
+def way_out_of(error: NotFound) -> str:
+    """Return what brings back a queue or an exchange that the broker doesn't find."""
+    if is_on_a_lost_node(error):
+        return "start that node of the broker"
+    return "run `billing-worker topology declare`"
+
+
 @contextmanager
 def broker_errors(*, passing: bool = False) -> Iterator[None]:
     """Translate the client's errors; with ``passing`` those that answer a declaration go through."""
@@ -165,7 +177,7 @@ def broker_errors(*, passing: bool = False) -> Iterator[None]:
             raise BrokerUnavailableError(f"the broker took its messages back: {error.reply_text}") from error
         if isinstance(error, AccessRefused | PreconditionFailed):
             raise ConfigurationError(f"the broker refuses: {error.reply_text}") from error
-        raise BrokerUnavailableError(f"{error.reply_text}: run `billing-worker topology declare`") from error
+        raise BrokerUnavailableError(f"{error.reply_text}: {way_out_of(error)}") from error
     except NotAllowed as error:
         raise ConfigurationError(f"the broker refuses: {error.reply_text}") from error
     except ssl.SSLCertVerificationError as error:

@@ -7,7 +7,7 @@ from typing import Any
 from amqp.exceptions import AccessRefused, NotFound, PreconditionFailed
 
 from schemas.partitions import PARTITIONS
-from worker.broker.rabbitmq.connection import broker_errors, channel_of
+from worker.broker.rabbitmq.connection import broker_errors, channel_of, is_on_a_lost_node, way_out_of
 from worker.broker.topology import JournalLimits, Queue, Topology
 from worker.errors import ConfigurationError
 
@@ -121,8 +121,9 @@ def _difference(
             if compare is not None:
                 with suppress(AccessRefused):  # versions differ in its text, so nothing reads it
                     compare(channel)
-    except NotFound:
-        return f"{name} is missing: run `billing-worker topology declare`"
+    except NotFound as error:
+        missing = "on a node that is away" if is_on_a_lost_node(error) else "missing"
+        return f"{name} is {missing}: {way_out_of(error)}"
     except PreconditionFailed as error:
         return f"{name} differs: {error.reply_text}; delete it when it is empty, then declare it"
     except AccessRefused as error:

@@ -1,0 +1,1 @@
+"""``plan``: the machines that a rate of messages takes, from measured costs."""
