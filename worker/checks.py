@@ -7,6 +7,7 @@ from functools import partial
 from worker import __version__
 from worker.bootstrap import Application
 from worker.broker import BILLING, broker_is_embedded
+from worker.broker.partitions import without_partition
 from worker.errors import BillingError, ConfigurationError, TransientError
 from worker.lanes.lease_status import LeaseStatus
 from worker.ledger.durability import durability_of
@@ -345,7 +346,7 @@ def _workers(application: Application) -> CheckResult:
     found = ", ".join(f"{name} has {_consumers(count)}, {depth} waiting" for name, count, depth in queues)
     found = found if len(queues) <= _SHOWN_MAX else _in_short(queues)
     paused = _paused_queues(application)
-    if any(count == 0 and name in paused for name, count, _ in queues):
+    if any(count == 0 and without_partition(name) in paused for name, count, _ in queues):
         return CheckResult(HealthState.NOTE, f"{found}; what is paused takes nothing: see the line below")
     if any(count == 0 and depth for _, count, depth in queues):
         raise BillingError(f"{found}: messages wait and nobody consumes them; start a worker, see its log")
