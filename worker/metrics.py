@@ -247,7 +247,7 @@ class Metrics:
         self.batch_size = group.histogram(
             "billing_worker_batch_size",
             "Messages a batch.",
-            (1, 5, 20, 100, 200, 500, 1000),
+            (1, 10, 100, 500, 1000),
         )
         self.batch_seconds = group.histogram(
             "billing_worker_batch_seconds",

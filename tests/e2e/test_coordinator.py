@@ -15,7 +15,7 @@ from sqlalchemy import text
 
 from schemas import OpenAccount
 from tests.cli.console import Cli
-from tests.support.coordinator import Cluster, cluster
+from tests.support.coordinator import LedgerCluster, cluster
 from tests.support.fake_stop import FakeStop
 from tests.support.provision import PostgresServer, RabbitMQServer
 from tests.support.rabbit_client import RabbitClient
@@ -35,14 +35,14 @@ MESSAGES = 240
 
 
 @pytest.fixture(scope="module")
-def urls(postgres: PostgresServer, postgres_template: str) -> Iterator[Cluster]:
+def urls(postgres: PostgresServer, postgres_template: str) -> Iterator[LedgerCluster]:
     """The databases of the module, whose tests have users of their own."""
     with cluster(postgres, postgres_template) as urls:
         yield urls
 
 
 @pytest.fixture
-def worker_settings(broker_url: str, urls: Cluster) -> Settings:
+def worker_settings(broker_url: str, urls: LedgerCluster) -> Settings:
     """Settings of a worker on the node."""
     return load_settings(
         broker_url=broker_url,
@@ -194,7 +194,7 @@ def test_scheduler_finds_what_is_due_from_the_coordinator(
     assert rabbit.depth("billing.usage") + rabbit.depth("billing.payments") >= 1
 
 
-def test_probe_writes_both_databases(application: Application, urls: Cluster) -> None:
+def test_probe_writes_both_databases(application: Application, urls: LedgerCluster) -> None:
     application.ledger.probe()
     assert count(application, "SELECT count(*) FROM write_probes") > 0
     assert count(application, "SELECT count(*) FROM claims WHERE user_id = 'billing-worker-probe'") == 0
@@ -211,7 +211,7 @@ def test_coordinator_that_is_away_is_an_outage(worker_settings: Settings) -> Non
     application.batch_engine.dispose()
 
 
-def test_urls_that_are_exchanged_are_refused(worker_settings: Settings, urls: Cluster) -> None:
+def test_urls_that_are_exchanged_are_refused(worker_settings: Settings, urls: LedgerCluster) -> None:
     exchanged = worker_settings.model_copy(
         update={"database_url": SecretStr(urls.coordinator), "coordinator_url": SecretStr(urls.node)}
     )

@@ -18,7 +18,7 @@ from worker.ledger.engine import ledger_engine
 from worker.ledger.form import distribute
 
 
-class Cluster(NamedTuple):
+class LedgerCluster(NamedTuple):
     """URLs of a node and of its coordinator."""
 
     node: str
@@ -26,13 +26,13 @@ class Cluster(NamedTuple):
 
 
 @contextmanager
-def cluster(postgres: PostgresServer, template: str) -> Iterator[Cluster]:
+def cluster(postgres: PostgresServer, template: str) -> Iterator[LedgerCluster]:
     """Yield a migrated, distributed, empty ledger on a node and a coordinator."""
     name = uuid4().hex[:12]
     node, coordinator = f"node_{name}", f"coordinator_{name}"
     for database in (node, coordinator):
         postgres.databases.create_database(database, template=template)
-    found = Cluster(postgres.address.url(node), postgres.address.url(coordinator))
+    found = LedgerCluster(postgres.address.url(node), postgres.address.url(coordinator))
     try:
         _make_node(found.node)
         _make_coordinator(found)
@@ -52,7 +52,7 @@ def _make_node(url: str) -> None:
     engine.dispose()
 
 
-def _make_coordinator(urls: Cluster) -> None:
+def _make_coordinator(urls: LedgerCluster) -> None:
     engine = ledger_engine(urls.coordinator)
     place = make_url(urls.node)
     options = {"host": place.host, "port": place.port, "dbname": place.database}

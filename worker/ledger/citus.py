@@ -17,7 +17,7 @@ from worker.ledger.revisions import newest_revision
 COORDINATOR = 0
 
 
-class Node(NamedTuple):
+class CitusNode(NamedTuple):
     """Server of a cluster; ``keeps_shards`` is False for one that gets none."""
 
     host: str
@@ -59,7 +59,7 @@ class CitusState:
     bytes: int = 0
     citus: str | None = None
     group: int | None = None
-    nodes: Sequence[Node] = ()
+    nodes: Sequence[CitusNode] = ()
     tables: Mapping[str, DistributedTable] | None = None
     isolated: frozenset[int] = frozenset()
 
@@ -93,17 +93,17 @@ def citus_state(connection: Connection, names: Sequence[str]) -> CitusState:
     return replace(
         plain,
         group=connection.execute(_GROUP).scalar_one(),
-        nodes=tuple(Node(*row) for row in connection.execute(_NODES)),
+        nodes=tuple(CitusNode(*row) for row in connection.execute(_NODES)),
         tables=tables,
         isolated=_isolated(connection, names[0]) if names[0] in tables else frozenset(),
     )
 
 
-def nodes_known(connection: Connection) -> list[Node] | None:
+def nodes_known(connection: Connection) -> list[CitusNode] | None:
     """Return the nodes of the cluster as this server knows them; None outside Citus."""
     if connection.execute(_SERVER).one().citus is None:
         return None
-    return [Node(*row) for row in connection.execute(_NODES)]
+    return [CitusNode(*row) for row in connection.execute(_NODES)]
 
 
 def _schema(connection: Connection) -> str | None:

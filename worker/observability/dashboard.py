@@ -408,6 +408,18 @@ ROWS: Final = (
                 [("{{server}}", 'sum by (server) (increase(billing_worker_outages_total{job=~"$job"}[1h]))')],
             ),
             Panel(
+                "Partitions",
+                "Partitions whose queues each worker takes.",
+                "short",
+                [("{{instance}}", 'billing_worker_partitions{job=~"$job"}')],
+            ),
+            Panel(
+                "Misrouted",
+                "Messages by a partition that is not their users': somebody publishes by another number.",
+                "ops",
+                [("misrouted", _rate("billing_worker_misrouted_total"))],
+            ),
+            Panel(
                 "Versions and catalogs",
                 "Processes of each version, and of each catalog.",
                 "short",
