@@ -109,16 +109,16 @@ class StatusProbe:
 
 
 def _together(parts: Sequence[QueueFacts]) -> QueueFacts:
-    """Return the facts of a lane with its partitions; its consumers are those of the queue with the fewest.
+    """Return the facts of a lane with its partitions; what is unknown of one queue is unknown of all.
 
-    What is unknown of one queue is unknown of all.
+    Its consumers are those of its own queue, which each worker takes: a partition is without one while it is
+    handed over.
     """
     if len(parts) == 1:
         return parts[0]
-    consumers = [part.consumers for part in parts if part.consumers is not None]
     return QueueFacts(
         _sum([part.depth for part in parts]),
-        min(consumers, default=None),
+        parts[0].consumers,
         _sum([part.arrivals for part in parts]),
         _sum([part.departures for part in parts]),
         min((part.oldest_at for part in parts if part.oldest_at is not None), default=None),

@@ -15,6 +15,7 @@ from worker.broker import BILLING, Link, open_link
 from worker.ledger.audit import audit
 from worker.ledger.operator_pauses import PauseKind
 from worker.settings import Settings
+from worker.status_probe import StatusProbe
 from worker.steering import pause_lanes, resume_lanes
 
 PARTITIONS = 8
@@ -75,6 +76,13 @@ def consumers(link: Link) -> int:
     return sum(link.consumers(name) or 0 for name in TOPOLOGY.names_by_lane[USAGE])
 
 
+def shown(application: Application) -> tuple[int | None, int | None]:
+    """Return what the status says of the lane: messages that wait, and consumers."""
+    with closing(StatusProbe(application)) as probe:
+        lane = next(lane for lane in probe.read().lanes if lane.queue == USAGE)
+    return lane.depth, lane.consumers
+
+
 @pytest.mark.parametrize("kind", list(PauseKind))
 def test_paused_lane_takes_nothing_of_its_partitions(
     application: Application, rabbit: RabbitClient, kind: PauseKind
@@ -88,6 +96,7 @@ def test_paused_lane_takes_nothing_of_its_partitions(
         key = routing_key("credit.bonus", USERS[0], PARTITIONS)
         rabbit.replies([rabbit.publish(bonus, routing_key=key)])
         assert waiting(rabbit) == sum(map(len, ids.values())), "the other lanes go on"
+        assert shown(application) == (waiting(rabbit), 0)
         resume_lanes(application, "usage", None, actor="ann")
         assert in_order(rabbit, ids)
     assert audit(application.engine).is_clean
