@@ -53,6 +53,7 @@ CALLS: dict[tuple[str, ...], tuple[tuple[str, ...], bytes, tuple[str, ...]]] = {
     ("activity",): ((), b"", ("entries",)),
     ("check",): ((), b"", ("checks",)),
     ("deploy",): (("systemd",), b"", ("files",)),
+    ("plan",): (("--messages-per-second", "2000"), b"", ("parts", "limits", "assumptions")),
     ("config",): ((), b"", ("settings", "unknown", "differences")),
     ("recover",): (("--since", "1h"), b"", ("messages",)),
     ("scheduler",): (("--once",), b"", ()),
