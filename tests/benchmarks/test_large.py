@@ -152,7 +152,10 @@ def _command(row: Any) -> Command:
 
 
 def rows_of(engine: Engine, table: Table) -> list[Any]:
-    """The rows, with the places of their accounts and operations instead of the ids, which are drawn anew."""
+    """The rows, with the places of their accounts and operations instead of the ids, which are drawn anew.
+
+    Nobody has judged a filled ledger, so its operations name no catalog.
+    """
     with engine.connect() as connection:
         places = {
             column.name: {number: place for place, number in enumerate(connection.scalars(ids))}
@@ -163,7 +166,11 @@ def rows_of(engine: Engine, table: Table) -> list[Any]:
         }
         rows = connection.execute(select(table).order_by(*table.primary_key)).mappings().all()
     return sorted(
-        [places[name].get(value, value) if name in places else value for name, value in row.items()]
+        [
+            places[name].get(value, value) if name in places else value
+            for name, value in row.items()
+            if name != "catalog_id"
+        ]
         for row in rows
     )
 

@@ -179,6 +179,8 @@ def test_batch_of_plain_deductions_needs_four_statements_and_a_commit(
         )
         for number in range(count)
     ]
+    first = DeductUsage(reference_id="first", user_id="u0", tokens=1, occurred_at=datetime.now(UTC))
+    applied(postgres_engine, catalog, first)  # the connection knows the catalog's key from then on
     with counted(postgres_engine) as statements:
         applied(postgres_engine, catalog, *batch)
     # The connection has ids left of the block that it took for the accounts.

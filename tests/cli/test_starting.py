@@ -64,7 +64,8 @@ def test_help_imports_nothing_heavy(arguments: Sequence[str]) -> None:
 def test_help_imports_no_command() -> None:
     assert worker_modules("--help") == {
         "worker", "worker.cli", "worker.cli.lazy", "worker.cli.root", "worker.cli.streams", "worker.cli.text",
-        "worker.cli.encoding", "worker.errors", "worker.runtime", "worker.runtime.shown_ids",
+        "worker.cli.encoding", "worker.errors", "worker.runtime", "worker.runtime.printable",
+        "worker.runtime.shown_ids",
     }  # fmt: skip
 
 

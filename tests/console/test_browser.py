@@ -299,7 +299,7 @@ def test_copied_id_is_the_whole_one_without_a_permission(ann: BrowserUser, appli
 def test_operator_quiesces_a_lane_and_resumes_it(ann: BrowserUser) -> None:
     ann.goes_to("/workers")
     ann.presses("g", "w")
-    ann.sees("No process is known.")
+    ann.sees("console running")
     ann.types("reason", "move the database")
     ann.clicks("Quiesce")
     ann.sees("Running workers obey within seconds.")

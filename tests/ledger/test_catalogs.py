@@ -82,8 +82,8 @@ def test_too_many_catalogs_are_unknown_and_logged_once(
 def test_key_that_is_taken_is_drawn_again(
     engine: Engine, catalog: Catalog, other: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    drawn = iter([7, 7, 8])
-    monkeypatch.setattr(catalogs, "randrange", lambda *_: next(drawn))
+    drawn = iter([6, 6, 7])
+    monkeypatch.setattr(catalogs, "randbelow", lambda *_: next(drawn))
     assert key_of(engine, catalog) == 7
     with pytest.raises(ContentionError):
         key_of(engine, other)
