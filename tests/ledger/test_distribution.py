@@ -54,7 +54,7 @@ def rows(engine: Engine, statement: str) -> list[tuple[object, ...]]:
 
 
 def test_distributed_tables_are_those_with_slots_but_what_stands_beside_them() -> None:
-    """A claim and a charge that is to be reversed name the slot of an operation, and lie on the coordinator."""
+    """Claims and charges of a reversal name slots of operations, and lie on the coordinator."""
     slotted = {table.name for table in metadata.sorted_tables if "slot" in table.c}
     assert slotted - {claims.name, reverse_items.name} == {table.name for table in LEDGER}
     assert set(DISTRIBUTED_TABLES) - slotted == {"write_probes"}
