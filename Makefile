@@ -23,7 +23,7 @@ demo: $(BASE) ## run a realistic day of messages; needs no server
 
 test: $(DEV) ## run the tests on a real RabbitMQ and PostgreSQL
 	@$(BIN)/python -m tests.support.provision
-	@$(BIN)/python -m pytest -n 2 --dist worksteal
+	@$(BIN)/python -m pytest -n 3 --dist worksteal
 
 lint: $(DEV) ## check format, rules, types and the direction of imports
 	@$(BIN)/ruff format --check .
