@@ -53,7 +53,7 @@ def rows(engine: Engine, statement: str) -> list[tuple[object, ...]]:
         return [tuple(row) for row in connection.execute(text(statement))]
 
 
-def test_distributed_tables_are_those_with_slots_but_what_stands_beside_them() -> None:
+def test_distributed_tables_are_those_with_slots_but_claims_and_reversals() -> None:
     """Claims and charges of a reversal name slots of operations, and lie on the coordinator."""
     slotted = {table.name for table in metadata.sorted_tables if "slot" in table.c}
     assert slotted - {claims.name, reverse_items.name} == {table.name for table in LEDGER}
