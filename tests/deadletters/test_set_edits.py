@@ -106,6 +106,12 @@ def test_preview_judges_all_changed_bodies_and_writes_nothing(true_world: World)
     assert (preview.total, preview.skipped, preview.judged.total) == (2, 1, 1)
 
 
+def test_preview_of_one_result_shows_three_samples(true_world: World) -> None:
+    numbers = true_world.park_failed(*misspelt(4), reason=UNKNOWN)
+    preview = true_world.service.preview_set_edit(numbers, RENAME)
+    assert [sample.forecast.number for sample in preview.samples] == numbers[:3]
+
+
 def test_body_that_a_worker_would_still_refuse_stays_unless_unchecked(true_world: World) -> None:
     service = true_world.service
     wrong = misspelt(2)

@@ -56,9 +56,12 @@ def test_worker_on_a_ledger_that_takes_no_writes_is_not_ready(worker_settings: S
         application.service_engine.dispose()
 
 
-def test_process_without_its_servers_is_live_and_not_ready(worker_settings: Settings) -> None:
+def test_process_without_its_servers_is_live_and_not_ready(
+    worker_settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
     nowhere = "postgresql://billing@127.0.0.1:9/billing"
     application = Application(Settings(broker_url=worker_settings.broker_url, database_url=nowhere))
     with running(application):
+        eventually(lambda: "Connection refused: waiting for it" in caplog.text, what="it has tried")
         assert obstacles(application) == ["it is starting"]
         assert application.health.is_live

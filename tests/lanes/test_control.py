@@ -21,7 +21,7 @@ from worker.lanes.poison import PoisonTrials, key_of
 from worker.lanes.trials import TrialRunner
 from worker.ledger.operator_pauses import OperatorPause, PauseKind
 from worker.ledger.trials import Trial
-from worker.messages.dead_letter_limit import WATCHED, DeadLetterLimit
+from worker.messages.dead_letter_limit import WATCHED, DeadLetterLimit, PauseCode
 from worker.messages.dead_letters import Failure
 from worker.messages.policy import GIVE_UP_AFTER, TRIAL_AFTER
 from worker.metrics import Metrics
@@ -87,7 +87,8 @@ class ControlWorld:
 
     def __init__(self, thread: ThreadPoolExecutor, *, exits_on_limit: bool = False) -> None:
         self.now, self.link, self.record, self.pauses = 0.0, FakeLink(), FakeRecord(), FakePauses()
-        self.limit, metrics = DeadLetterLimit(1, is_new_config=True), Metrics()
+        self.limit = DeadLetterLimit(1, is_new_config=True)
+        metrics = self.metrics = Metrics()
         self.pipeline = StepRecorder(self.limit, self.record)
         self.operator = FakeOperatorPauses()
         self.lanes = Lanes(
@@ -374,6 +375,24 @@ def test_possible_poison_message_of_a_paused_type_is_held_unread(world: ControlW
     world.control.try_on_record([poison])
     assert world.pipeline.steps == ["hold 1"]
     assert world.link.acknowledged == [poison]
+
+
+def test_possible_poison_message_of_a_type_that_another_lane_pauses_is_tried(world: ControlWorld) -> None:
+    world.set_pauses(replace(TYPE, queue=PAYMENTS))
+    world.control.attend()
+    world.control.try_on_record([usage(delivery_count=TRIAL_AFTER)])
+    assert world.pipeline.steps == ["apply 1", "answer 1", "acknowledge 1"]
+
+
+def test_gauges_tell_a_paused_lane_from_a_paused_type(world: ControlWorld) -> None:
+    def shown() -> dict[str, float]:
+        gauges = world.metrics.paused.collect()
+        return {one.labels["code"]: one.value for one in gauges[0].samples if one.labels["lane"] == USAGE}
+
+    for pauses, expected in (([TYPE], (0, 1)), ([LANE], (1, 0)), ([LANE, TYPE], (1, 1)), ([], (0, 0))):
+        world.set_pauses(*pauses)
+        world.control.attend()
+        assert (shown()[PauseCode.OPERATOR], shown()[PauseCode.OPERATOR_TYPE]) == expected
 
 
 def test_message_that_may_not_be_held_unread_is_judged_at_once(world: ControlWorld) -> None:

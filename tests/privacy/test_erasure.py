@@ -9,7 +9,16 @@ from threading import Thread
 import pytest
 from sqlalchemy import Engine, func, select, text
 
-from schemas import AdjustCredit, Command, DeductUsage, FreezeAccount, OpenAccount, SettleAccount, slot_of
+from schemas import (
+    AdjustCredit,
+    BonusCredit,
+    Command,
+    DeductUsage,
+    FreezeAccount,
+    OpenAccount,
+    SettleAccount,
+    slot_of,
+)
 from tests.deadletters.parts import World
 from tests.reversing.parts import ReverseWorld
 from tests.support.apply_commands import applied
@@ -36,6 +45,7 @@ from worker.privacy.erasure import Erasure, erase, pseudonym_for
 from worker.reversing import store
 
 NOW = datetime(2026, 11, 27, tzinfo=UTC)
+ENDED = datetime(2026, 1, 1, tzinfo=UTC)
 CATALOG = load_catalog()
 OPENING = CATALOG.model_copy(update={"auto_open": "free"})
 
@@ -379,18 +389,56 @@ def test_account_that_was_forced_goes_on_under_the_pseudonym(postgres_engine: En
     assert audit(postgres_engine).findings == ()
 
 
-def test_account_at_rest_is_erased_without_force(postgres_engine: Engine) -> None:
-    World(postgres_engine).open(PERSON)
+def come_to_rest(engine: Engine, *commands: Command, ends_at: datetime = ENDED) -> None:
+    """Open the account of the person, apply ``commands``, take its balance, and end its subscription."""
+    World(engine).open(PERSON)
     taken = AdjustCredit(reference_id="a", user_id=PERSON, tokens=-10_000, reason="it ends", actor="ann")
-    applied(postgres_engine, CATALOG, taken)
-    with postgres_engine.begin() as connection:
-        connection.execute(accounts.update().values(ends_at=datetime(2026, 1, 1, tzinfo=UTC)))
+    applied(engine, CATALOG, *commands, taken)
+    set_end(engine, ends_at)
+
+
+def set_end(engine: Engine, ends_at: datetime | None) -> None:
+    with engine.begin() as connection:
+        connection.execute(accounts.update().values(ends_at=ends_at))
+
+
+def test_account_at_rest_is_erased_without_force(postgres_engine: Engine) -> None:
+    come_to_rest(postgres_engine)
     assert erased(postgres_engine, force=False).had_account
     with postgres_engine.connect() as connection:
         detail = connection.execute(
             select(operations.c.detail).where(operations.c.reference_id == "a")
         ).scalar_one()
     assert detail == {"actor": "ann", "reason": "erased"}
+
+
+def test_account_that_ends_later_is_not_at_rest(postgres_engine: Engine) -> None:
+    come_to_rest(postgres_engine, ends_at=datetime(2026, 11, 28, tzinfo=UTC))
+    with pytest.raises(NotPossibleError, match="has a subscription that goes on: end it first"):
+        erased(postgres_engine, force=False)
+
+
+def test_account_whose_credit_takes_effect_later_is_not_at_rest(postgres_engine: Engine) -> None:
+    in_years = datetime(2030, 1, 1, tzinfo=UTC)
+    bonus = BonusCredit(reference_id="b", user_id=PERSON, tokens=5, effective_at=in_years)
+    come_to_rest(postgres_engine, bonus)
+    with pytest.raises(NotPossibleError, match="has credit that takes effect later: end it first"):
+        erased(postgres_engine, force=False)
+
+
+def test_account_that_goes_on_meanwhile_is_not_erased(
+    postgres_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    come_to_rest(postgres_engine)
+
+    def drawn(user_id: str) -> str:
+        set_end(postgres_engine, None)  # between the first look and the lock
+        return pseudonym_for(user_id)
+
+    monkeypatch.setattr("worker.privacy.erasure.pseudonym_for", drawn)
+    with pytest.raises(NotPossibleError, match="has a subscription that goes on: end it first"):
+        erased(postgres_engine, force=False)
+    assert "accounts" in tables_with(postgres_engine, PERSON)
 
 
 def test_user_of_nothing_is_not_found(postgres_engine: Engine) -> None:

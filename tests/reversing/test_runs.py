@@ -1,8 +1,12 @@
 """Runs that reverse charges: frozen, resumable, exact beside other refunds; on both databases."""
 
+from datetime import timedelta
+
 import pytest
 
-from schemas import RecordUsage, RefundCredit
+from schemas import DeadLetterReason, RecordUsage, RefundCredit
+from tests.deadletters.parts import World as DeadLetters
+from tests.deadletters.parts import failed
 from tests.reversing.parts import ReverseWorld, states
 from tests.support.commands import adjust, deduct, upload
 from worker.errors import (
@@ -14,6 +18,7 @@ from worker.errors import (
 )
 from worker.ledger.audit import audit
 from worker.ledger.queries import Reader
+from worker.messages.dead_letters import Failure
 from worker.reversing import store
 from worker.reversing.models import ChargeState, ReverseRequest, ReverseState
 from worker.reversing.refunds import reference_of
@@ -237,6 +242,24 @@ def test_run_without_a_worker_rests_and_can_be_resumed(world: ReverseWorld) -> N
     world.is_away = False
     ended = world.go_on(store.resume(world.engine, world.now, rested.number, "bob"))
     assert (states(ended), ended.state_reason) == ({"reversed": 2}, None)
+
+
+@pytest.mark.parametrize(("failed_later_s", "state"), [(-3_600, "sent"), (1, "dead_letter")])
+def test_dead_letter_ends_the_charge_whose_refund_it_is_and_none_sent_later(
+    world: ReverseWorld, failed_later_s: float, state: str
+) -> None:
+    charge(world, 1)
+    world.is_away = True
+    run = world.go_on(world.create(feature="chat"), patience_s=0)
+    (refund,) = world.link.published
+    reason = Failure(DeadLetterReason.UNPROCESSABLE, "a bug", reference_id="reverse:0:c-0", user_id="ada")
+    at = world.now + timedelta(seconds=failed_later_s)
+    DeadLetters(world.engine).park(failed(refund.body, reason=reason, at=at))
+    ended = world.go_on(store.resume(world.engine, world.now, run.number, "bob"), patience_s=0)
+    assert states(ended) == {state: 1}
+    assert len(world.refunds) == (2 if state == "sent" else 1), (
+        "one that waits as a dead letter is not resent"
+    )
 
 
 def test_stop_lets_the_run_rest(world: ReverseWorld) -> None:

@@ -95,6 +95,17 @@ def test_report_is_ready_once_and_alive_at_half_of_the_watchdogs_time() -> None:
     assert sent.new()[0] == "STOPPING=1"
 
 
+def test_start_that_hangs_is_neither_ready_nor_given_more_time() -> None:
+    sent = Sent()
+    report = ServiceReport(sent)
+    report.update(["run 7 hangs"], is_live=False)
+    assert sent.new() == ["STATUS=run 7 hangs"]
+    report.update([], is_live=False)
+    assert sent.new() == ["STATUS=works"]
+    report.update([], is_live=True)
+    assert sent.new() == ["READY=1"]
+
+
 def test_report_without_a_watchdog_sends_no_sign_of_life() -> None:
     sent = Sent()
     ServiceReport(sent).update([], is_live=True)
