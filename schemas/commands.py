@@ -78,4 +78,4 @@ def type_of(model: type[Message]) -> str:
 
 def commands_of(message: Message) -> tuple[Command, ...]:
     """Return the commands of ``message``, in order."""
-    return message.items if isinstance(message, UsageBatch) else (message,)
+    return message.items if type(message) is UsageBatch else (message,)

@@ -86,7 +86,7 @@ def decode_query(body: bytes, *, limits: Limits) -> Query | Malformed:
 
 def first_malformed(decoded: Command | UsageBatch | Malformed | None) -> Malformed | None:
     """Return the refusal of ``decoded``, or of its first malformed item; None where all of it is good."""
-    if isinstance(decoded, UsageBatch):
+    if type(decoded) is UsageBatch:
         return next(iter(decoded.malformed.values()), None)
     return decoded if isinstance(decoded, Malformed) else None
 

@@ -574,7 +574,7 @@ class Application:
             bulk=BILLING.bulk.name,
             turned=self.health.turned,
             reload=self.catalog_reload,
-            tally=self.tally,
+            on_done=self.tally.note,
         )
 
     def _partition_share(self, lanes: Lanes) -> PartitionShare:

@@ -37,11 +37,6 @@ class CatalogReload:
         """True where somebody has asked for it."""
         return self._hang_up.requested
 
-    def run_if_requested(self) -> None:
-        """Reload where somebody has asked for it."""
-        if self.requested:
-            self.run()
-
     def run(self) -> None:
         """Reload; a catalog that is bad is logged with its fault, and the old one stays."""
         self._hang_up.take()

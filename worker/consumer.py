@@ -29,12 +29,11 @@ from worker.lanes.pausing import Lanes
 from worker.lanes.poison import SHRINK, PoisonTrials, may_be_poison
 from worker.lanes.schema import SchemaPause
 from worker.lanes.sharing import LaneShares
-from worker.lanes.tally import LaneTally
 from worker.lanes.trials import TrialRunner
 from worker.ledger.store import Ledger
 from worker.ledger.workers import WorkerState
 from worker.metrics import Metrics, ProcessRole
-from worker.pipeline import Pipeline
+from worker.pipeline import Item, Pipeline
 from worker.runtime.backoff import Backoff, Outage, await_server
 from worker.runtime.session import Session
 from worker.runtime.stop import Stop
@@ -76,8 +75,9 @@ class Consumer:
     """Runs the pipeline on what a broker delivers, over one link after the other.
 
     ``connect`` opens a link that holds at most so many messages of each queue. ``exits_on_limit`` ends the
-    loop where a lane would be paused. ``bulk`` is the queue that is served last. ``tally`` counts what is
-    done. ``turned`` is called while it waits for the ledger; ``reload`` is run between batches.
+    loop where a lane would be paused. ``bulk`` is the queue that is served last. ``turned`` is called
+    while it waits for the ledger; ``reload`` is run between batches; ``on_done`` gets the items of each batch
+    that is acknowledged.
     """
 
     def __init__(
@@ -98,9 +98,8 @@ class Consumer:
         bulk: str | None = None,
         turned: Callable[[], None] = lambda: None,
         reload: Reload | None = None,
-        tally: LaneTally | None = None,
+        on_done: Callable[[Sequence[Item]], None] = lambda _: None,
     ) -> None:
-        self._tally = tally
         self._connect, self._ledger, self._pipeline = connect, ledger, pipeline
         self._poison, self._lanes, self._schema = poison, lanes, schema
         self._partitions = partitions
@@ -110,7 +109,7 @@ class Consumer:
         self._broker, self._database = self._outage("broker"), self._outage("database")
         self._relinking = self._backoff()
         self._has_been_linked = self._is_linked = False
-        self._turned, self._reload = turned, reload
+        self._turned, self._reload, self._on_done = turned, reload, on_done
 
     @property
     def obstacle(self) -> str | None:
@@ -298,8 +297,7 @@ class Consumer:
             look=self._schema.look,
             turned=self._turned,
         )
-        on_done = self._tally.note if self._tally is not None else lambda _: None
-        batches = Batches(link, session, self._pipeline, self._metrics, on_done=on_done)
+        batches = Batches(link, session, self._pipeline, self._metrics, on_done=self._on_done)
         trials = TrialRunner(self._poison, batches)
         return batches, LaneControl(self._lanes, trials, batches, exits_on_limit=self._exits_on_limit)
 

@@ -6,9 +6,10 @@ unacknowledged delivery brings the same reply again. So the unacknowledged deliv
 
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from itertools import chain
 
 from schemas import (
     Code,
@@ -402,32 +403,43 @@ class Pipeline:
         """Count messages by their type, their commands by the outcome, and how old they were."""
         for type_, count in Counter(map(_type_of, items)).items():
             self._metrics.messages.labels(type_).inc(count)
-        for queue, count in Counter(item.queue for item in items).items():
-            self._metrics.lane_messages.labels(queue).inc(count)
-        outcomes = Counter(outcome for item in items for outcome in _outcomes(item))
+        outcomes = Counter(chain.from_iterable(map(_outcomes, items)))
         self._metrics.duplicates.inc(outcomes.pop(None, 0))
         for outcome, count in outcomes.items():
             if outcome is not None:
                 self._metrics.outcomes.labels(*outcome).inc(count)
-        for labels, ages in ages_of(items).items():
-            self._metrics.message_age.observe(labels, ages)
+        for lane, own in by_lane(items).items():
+            self._metrics.lane_messages.labels(lane).inc(len(own))
+            for since, ages in _ages_of(own).items():
+                if ages:
+                    self._metrics.message_age.observe((lane, since), ages)
 
 
-def ages_of(items: Iterable[Item]) -> Mapping[tuple[str, str], Sequence[float]]:
-    """Return the ages of the items at their commit, in seconds, by lane and by what they count from.
+def by_lane(items: Iterable[Item]) -> Mapping[str, Sequence[Item]]:
+    """Return the items of each lane, in their order."""
+    lanes: defaultdict[str, list[Item]] = defaultdict(list)
+    for item in items:
+        lanes[item.queue].append(item)
+    return lanes
+
+
+def _ages_of(items: Iterable[Item]) -> Mapping[Since, Sequence[float]]:
+    """Return the ages of the items at their commit, in seconds, by what they count from.
 
     A clock that is behind makes no age negative.
     """
-    ages: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
+    since_published: list[float] = []
+    since_occurred: list[float] = []
     for item in items:
         if item.message is None or item.committed_at is None:
             continue
-        lane, committed_at = item.queue, item.committed_at
-        if (published := published_at(item.delivery)) is not None:
-            ages[lane, Since.PUBLISHED].append(max(committed_at - published, 0.0))
-        if (occurred := occurred_at(item.message)) is not None:
-            ages[lane, Since.OCCURRED].append(max(committed_at - occurred, 0.0))
-    return ages
+        if (at := published_at(item.delivery)) is not None:
+            age = item.committed_at - at
+            since_published.append(age if age > 0 else 0.0)
+        if (at := occurred_at(item.message)) is not None:
+            age = item.committed_at - at
+            since_occurred.append(age if age > 0 else 0.0)
+    return {Since.PUBLISHED: since_published, Since.OCCURRED: since_occurred}
 
 
 def _kept_of(senders: Sequence[Sender], erased: Collection[int]) -> Sequence[Sender]:
@@ -475,16 +487,16 @@ def _type_of(item: Item) -> str:
     return "unknown" if item.message is None else item.message.type
 
 
-def _outcomes(item: Item) -> Iterator[_Outcome | None]:
-    """Yield the outcome of each command of an item; None for one that was stored before."""
+def _outcomes(item: Item) -> Sequence[_Outcome | None]:
+    """Return the outcome of each command of an item; None for one that was stored before."""
     if item.message is None:
-        yield _MALFORMED
-    elif item.answers is None:
-        yield _UNPROCESSABLE
-    else:
-        yield from map(_outcome, item.answers)
-        if isinstance(item.message, UsageBatch):
-            yield from (_MALFORMED for _ in item.message.malformed)
+        return (_MALFORMED,)
+    if item.answers is None:
+        return (_UNPROCESSABLE,)
+    outcomes = [_outcome(answer) for answer in item.answers]
+    if type(item.message) is UsageBatch:
+        outcomes += [_MALFORMED] * len(item.message.malformed)
+    return outcomes
 
 
 def _outcome(answer: Answer) -> _Outcome | None:

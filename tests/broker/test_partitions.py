@@ -135,15 +135,6 @@ def test_lane_of_a_foreign_queue_is_its_name() -> None:
     assert BILLING.lane_of("billing.replies.07") == "billing.replies.07"
 
 
-def test_queues_are_served_lane_by_lane() -> None:
-    names = BILLING.partitioned(8).names_of_work
-
-    assert [BILLING.lane_of(name) for name in names] == sorted(
-        (BILLING.lane_of(name) for name in names), key=[lane.name for lane in BILLING.work].index
-    )
-    assert set(names) == {queue.name for queue in BILLING.partitioned(8).work_queues}
-
-
 # -- on RabbitMQ ------------------------------------------------------------------------------------------
 
 

@@ -189,7 +189,7 @@ def test_check_counts_the_queues_of_partitions_and_names_those_that_nobody_consu
     with closing(open_link(broker_url)) as link:
         link.declare(topology)
     cli.environment["BILLING_PARTITIONS"] = "8"
-    consumed = [name for name in topology.names_of_work if name != "billing.usage.03"]
+    consumed = [queue.name for queue in topology.work_queues if queue.name != "billing.usage.03"]
     with closing(open_link(broker_url, consume=consumed, prefetch=1)):
         eventually(
             lambda: (

@@ -134,16 +134,6 @@ class Topology:
         return (*self.work, *self.partition_queues)
 
     @property
-    def names_of_work(self) -> tuple[str, ...]:
-        """The names of the queues of work, lane by lane, so that payments of all partitions come first."""
-        partitions = range(self.partitions)
-        return tuple(
-            name
-            for lane in self.work
-            for name in (lane.name, *(queue_of(lane.name, partition) for partition in partitions))
-        )
-
-    @property
     def names_by_lane(self) -> Mapping[str, Sequence[str]]:
         """The names of each lane's queues: its own, and those of its partitions."""
         return {lane.name: [queue.name for queue in self.queues_in(lane)] for lane in self.work}

@@ -38,11 +38,10 @@ class RecordsReturns(Protocol):
 
 
 class HeldReturner:
-    """Returns held messages over links of its own, which are open only while there is something to return.
+    """Returns held messages over links of its own, each open for one pass over the queue of what is held.
 
-    ``connect`` opens a link that consumes the queue of what is held, and takes nothing of it yet.
-
-    ``seen_by_all`` is the time of the pauses that all workers obey; None where one obeys none yet.
+    ``connect`` opens a link that consumes that queue, and takes nothing of it yet. ``seen_by_all`` is
+    the time of the pauses that all workers obey; None where one obeys none yet.
     """
 
     def __init__(
@@ -64,8 +63,7 @@ class HeldReturner:
         """Return what is held of pauses that have ended, where there are such. Raises TransientError."""
         now = self._clock()
         ended = [pause for pause in self._watch.returning if self._is_settled(pause, now)]
-        pause = _AGAIN_AFTER if ended else LOOK_EVERY
-        if now - self._looked_at < pause:
+        if now - self._looked_at < (_AGAIN_AFTER if ended else LOOK_EVERY):
             return
         self._looked_at = now
         # A worker that still holds a type would hold again what returns, behind what came later.

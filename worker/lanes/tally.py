@@ -1,6 +1,5 @@
 """Tally of what one worker has done of each lane: one thread counts, another one reads."""
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -9,7 +8,7 @@ from time import monotonic
 from worker.broker import Delivery
 from worker.ledger.workers import LaneProgress
 from worker.messages.ages import published_at
-from worker.pipeline import Item
+from worker.pipeline import Item, by_lane
 
 #: Shortest time over which a rate means something, in seconds.
 _RATE_OVER_S = 4.0
@@ -49,10 +48,9 @@ class LaneTally:
 
     def note(self, items: Sequence[Item]) -> None:
         """Count a batch that is acknowledged; kept items are not."""
-        for queue, count in Counter(item.queue for item in items if not item.kept).items():
-            self._counts[queue] += count
-        for item in items:
-            self._newest[item.queue] = item.delivery
+        for queue, done in by_lane(item for item in items if not item.kept).items():
+            self._counts[queue] += len(done)
+            self._newest[queue] = done[-1].delivery
         self.last_batch = (self._clock(), len(items))
 
     def progress(self, paused: Mapping[str, str]) -> dict[str, LaneProgress]:
@@ -69,10 +67,4 @@ class LaneTally:
 def _sent_at(delivery: Delivery | None) -> datetime | None:
     """Return when a message was sent, as its sender says; None without it."""
     seconds = None if delivery is None else published_at(delivery)
-    if seconds is None or not 0 < seconds < _LATEST:
-        return None
-    return datetime.fromtimestamp(seconds, UTC)
-
-
-#: A time that no clock shows; beyond it a sender wrote milliseconds.
-_LATEST = 10**10
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)

@@ -49,8 +49,8 @@ class LaneProgress:
     """Progress of one process in a lane.
 
     ``per_second`` is the rate at which it acknowledged messages lately, unknown at the start. ``sent_at`` is
-    when the newest message that it has taken was sent, where the message says so. ``paused`` says why it
-    takes none.
+    when the newest message that it has acknowledged was sent, where the message says so. ``paused`` says
+    why it takes none.
     """
 
     acknowledged: int = 0

@@ -20,14 +20,11 @@ KnownIds = Callable[[Collection[str]], frozenset[str]]
 
 def has_unruly_ids(received: Message | Malformed | Failure | None) -> bool:
     """Return True where ids are the reason why a message, or an item of it, is refused."""
-    match received:
-        case Failure():
-            return received.code is DeadLetterReason.INVALID_ID
-        case Malformed():
-            return received.reason is DeadLetterReason.INVALID_ID
-        case UsageBatch():
-            return any(one.reason is DeadLetterReason.INVALID_ID for one in received.malformed.values())
-    return False
+    if type(received) is UsageBatch:
+        return any(one.reason is DeadLetterReason.INVALID_ID for one in received.malformed.values())
+    if isinstance(received, Failure):
+        return received.code is DeadLetterReason.INVALID_ID
+    return isinstance(received, Malformed) and received.reason is DeadLetterReason.INVALID_ID
 
 
 def unruly_ids(bodies: Iterable[bytes], now: datetime, limits: Limits) -> set[str]:

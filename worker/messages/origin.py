@@ -5,7 +5,6 @@ of our own processes publishes again names its first sender in ``x-billing-sende
 broker vouches for a worker user, and nowhere else.
 """
 
-import re
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -13,6 +12,7 @@ from typing import TypeVar
 
 from schemas.dead_letter import HELD_HEADER, REPLAY_DEAD_LETTER_HEADER, SENDER_HEADER
 from worker.broker import Delivery, Outgoing, Topology
+from worker.broker.partitions import without_partition
 
 #: Header that the broker sets on what it has dead-lettered.
 DEATHS = "x-death"
@@ -87,13 +87,8 @@ def wrong_way(delivery: Delivery, origin: Origin, topology: Topology) -> str | N
 
 def is_key_of(routing_key: str, type_: str) -> bool:
     """Return True for the type itself, also with a partition behind it, as in ``usage.deduct.07``."""
-    if routing_key == type_:
-        return True
-    partition = routing_key.removeprefix(f"{type_}.")
-    return partition != routing_key and _PARTITION.fullmatch(partition) is not None
+    return type_ in (routing_key, without_partition(routing_key))
 
-
-_PARTITION = re.compile("[0-9]{2}")
 
 _Message = TypeVar("_Message", bound=Outgoing)
 

@@ -155,7 +155,7 @@ def failure_of(message: Message | None, fault: Exception) -> Failure:
 
 
 def _reply_to(message: Message, answers: Sequence[Answer]) -> Reply:
-    if isinstance(message, UsageBatch):
+    if type(message) is UsageBatch:
         return _reply_to_batch(message, answers)
     return reply_for(message, answers[0])
 
