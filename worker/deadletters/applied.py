@@ -128,9 +128,7 @@ def _candidates(engine: Engine, dead_letters: DeadLetterSelection) -> list[int]:
     """Return the parked and the marked ones of a filter, or the numbers given. Raises NotFoundError."""
     with snapshot(engine) as connection:
         if not isinstance(dead_letters, DeadLetterFilter):
-            for number in dead_letters:
-                queries.dead_letter(connection, number)
-            return list(dict.fromkeys(dead_letters))
+            return queries.existing(connection, dead_letters)
         marked = replace(dead_letters, status=(DeadLetterStatus.RESOLVED,), applied=True)
         found = queries.every_number(connection, marked)
         if not dead_letters.applied:

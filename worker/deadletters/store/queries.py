@@ -1,6 +1,6 @@
 """Read queries of dead letters: lists, paged by the database, and one dead letter whole."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from worker.deadletters.store import tables
 from worker.deadletters.store.filters import (
     PAGE_MAX,
     DeadLetterFilter,
+    chunks,
     conditions,
     has_text,
     matching,
@@ -30,6 +31,7 @@ from worker.ledger.queries.snapshots import within
 _COUNTED_MAX = 10_000
 _SEARCHED = 5_000
 _PAGE_OF_ALL = 100
+_CHUNK = 1_000
 
 _DEAD_LETTER = tables.dead_letters.c
 _MADE = {"is_edited", "size", "attempts"}
@@ -151,6 +153,18 @@ def every_number(connection: Connection, filter_: DeadLetterFilter) -> list[int]
             select(_DEAD_LETTER.number).where(*where).order_by(_DEAD_LETTER.number.desc())
         ).scalars()
     )
+
+
+def existing(connection: Connection, numbers: Iterable[int]) -> list[int]:
+    """Return the numbers, each once. Raises NotFoundError for the first that no dead letter has."""
+    wanted = list(dict.fromkeys(numbers))
+    for chunk in chunks(wanted, _CHUNK):
+        statement = select(_DEAD_LETTER.number).where(among(connection, _DEAD_LETTER.number, chunk))
+        found = set(connection.execute(statement).scalars())
+        for number in chunk:
+            if number not in found:
+                raise not_found(number)
+    return wanted
 
 
 def parked_numbers(connection: Connection, filter_: DeadLetterFilter) -> list[int]:

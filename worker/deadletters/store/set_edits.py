@@ -172,14 +172,7 @@ def numbers_of(engine: Engine, dead_letters: DeadLetterSelection) -> list[int]:
     with snapshot(engine) as connection:
         if isinstance(dead_letters, DeadLetterFilter):
             return queries.parked_numbers(connection, dead_letters)
-        wanted = list(dict.fromkeys(dead_letters))
-        for chunk in chunks(wanted, CHUNK):
-            known = select(_DEAD_LETTER.number).where(among(connection, _DEAD_LETTER.number, chunk))
-            found = set(connection.execute(known).scalars())
-            for number in chunk:
-                if number not in found:
-                    raise queries.not_found(number)
-        return wanted
+        return queries.existing(connection, dead_letters)
 
 
 #: Returns the bodies before and after, by number, of those of a chunk that change; counts the others.
