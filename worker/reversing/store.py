@@ -276,17 +276,17 @@ def _again(row: Row[Any], charge: Charge, run: ReverseRun) -> RefundCredit:
     return command.model_copy(update=sent)
 
 
-def end(engine: Engine, now: datetime, number: int, ends: Mapping[ChargeKey, ChargeEnd]) -> int:
-    """End charges that were sent; return how many had no result yet."""
+def end(engine: Engine, now: datetime, number: int, ends: Mapping[ChargeKey, ChargeEnd]) -> None:
+    """End charges that were sent and have no result yet."""
     with translated_errors(), engine.begin() as connection:
-        return _end(connection, now, number, _SENT, ends)
+        _end(connection, now, number, _SENT, ends)
 
 
-def wait_again(engine: Engine, number: int, keys: Sequence[ChargeKey]) -> int:
-    """Let charges wait again whose state has changed since their refunds were sent; return how many."""
+def wait_again(engine: Engine, number: int, keys: Sequence[ChargeKey]) -> None:
+    """Let charges wait again whose state has changed since their refunds were sent."""
     values: dict[str, Any] = dict.fromkeys(("tokens", "free_quantity", "refunds", "attempt", "sent_at"))
     with translated_errors(), engine.begin() as connection:
-        return _update(connection, number, _SENT, {key: {"state": _WAITING, **values} for key in keys})
+        _update(connection, number, _SENT, {key: {"state": _WAITING, **values} for key in keys})
 
 
 def _end(
