@@ -13,8 +13,10 @@ from tests.deadletters.parts import NOW, World, deduct, failed
 from worker import __version__
 from worker.deadletters.models import DeadLetterStatus, GroupOrder
 from worker.deadletters.store import group_parts, tables
+from worker.deadletters.store.arrivals import failures_between
 from worker.deadletters.store.filters import DeadLetterFilter
 from worker.errors import NotFoundError, QueryError
+from worker.ledger.queries import snapshot
 from worker.messages.dead_letters import EPOCH, Failure
 
 # -- groups -----------------------------------------------------------------------------------------------
@@ -403,3 +405,10 @@ def test_groups_are_ordered_by_what_they_affect(true_world: World) -> None:
     assert fields("users") == ["wide", "many", "dear"]
     assert fields("count") == ["many", "wide", "dear"]
     assert fields("last") == ["dear", "many", "wide"]
+
+
+def test_chart_counts_dead_letters_by_their_last_failure(world: World) -> None:
+    park(world, 8)
+    moments = [NOW + timedelta(seconds=seconds) for seconds in (-5, 0, 3, 4, 7)]
+    with snapshot(world.engine) as connection:
+        assert failures_between(connection, moments) == [0, 3, 1, 3]

@@ -33,6 +33,15 @@ def pace(world: PaceWorld) -> RunPace:
     return RunPace(world.seconds, world)
 
 
+def test_wait_for_a_server_keeps_links_alive_and_is_no_time_without_a_move(
+    pace: RunPace, world: PaceWorld
+) -> None:
+    kept_at: list[float] = []
+    pace.wait_out(1.2, lambda: kept_at.append(world.now))
+    assert kept_at == pytest.approx([0.5, 1.0, 1.2])
+    assert pace.unmoved_s == 0
+
+
 @pytest.mark.parametrize(("rate", "room"), [(None, 250), (1.0, 1), (100.0, 20), (1_000_000.0, 250)])
 def test_first_burst_is_a_fifth_of_a_second_at_most(pace: RunPace, rate: float | None, room: int) -> None:
     assert pace.room(rate) == room

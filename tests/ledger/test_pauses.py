@@ -6,7 +6,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import Engine
 
-from worker.ledger.pauses import SILENT_AFTER, Pause, Pauses
+from worker.ledger.pauses import Pause, Pauses
+from worker.ledger.workers import SILENT_AFTER
 
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
 LATER = NOW + timedelta(seconds=10)

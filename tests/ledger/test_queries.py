@@ -238,7 +238,7 @@ def test_a_cursor_that_is_none_is_refused(reader: Reader, ada: str, cursor: str)
 def test_a_cursor_of_another_account_is_refused(reader: Reader, ten_entries: str, apply: Apply) -> None:
     apply(opened("bob"), now=NOW)
     cursor = reader.history(ten_entries, limit=1).next_cursor
-    with pytest.raises(QueryError, match="none of this account's"):
+    with pytest.raises(QueryError, match="none of this list's"):
         reader.history("bob", cursor=cursor)
 
 

@@ -42,6 +42,10 @@ class MoneyBack(NamedTuple):
         """Money that has gone back, for any reason."""
         return self.refunded + self.disputed + self.failed
 
+    def since(self, before: "MoneyBack") -> "MoneyBack":
+        """Return what has gone back since ``before``; negative where it was given back again."""
+        return MoneyBack(*(now - then for now, then in zip(self, before, strict=True)))
+
 
 def money_back(payment: Payment, events: Collection[PaymentEvent], policy: PaymentPolicy) -> Back:
     """Return what has gone back of a payment.

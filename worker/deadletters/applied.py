@@ -58,13 +58,7 @@ _Bodies = Mapping[int, bytes]
 
 
 def _applied_among(connection: Connection, numbers: Sequence[int], now: datetime) -> _Bodies:
-    rows = connection.execute(
-        select(tables.dead_letters).where(
-            among(connection, _DEAD_LETTER.number, numbers),
-            _DEAD_LETTER.status == DeadLetterStatus.PARKED.value,
-        )
-    )
-    return _applied_of(connection, [StoredDeadLetter.from_row(row) for row in rows], now)
+    return _applied_of(connection, queries.parked_among(connection, numbers), now)
 
 
 def _applied_of(connection: Connection, dead_letters: Iterable[StoredDeadLetter], now: datetime) -> _Bodies:
@@ -94,15 +88,9 @@ def _mark(transaction: DeadLetterTransaction, found: _Bodies) -> int:
 
 def _unchanged(transaction: DeadLetterTransaction, found: _Bodies) -> Iterator[int]:
     """Yield those that are parked with the same body. An applied operation stays applied."""
-    connection = transaction.connection
-    columns = (_DEAD_LETTER.number, _DEAD_LETTER.body, _DEAD_LETTER.edited_body)
-    parked = _DEAD_LETTER.status == DeadLetterStatus.PARKED.value
-    rows = connection.execute(
-        select(*columns).where(among(connection, _DEAD_LETTER.number, sorted(found)), parked)
-    )
-    for row in rows.all():
-        if found[row.number] == (row.body if row.edited_body is None else row.edited_body):
-            yield row.number
+    for dead_letter in queries.parked_among(transaction.connection, found):
+        if found[dead_letter.number] == dead_letter.current_body:
+            yield dead_letter.number
 
 
 # -- by an operator ---------------------------------------------------------------------------------------
@@ -140,9 +128,7 @@ def _candidates(engine: Engine, dead_letters: DeadLetterSelection) -> list[int]:
     """Return the parked and the marked ones of a filter, or the numbers given. Raises NotFoundError."""
     with snapshot(engine) as connection:
         if not isinstance(dead_letters, DeadLetterFilter):
-            for number in dead_letters:
-                queries.dead_letter(connection, number)
-            return list(dict.fromkeys(dead_letters))
+            return queries.existing(connection, dead_letters)
         marked = replace(dead_letters, status=(DeadLetterStatus.RESOLVED,), applied=True)
         found = queries.every_number(connection, marked)
         if not dead_letters.applied:

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, text
 
 from schemas import SLOTS
 from worker.ledger.form import is_distributed
-from worker.ledger.revisions import newest_revision
+from worker.ledger.revisions import newest_revision, revision_in
 
 #: Group of the coordinator among the nodes.
 COORDINATOR = 0
@@ -75,7 +75,7 @@ def citus_state(connection: Connection, names: Sequence[str]) -> CitusState:
     """Return the state of the database, as far as it matters to tables of these ``names``."""
     server = connection.execute(_SERVER).one()
     sessions = {row.application_name: row.sessions for row in connection.execute(_SESSIONS)}
-    schema = _schema(connection)
+    schema = revision_in(connection)
     plain = CitusState(
         **server._asdict(),
         schema=schema,
@@ -104,13 +104,6 @@ def nodes_known(connection: Connection) -> list[CitusNode] | None:
     if connection.execute(_SERVER).one().citus is None:
         return None
     return [CitusNode(*row) for row in connection.execute(_NODES)]
-
-
-def _schema(connection: Connection) -> str | None:
-    """Return the revision of the schema; None before the first migration."""
-    if connection.execute(text("SELECT to_regclass('alembic_version')")).scalar() is None:
-        return None
-    return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
 
 
 def _bytes(connection: Connection, names: Sequence[str]) -> int:

@@ -20,6 +20,9 @@ from worker.errors import (
 
 _CONTENTION = {"40001", "40P01", "55P03"}  # serialization failure, deadlock, lock time-out
 _UNIQUE_VIOLATION = "23505"
+_QUERY_CANCELED = "57014"
+_OBJECT_IN_USE = "55006"
+_NOT_PERMITTED = "42501"
 # A write of a batch that has not written all of its rows, see ``row_sql.checked_sql``.
 _DIVISION_BY_ZERO = "22012"
 # A prepared statement that isn't there, or is there already; a row whose columns were others when the session
@@ -32,7 +35,7 @@ _INTERNAL = "XX000"
 # Connection, resources, shutdown, system and internal errors: whole classes.
 _UNAVAILABLE = ("08", "53", "57", "58", "XX", _READ_ONLY)
 # No such database; not permitted: a deployment to mend, not a message to refuse.
-_MISCONFIGURED = ("42501", "3D000", "28")
+_MISCONFIGURED = (_NOT_PERMITTED, "3D000", "28")
 # No such table, column, operator or schema; a column of another type, or one that nobody may write. A session
 # that remembers the columns from before a migration meets them with its next new statement.
 _OF_SCHEMA = {"42P01", "42703", "42883", "42804", "42846", "428C9", "3F000"}
@@ -40,15 +43,34 @@ _OF_SCHEMA = {"42P01", "42703", "42883", "42804", "42846", "428C9", "3F000"}
 
 def is_of_session(error: BaseException) -> bool:
     """Return True where the session is of no use any more, and a new one may be."""
-    code = getattr(error, "pgcode", None)
+    code = _code_of(error)
     return code in {*_STALE, *_OF_SCHEMA, _READ_ONLY} or (
         code == _NOT_SUPPORTED and _is_changed_result(error)
     )
 
 
+def was_canceled(error: DBAPIError) -> bool:
+    """Return True where the server gave a statement up, as a rule for its time."""
+    return _code_of(error.orig) == _QUERY_CANCELED
+
+
+def is_in_use(error: DBAPIError) -> bool:
+    """Return True where the rows are in use, as a function of ours says."""
+    return _code_of(error.orig) == _OBJECT_IN_USE
+
+
+def is_not_permitted(error: DBAPIError) -> bool:
+    """Return True where the login lacks the right."""
+    return _code_of(error.orig) == _NOT_PERMITTED
+
+
+def _code_of(error: BaseException | None) -> str | None:
+    return getattr(error, "pgcode", None)
+
+
 def meaning_of(error: DBAPIError) -> BillingError | None:
     """Return the error that says what to do; None where only the message that met it can be at fault."""
-    code = getattr(error.orig, "pgcode", None) or ""
+    code = _code_of(error.orig) or ""
     text = str(error.orig).strip().partition("\n")[0]
     if code in _CONTENTION or (code == _UNIQUE_VIOLATION and _is_written_operation(error)):
         return ContentionError(f"another transaction was in the way: {text}")

@@ -183,6 +183,16 @@ def _sqlite_engine(url: URL) -> Engine:
 
 
 @contextmanager
+def begun_beside(connection: Connection, beside: Connection) -> Iterator[Connection]:
+    """Yield ``beside`` in a transaction of its own; where it is ``connection``, in the one that this has."""
+    if beside is connection:
+        yield connection
+        return
+    with beside.begin():
+        yield beside
+
+
+@contextmanager
 def translated_errors() -> Iterator[None]:
     """Translate the driver's errors into this project's where those say what to do; let others pass."""
     try:

@@ -36,6 +36,7 @@ from worker.core.rules.credit import free_units_of
 from worker.core.superseded import Attempted, Superseded, owner_of
 from worker.ledger import rows
 from worker.ledger.bulk import Keys, among, insert_rows, select_by, select_rows
+from worker.ledger.engine import begun_beside
 from worker.ledger.erased_ids import erased_among, ids_to_ask
 from worker.ledger.first_reads import are_read_together, read_together
 from worker.ledger.payment_names import NamedPayments, look_up, slots_of
@@ -125,10 +126,10 @@ def load(
 
 def _erased(connection: Connection, beside: Connection | None, ids: Collection[str]) -> frozenset[str]:
     """Return those of ``ids`` that were erased, as the tables beside the ledger say."""
-    if not ids or beside is None or beside is connection:
-        return erased_among(connection, ids)
-    with beside.begin():
-        return erased_among(beside, ids)
+    if not ids:
+        return frozenset()
+    with begun_beside(connection, connection if beside is None else beside) as reading:
+        return erased_among(reading, ids)
 
 
 def _taken_up(

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from sqlalchemy import Engine, insert, select, update
 from sqlalchemy.exc import IntegrityError
@@ -13,9 +13,8 @@ from worker import __version__
 from worker.ledger.bulk import among
 from worker.ledger.engine import translated_errors
 from worker.ledger.tables import accepted_configs, lane_pauses
+from worker.ledger.workers import SILENT_AFTER
 
-#: A worker that is silent for so long has ended, and its pause with it.
-SILENT_AFTER = timedelta(seconds=30)
 _SUSPICION = "config_suspect"
 
 

@@ -2,7 +2,7 @@
 
 from importlib.resources import files
 
-from sqlalchemy import Engine, inspect
+from sqlalchemy import Connection, Engine, inspect
 
 from worker.ledger.engine import translated_errors
 
@@ -15,10 +15,15 @@ def current_revision(engine: Engine) -> str | None:
     """Return the revision the database is at; None where it has never been migrated."""
     with translated_errors(), engine.connect() as connection:
         connection.execution_options(read_only=True)
-        if not inspect(connection).has_table(_TABLE):
-            return None
-        found: str | None = connection.exec_driver_sql(f"SELECT version_num FROM {_TABLE}").scalar()  # noqa: S608
-        return found
+        return revision_in(connection)
+
+
+def revision_in(connection: Connection) -> str | None:
+    """Return the revision of the database of a connection; None where it has never been migrated."""
+    if not inspect(connection).has_table(_TABLE):
+        return None
+    found: str | None = connection.exec_driver_sql(f"SELECT version_num FROM {_TABLE}").scalar()  # noqa: S608
+    return found
 
 
 def newest_revision() -> str:

@@ -17,11 +17,11 @@ from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
 from worker.errors import ConfigurationError
+from worker.ledger.driver_errors import is_not_permitted
 from worker.ledger.engine import translated_errors
 from worker.ledger.migrations import hold_migration_lock
 from worker.ledger.session_settings import AS_ASKED, BY_KEY, SessionSettings, for_role, needed, plans_by_key
 
-_NOT_PERMITTED = "42501"
 #: A table gets its owner under a lock that everybody waits behind: it is given up soon, and tried again.
 _LOCK_TIMEOUT = "5s"
 
@@ -379,7 +379,7 @@ def _execute(
             try:
                 connection.exec_driver_sql(statement.sql.replace("%", "%%"))
             except DBAPIError as error:
-                if getattr(error.orig, "pgcode", None) != _NOT_PERMITTED:
+                if not is_not_permitted(error):
                     raise
                 raise ConfigurationError(
                     f"{server.login} may not run `{statement.shown}`: connect as a superuser, or hand what "

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import datetime
-from random import randrange
+from secrets import randbelow
 from typing import NamedTuple
 
 from sqlalchemy import Connection, select
@@ -110,8 +110,7 @@ def _added(connection: Connection, missing: Sequence[Sender], now: datetime) -> 
     if not missing:
         return {}
     rows = [
-        {"sender_id": randrange(1, _KEYS), **each._asdict(), "first_seen_at": now}  # noqa: S311 - no secret
-        for each in missing
+        {"sender_id": 1 + randbelow(_KEYS - 1), **each._asdict(), "first_seen_at": now} for each in missing
     ]
     insert_rows(connection, table, rows, on_conflict="nothing")
     stored = _stored(connection, missing)

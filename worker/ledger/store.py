@@ -25,7 +25,7 @@ from worker.errors import ContentionError
 from worker.ledger.bulk import RowWrite, write_all_and_commit
 from worker.ledger.catalogs import catalog_id
 from worker.ledger.compatibility import require_usable
-from worker.ledger.engine import translated_errors
+from worker.ledger.engine import begun_beside, translated_errors
 from worker.ledger.form import LedgerForm
 from worker.ledger.ids import SHARED, Ids
 from worker.ledger.known_ids import known_ids
@@ -111,7 +111,7 @@ class Ledger:
             with self._connections() as (connection, beside):
                 named = None
                 if self._form is LedgerForm.DISTRIBUTED:
-                    with _transactions(connection, beside):
+                    with connection.begin(), begun_beside(connection, beside):
                         named = look_up(connection, commands, auto_open, beside=beside)
                 ids = Ids(beside, SHARED if slot is None else slot)
                 ids.provide(_ids_of(commands))
@@ -166,17 +166,6 @@ class Ledger:
         self._engine.dispose()
         if self._beside is not self._engine:
             self._beside.dispose()
-
-
-@contextmanager
-def _transactions(connection: Connection, beside: Connection) -> Iterator[None]:
-    """Have a transaction on each of both connections, which may be the same."""
-    with connection.begin():
-        if beside is connection:
-            yield
-            return
-        with beside.begin():
-            yield
 
 
 def _slot_of_all(commands: Sequence[Command]) -> int:
@@ -234,17 +223,13 @@ class LedgerTransaction:
 
     def sender_ids(self, senders: Sequence[Sender]) -> list[int | None]:
         """Return the key of each sender, None for one without names; add new ones."""
-        if self._beside is self._connection:
-            return sender_ids(self._connection, senders, self._now)
-        with self._beside.begin():
-            return sender_ids(self._beside, senders, self._now)
+        with begun_beside(self._connection, self._beside) as beside:
+            return sender_ids(beside, senders, self._now)
 
     def catalog_id(self, catalog: Catalog) -> int | None:
         """Return the key of a catalog; add a new one."""
-        if self._beside is self._connection:
-            return catalog_id(self._connection, catalog, self._now)
-        with self._beside.begin():
-            return catalog_id(self._beside, catalog, self._now)
+        with begun_beside(self._connection, self._beside) as beside:
+            return catalog_id(beside, catalog, self._now)
 
     def write(self, plan: Plan) -> None:
         """Write ``plan``, which was decided on ``known``; its outcomes have their transaction ids afterwards.

@@ -10,7 +10,6 @@ from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import Engine, Row, delete, insert, select, update
-from sqlalchemy.sql import ColumnElement
 
 from worker.ledger.engine import translated_errors
 from worker.ledger.tables import workers
@@ -149,18 +148,15 @@ class Workers:
     def all(self, now: datetime) -> Sequence[KnownWorker]:
         """Return the processes that run, or fell silent less than ``KEPT_FOR`` ago; the oldest first."""
         chosen = workers.c.ended_at.is_(None) & (workers.c.seen_at > now - KEPT_FOR)
-        return self._selected(chosen)
+        statement = select(workers).where(chosen).order_by(workers.c.started_at, workers.c.worker)
+        with translated_errors(), self._engine.connect() as connection:
+            reading = connection.execution_options(read_only=True)
+            return [_worker(row) for row in reading.execute(statement)]
 
     def remove_old(self, now: datetime) -> None:
         """Delete the rows of processes that ended, or fell silent, long ago."""
         with translated_errors(), self._engine.begin() as connection:
             connection.execute(delete(workers).where(workers.c.seen_at < now - KEPT_FOR))
-
-    def _selected(self, chosen: ColumnElement[bool]) -> Sequence[KnownWorker]:
-        statement = select(workers).where(chosen).order_by(workers.c.started_at, workers.c.worker)
-        with translated_errors(), self._engine.connect() as connection:
-            reading = connection.execution_options(read_only=True)
-            return [_worker(row) for row in reading.execute(statement)]
 
 
 def _values(worker: KnownWorker) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from schemas import slot_of
 from worker.deadletters.store import activity_log
 from worker.deadletters.store.activity_log import reason_given
 from worker.errors import ConfigurationError, NotFoundError, NotPossibleError
+from worker.ledger.driver_errors import is_in_use
 from worker.ledger.engine import translated_errors
 from worker.ledger.erased_ids import erased_among
 from worker.ledger.form import is_distributed
@@ -25,7 +26,6 @@ from worker.ledger.tables import accounts, lots
 from worker.privacy.rights import require_right
 
 PREFIX = "erased-"
-_IN_USE = "55006"
 
 _ERASE = text("SELECT erase_user(:user, :pseudonym, :actor)")
 
@@ -107,7 +107,7 @@ def _erased(connection: Connection, user_id: str, pseudonym: str, actor: str) ->
         values = {"user": user_id, "pseudonym": pseudonym, "actor": str(actor)}
         found: Mapping[str, Any] = connection.execute(_ERASE, values).scalar_one()
     except DBAPIError as error:
-        if getattr(error.orig, "pgcode", None) != _IN_USE:
+        if not is_in_use(error):
             raise
         raise NotPossibleError(
             "a dead letter of the user is being replayed: wait for the replay, or cancel it, and try again"

@@ -30,7 +30,6 @@ from worker.runtime.stop import Stop
 #: Most refunds that are sent and have no result: payments behind them wait no longer than for these.
 _UNDER_WAY_MAX = 500
 _RETRY_FIRST_S, _RETRY_MOST_S = 0.2, 5.0
-_KEPT_ALIVE_EVERY_S = 0.5
 #: Time without any result after which the dead letters are looked at.
 _QUIET_S = 1.0
 
@@ -230,15 +229,15 @@ class Reversing:
             self._close()
         else:
             self._under_way = None  # a change may be stored whose answer was lost
-        self._wait(self._backoff.next())
-        self._pace.note_move()  # an outage doesn't count against the patience
+        self._pace.wait_out(self._backoff.next(), self._keep_alive)
 
-    def _wait(self, seconds: float) -> None:
-        """Wait so long, or until the stop, and keep the link alive."""
-        left = seconds
-        while left > 0 and not self._controls.stop.requested:
-            self._controls.stop.wait(min(left, _KEPT_ALIVE_EVERY_S))
-            left -= _KEPT_ALIVE_EVERY_S
+    def _keep_alive(self) -> None:
+        """Keep an open link alive; it is closed where it is lost."""
+        if self._link is not None:
+            try:
+                self._link.keep_alive()
+            except BrokerUnavailableError:
+                self._close()
 
     def _note_success(self) -> None:
         if self._is_in_trouble and not self._unpublished:

@@ -1,9 +1,9 @@
 """Text of a filter of operations, which a stored run keeps: which charges were meant."""
 
 from collections.abc import Iterator
-from datetime import datetime
 
 from worker.ledger.queries.operation_filter import OperationFilter
+from worker.ledger.queries.views import stamp
 
 
 def selection_text(wanted: OperationFilter) -> str:
@@ -22,12 +22,8 @@ def _parts(wanted: OperationFilter) -> Iterator[str]:
         "reference prefix": wanted.reference_prefix,
         "at least tokens": wanted.min_tokens,
         "at most tokens": wanted.max_tokens,
-        "from": _stamp(wanted.since),
-        "before": _stamp(wanted.until),
+        "from": None if wanted.since is None else stamp(wanted.since),
+        "before": None if wanted.until is None else stamp(wanted.until),
     }
     yield from (f"{name} {value}" for name, value in named.items() if value is not None)
     yield from (f"metadata {name}={value}" for name, value in wanted.metadata)
-
-
-def _stamp(moment: datetime | None) -> str | None:
-    return None if moment is None else moment.isoformat().replace("+00:00", "Z")

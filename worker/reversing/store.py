@@ -4,7 +4,6 @@ Each function is a step from one stored state to the next; a process may die bet
 marked as sent before its refund is published: one that may have been sent is sent again, as the same command.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,7 +12,6 @@ from typing import Any
 from sqlalchemy import Connection, Engine, Row, func, insert, select, tuple_, update
 
 from schemas import RefundCredit
-from schemas.fields import INT64_MAX
 from worker.deadletters.store import activity_log
 from worker.deadletters.store.activity_log import actor_named, reason_given
 from worker.errors import NotFoundError, NotPossibleError, QueryError
@@ -21,6 +19,7 @@ from worker.ledger.bulk import RowUpdate, insert_rows, write_all
 from worker.ledger.engine import translated_errors
 from worker.ledger.queries import snapshot
 from worker.ledger.queries.charges import Charge, ChargeKey, charges_of
+from worker.ledger.queries.cursors import cursor_of, place_in
 from worker.ledger.queries.snapshots import within
 from worker.ledger.records import by_column
 from worker.ledger.tables import reverse_items, reverse_runs
@@ -185,25 +184,17 @@ def items(
     if states:
         statement = statement.where(_ITEM.state.in_([state.value for state in states]))
     if cursor is not None:
-        statement = statement.where(tuple_(*place) > tuple_(*_place_of(cursor)))
+        statement = statement.where(tuple_(*place) > tuple_(*place_in(cursor, number, 2)))
     with snapshot(engine) as connection:
         _read(connection, number)
         rows = connection.execute(statement).all()
         shown = rows[:limit]
         charges = charges_of(connection, [_key(row) for row in shown])
     found = tuple(_item(row, charges[_key(row)]) for row in shown)
-    return ReverseItemPage(found, f"{shown[-1].operation_id}-{shown[-1].slot}" if len(rows) > limit else None)
-
-
-def _place_of(cursor: str) -> tuple[int, int]:
-    found = _PLACE.fullmatch(cursor)
-    if found is None or int(found[1]) > INT64_MAX:
-        raise QueryError(f"{cursor[:60]!r} is no cursor of a reverse run", "cursor")
-    return int(found[1]), int(found[2])
-
-
-#: Cursor behind a charge: its operation and its slot.
-_PLACE = re.compile(r"([0-9]{1,19})-([0-9]{1,2})")
+    has_more = len(rows) > limit
+    return ReverseItemPage(
+        found, cursor_of(number, shown[-1].operation_id, shown[-1].slot) if has_more else None
+    )
 
 
 def _item(row: Row[Any], charge: Charge) -> ReverseItem:
@@ -285,17 +276,17 @@ def _again(row: Row[Any], charge: Charge, run: ReverseRun) -> RefundCredit:
     return command.model_copy(update=sent)
 
 
-def end(engine: Engine, now: datetime, number: int, ends: Mapping[ChargeKey, ChargeEnd]) -> int:
-    """End charges that were sent; return how many had no result yet."""
+def end(engine: Engine, now: datetime, number: int, ends: Mapping[ChargeKey, ChargeEnd]) -> None:
+    """End charges that were sent and have no result yet."""
     with translated_errors(), engine.begin() as connection:
-        return _end(connection, now, number, _SENT, ends)
+        _end(connection, now, number, _SENT, ends)
 
 
-def wait_again(engine: Engine, number: int, keys: Sequence[ChargeKey]) -> int:
-    """Let charges wait again whose state has changed since their refunds were sent; return how many."""
+def wait_again(engine: Engine, number: int, keys: Sequence[ChargeKey]) -> None:
+    """Let charges wait again whose state has changed since their refunds were sent."""
     values: dict[str, Any] = dict.fromkeys(("tokens", "free_quantity", "refunds", "attempt", "sent_at"))
     with translated_errors(), engine.begin() as connection:
-        return _update(connection, number, _SENT, {key: {"state": _WAITING, **values} for key in keys})
+        _update(connection, number, _SENT, {key: {"state": _WAITING, **values} for key in keys})
 
 
 def _end(

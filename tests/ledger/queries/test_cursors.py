@@ -39,7 +39,7 @@ def test_cursor_keeps_its_place(place: tuple[int, ...]) -> None:
     ],
 )
 def test_text_that_is_no_cursor_of_the_account_is_refused(cursor: str) -> None:
-    with pytest.raises(QueryError, match="take nextCursor from a page") as refused:
+    with pytest.raises(QueryError, match="take the next one from a page") as refused:
         place_in(cursor, 7, 1)
     assert refused.value.field == "cursor"
 

@@ -31,7 +31,7 @@ from worker.core.needs import needs_of
 from worker.core.replies import conflict_text, message_for
 from worker.deadletters.body_check import Receive
 from worker.deadletters.fingerprints import field_path
-from worker.deadletters.models import DeadLetterForecast, DeadLetterStatus, DryRun, Forecast, StoredDeadLetter
+from worker.deadletters.models import DeadLetterForecast, DryRun, Forecast, StoredDeadLetter
 from worker.deadletters.replay.ledger_check import (
     by_key,
     judged_anywhere,
@@ -99,9 +99,8 @@ def _numbers(engine: Engine, dead_letters: DeadLetterSelection) -> list[int]:
     """Return the numbers in the order in which a replay sends them."""
     if not isinstance(dead_letters, DeadLetterFilter):
         return list(dict.fromkeys(dead_letters))
-    parked = replace(dead_letters, status=(DeadLetterStatus.PARKED,))
     with snapshot(engine) as connection:
-        return queries.every_number(connection, parked)[::-1]
+        return queries.parked_numbers(connection, dead_letters)
 
 
 def _pieces(engine: Engine, numbers: Sequence[int]) -> Iterator[list[StoredDeadLetter]]:

@@ -33,7 +33,6 @@ _COMMANDS_MAX = 10_000
 _UNDER_WAY_LIMITED = 100
 _RENEW = timedelta(seconds=6)
 _RETRY_FIRST_S, _RETRY_MOST_S = 0.2, 5.0
-_KEPT_ALIVE_EVERY_S = 0.5
 STOP_REQUESTED = "it was asked to rest"
 
 
@@ -250,16 +249,7 @@ class ReplayRun:
         if not isinstance(error, LedgerUnavailableError) or held_s > self._with.hold_most_s:
             self._links.close()
         self._under_way = None
-        self._wait(self._backoff.next())
-        self._pace.note_move()  # an outage doesn't count against the patience
-
-    def _wait(self, seconds: float) -> None:
-        """Wait so long, or until the stop, and keep the links alive."""
-        left = seconds
-        while left > 0 and not self._controls.stop.requested:
-            self._controls.stop.wait(min(left, _KEPT_ALIVE_EVERY_S))
-            left -= _KEPT_ALIVE_EVERY_S
-            self._links.keep_alive()
+        self._pace.wait_out(self._backoff.next(), self._links.keep_alive)
 
     def _note_success(self) -> None:
         if self._failing_since is not None:

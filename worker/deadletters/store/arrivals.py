@@ -2,28 +2,17 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from itertools import pairwise
 
-from sqlalchemy import Connection, func, literal, select
-from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy import Connection, func, select
 
 from worker.deadletters.store.tables import dead_letters
-from worker.ledger.tables import UtcDateTime
+from worker.ledger.queries.buckets import number_of_bucket
 
 
 def failures_between(connection: Connection, moments: Sequence[datetime]) -> list[int]:
     """Return how many dead letters failed last between each of ``moments`` (in order) and the next."""
     at = dead_letters.c.last_failed_at
-    if connection.dialect.name != "postgresql":
-        return [
-            int(
-                connection.execute(
-                    select(func.count()).select_from(dead_letters).where(at >= start, at < end)
-                ).scalar_one()
-            )
-            for start, end in pairwise(moments)
-        ]
-    number = func.width_bucket(at, literal(list(moments), ARRAY(UtcDateTime()))).label("number")
+    number = number_of_bucket(connection, at, moments).label("number")
     statement = (
         select(number, func.count().label("found")).where(at >= moments[0], at < moments[-1]).group_by(number)
     )

@@ -1,15 +1,23 @@
 """Read queries of dead letters: lists, paged by the database, and one dead letter whole."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Connection, Row, case, func, literal, select
 
-from worker.deadletters.models import DeadLetterLine, DeadLetterPage, StoredDeadLetter, columns_of
+from worker.deadletters.models import (
+    DeadLetterLine,
+    DeadLetterPage,
+    DeadLetterStatus,
+    StoredDeadLetter,
+    columns_of,
+)
 from worker.deadletters.store import tables
 from worker.deadletters.store.filters import (
     PAGE_MAX,
     DeadLetterFilter,
+    chunks,
     conditions,
     has_text,
     matching,
@@ -17,11 +25,13 @@ from worker.deadletters.store.filters import (
     with_whole_fingerprint,
 )
 from worker.errors import NotFoundError
+from worker.ledger.bulk import among
 from worker.ledger.queries.snapshots import within
 
 _COUNTED_MAX = 10_000
 _SEARCHED = 5_000
 _PAGE_OF_ALL = 100
+_CHUNK = 1_000
 
 _DEAD_LETTER = tables.dead_letters.c
 _MADE = {"is_edited", "size", "attempts"}
@@ -143,6 +153,32 @@ def every_number(connection: Connection, filter_: DeadLetterFilter) -> list[int]
             select(_DEAD_LETTER.number).where(*where).order_by(_DEAD_LETTER.number.desc())
         ).scalars()
     )
+
+
+def existing(connection: Connection, numbers: Iterable[int]) -> list[int]:
+    """Return the numbers, each once. Raises NotFoundError for the first that no dead letter has."""
+    wanted = list(dict.fromkeys(numbers))
+    for chunk in chunks(wanted, _CHUNK):
+        statement = select(_DEAD_LETTER.number).where(among(connection, _DEAD_LETTER.number, chunk))
+        found = set(connection.execute(statement).scalars())
+        for number in chunk:
+            if number not in found:
+                raise not_found(number)
+    return wanted
+
+
+def parked_numbers(connection: Connection, filter_: DeadLetterFilter) -> list[int]:
+    """Return the numbers of the parked ones that match, in the order in which a replay sends them."""
+    return every_number(connection, replace(filter_, status=(DeadLetterStatus.PARKED,)))[::-1]
+
+
+def parked_among(connection: Connection, numbers: Collection[int]) -> list[StoredDeadLetter]:
+    """Return the parked ones of these dead letters, whole, newest first."""
+    statement = select(tables.dead_letters).where(
+        among(connection, _DEAD_LETTER.number, numbers), _DEAD_LETTER.status == DeadLetterStatus.PARKED.value
+    )
+    rows = connection.execute(statement.order_by(_DEAD_LETTER.number.desc()))
+    return [StoredDeadLetter.from_row(row) for row in rows]
 
 
 def every_dead_letter(connection: Connection, filter_: DeadLetterFilter) -> Iterator[StoredDeadLetter]:

@@ -5,15 +5,15 @@ stays. The edit of the set names them, so that all are taken back together.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Engine, Row, case, insert, select, update
+from sqlalchemy import Connection, Engine, case, insert, select, update
 
 from worker.catalog import Catalog
-from worker.deadletters.models import DeadLetterStatus, SetEdit, StoredDeadLetter, UneditedCause
+from worker.deadletters.models import SetEdit, StoredDeadLetter, UneditedCause
 from worker.deadletters.store import queries, tables
 from worker.deadletters.store.activity_log import actor_named, reason_given
 from worker.deadletters.store.filters import DeadLetterFilter, DeadLetterSelection, chunks
@@ -108,10 +108,10 @@ def edit_set(
     numbers = numbers_of(engine, dead_letters)
 
     def changes_of(connection: Connection, chunk: Sequence[int], tally: EditTally) -> dict[int, BodyPair]:
-        rows = _rows(connection, chunk)
-        tally.skipped += len(chunk) - len(rows)
+        parked = queries.parked_among(connection, chunk)
+        tally.skipped += len(chunk) - len(parked)
         found = {}
-        for dead_letter in map(StoredDeadLetter.from_row, rows):
+        for dead_letter in parked:
             if (body := edited(dead_letter, tally)) is not None:
                 found[dead_letter.number] = BodyPair(dead_letter.current_body, body)
         return found
@@ -143,10 +143,7 @@ def undo_set_edit(
             _EDIT.set_edit_id == number, among(connection, _EDIT.number, chunk)
         )
         pairs = {row.number: BodyPair(row.after, row.before) for row in connection.execute(made)}
-        bodies = {
-            row.number: row.body if row.edited_body is None else row.edited_body
-            for row in _rows(connection, chunk)
-        }
+        bodies = {one.number: one.current_body for one in queries.parked_among(connection, chunk)}
         found = {place: pair for place, pair in pairs.items() if bodies.get(place) == pair.before}
         tally.skipped += len(chunk) - len(found)
         return found
@@ -174,24 +171,8 @@ def numbers_of(engine: Engine, dead_letters: DeadLetterSelection) -> list[int]:
     """
     with snapshot(engine) as connection:
         if isinstance(dead_letters, DeadLetterFilter):
-            parked = replace(dead_letters, status=(DeadLetterStatus.PARKED,))
-            return queries.every_number(connection, parked)[::-1]
-        wanted = list(dict.fromkeys(dead_letters))
-        for chunk in chunks(wanted, CHUNK):
-            known = select(_DEAD_LETTER.number).where(among(connection, _DEAD_LETTER.number, chunk))
-            found = set(connection.execute(known).scalars())
-            for number in chunk:
-                if number not in found:
-                    raise queries.not_found(number)
-        return wanted
-
-
-def _rows(connection: Connection, numbers: Iterable[int]) -> Sequence[Row[Any]]:
-    """Return the parked ones of these dead letters, whole."""
-    parked = select(tables.dead_letters).where(
-        among(connection, _DEAD_LETTER.number, numbers), _DEAD_LETTER.status == DeadLetterStatus.PARKED.value
-    )
-    return connection.execute(parked.order_by(_DEAD_LETTER.number.desc())).all()
+            return queries.parked_numbers(connection, dead_letters)
+        return queries.existing(connection, dead_letters)
 
 
 #: Returns the bodies before and after, by number, of those of a chunk that change; counts the others.

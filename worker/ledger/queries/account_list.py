@@ -13,7 +13,6 @@ from typing import Any, Literal
 from sqlalchemy import Column, Connection, Row, Select, or_, select, text
 from sqlalchemy.sql import ColumnElement
 
-from worker.errors import QueryError
 from worker.ledger.queries.bounded import bounded_reading
 from worker.ledger.queries.cursors import cursor_of, place_in
 from worker.ledger.queries.search import LINE, AccountLine, beginning_with
@@ -120,10 +119,5 @@ def _cursor_of(amount: int, account_id: int) -> str:
 
 
 def _place_in(cursor: str) -> tuple[int, int]:
-    try:
-        is_negative, amount, account_id = place_in(cursor, 0, 3)
-    except QueryError as error:
-        raise QueryError(
-            "the cursor is none of this list's; take nextCursor from a page of it", "cursor"
-        ) from error
+    is_negative, amount, account_id = place_in(cursor, 0, 3)
     return (-amount if is_negative else amount), account_id

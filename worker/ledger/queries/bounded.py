@@ -7,10 +7,10 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from worker.errors import QueryError
+from worker.ledger.driver_errors import was_canceled
 
 #: Longest time of one statement.
 TIMEOUT_S = 15
-_CANCELED = "57014"
 
 
 @contextmanager
@@ -28,7 +28,7 @@ def bounded_reading(connection: Connection, *, may_read_all: bool = False) -> It
     try:
         yield
     except DBAPIError as error:
-        if getattr(error.orig, "pgcode", None) != _CANCELED:
+        if not was_canceled(error):
             raise
         raise QueryError(
             f"the database has not found it within {TIMEOUT_S} s: narrow the time, or name a user", "since"

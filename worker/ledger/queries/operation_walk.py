@@ -15,9 +15,9 @@ from typing import Any, NamedTuple, Protocol
 from sqlalchemy import ColumnElement, Connection, Row, Select, TextClause, func, select, text, tuple_
 
 from schemas import Status, slot_of
-from worker.errors import NotFoundError, QueryError
+from worker.errors import NotFoundError
 from worker.ledger.identifiers import IDENTIFIERS
-from worker.ledger.queries.cursors import cursor_of, place_in
+from worker.ledger.queries.cursors import cursor_of, place_in, refused_cursor
 from worker.ledger.queries.operation_filter import OperationFilter, conditions
 from worker.ledger.queries.search import first_behind
 from worker.ledger.queries.snapshots import (
@@ -272,7 +272,7 @@ class _ListOfAll:
     def __init__(
         self, connection: Connection, wanted: OperationFilter, limit: int, cursor: str | None
     ) -> None:
-        place = None if cursor is None else _place_of(*_numbers_in(cursor, 0, 2))
+        place = None if cursor is None else _place_of(*place_in(cursor, 0, 2))
         self._place = place
         parts = parts_of(connection)
         way = way_to(connection, wanted)
@@ -372,7 +372,7 @@ class _ListOfUser:
         self._sequence: int = 0 if account is None else account.sequence
         self._place: Place | None = None
         if cursor is not None:
-            sequence, *place = _numbers_in(cursor, self._key.account_id, 3)
+            sequence, *place = place_in(cursor, self._key.account_id, 3)
             self._sequence, self._place = min(sequence, self._sequence), _place_of(*place)
         self.windows = _Windows(3)
         self.streams = list(self._streams(connection, wanted, limit, user_id))
@@ -413,15 +413,4 @@ def _place_of(micros: int, operation_id: int) -> Place | None:
     try:
         return Place(_EPOCH + micros * _MICROSECOND, operation_id) if micros else None
     except OverflowError as error:
-        raise _refused_cursor() from error
-
-
-def _numbers_in(cursor: str, account_id: int, numbers: int) -> tuple[int, ...]:
-    try:
-        return place_in(cursor, account_id, numbers)
-    except QueryError as error:
-        raise _refused_cursor() from error
-
-
-def _refused_cursor() -> QueryError:
-    return QueryError("the cursor is none of this list's; take nextCursor from a page of it", "cursor")
+        raise refused_cursor() from error

@@ -22,7 +22,7 @@ def _json_value(value: Any) -> Any:
         case View():
             return value.to_dict()
         case datetime():
-            return value.isoformat().replace("+00:00", "Z")
+            return stamp(value)
         case date():
             return value.isoformat()
         case Mapping():  # its keys are data (a feature, a currency), so they stay as they are
@@ -30,3 +30,8 @@ def _json_value(value: Any) -> Any:
         case list() | tuple():
             return [_json_value(item) for item in value]
     return value
+
+
+def stamp(moment: datetime) -> str:
+    """Return a time in UTC as RFC 3339."""
+    return moment.isoformat().replace("+00:00", "Z")

@@ -6,9 +6,9 @@ A lot's tokens expire once; what a hold kept of them, or a refund brings back la
 from sqlalchemy import Connection
 
 from worker.core import Counter
-from worker.ledger.queries.reports.entry_sums import entry_sums
+from worker.ledger.queries.reports.entry_sums import report_on_taken
 from worker.ledger.queries.reports.request import ReportRequest
-from worker.ledger.queries.reports.table import Movements, Report, ReportColumn, Unit, folded
+from worker.ledger.queries.reports.table import Report, ReportColumn, Unit
 
 COLUMNS = (
     ReportColumn("expired", Unit.TOKENS, "expired unused, or given up when the subscription ended"),
@@ -19,10 +19,4 @@ COLUMNS = (
 
 def breakage_report(connection: Connection, request: ReportRequest) -> Report:
     """Return the report on breakage."""
-    movements = Movements(request, [column.name for column in COLUMNS])
-    for found in entry_sums(connection, request, counter=Counter.EXPIRY):
-        if found.is_brought:
-            movements.add(found.group, found.period, imported=-found.amount)
-        else:
-            movements.add(found.group, found.period, expired=-found.amount, entries=found.entries)
-    return folded(request, movements, COLUMNS)
+    return report_on_taken(connection, request, Counter.EXPIRY, COLUMNS)

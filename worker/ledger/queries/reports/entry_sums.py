@@ -17,7 +17,7 @@ from worker.ledger.queries.reports.reading import (
     was_brought,
 )
 from worker.ledger.queries.reports.request import Grouping, ReportRequest
-from worker.ledger.queries.reports.table import Group
+from worker.ledger.queries.reports.table import Group, Movements, Report, ReportColumn, folded
 from worker.ledger.queries.snapshots import on_operation
 from worker.ledger.queries.usage_groups import UNLABELLED
 from worker.ledger.slots import Slots, in_slots
@@ -76,6 +76,21 @@ def entry_sums(
         yield EntrySum(
             row.period, group, Counter(row.counter), bool(row.is_brought), int(row.amount), row.entries
         )
+
+
+def report_on_taken(
+    connection: Connection, request: ReportRequest, counter: Counter, columns: Sequence[ReportColumn]
+) -> Report:
+    """Return the report on what a counter-account took: tokens, entries, and the tokens of imports."""
+    names = [column.name for column in columns]
+    taken, number, imported = names
+    movements = Movements(request, names)
+    for found in entry_sums(connection, request, counter=counter):
+        if found.is_brought:
+            movements.add(found.group, found.period, **{imported: -found.amount})
+        else:
+            movements.add(found.group, found.period, **{taken: -found.amount, number: found.entries})
+    return folded(request, movements, columns)
 
 
 def _joined(statement: Select[Any], groups: Sequence[Grouping]) -> Select[Any]:

@@ -26,17 +26,10 @@ class PaymentKey(NamedTuple):
 
 
 class MovedBack(NamedTuple):
-    """Money of a payment that went back at a time, by reason; negative where it was given back again."""
+    """Money of a payment that went back at a time; negative where it was given back again."""
 
     posted_at: datetime
-    refunded: int
-    disputed: int
-    failed: int
-
-    @property
-    def minor(self) -> int:
-        """Money that went back, for any reason."""
-        return self.refunded + self.disputed + self.failed
+    money: MoneyBack
 
 
 class ReturnedPayment(NamedTuple):
@@ -146,7 +139,7 @@ def _moves(rows: list[Row[Any]], policy: PaymentPolicy) -> Iterator[MovedBack]:
         events += map(_event, together)
         after = money_back_by_reason(payment, events, policy)
         if after != before:
-            yield MovedBack(posted_at, *(new - old for new, old in zip(after, before, strict=True)))
+            yield MovedBack(posted_at, after.since(before))
         before = after
 
 

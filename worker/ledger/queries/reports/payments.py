@@ -33,12 +33,11 @@ COLUMNS = (
         "imported", Unit.MONEY, "taken elsewhere, before the account came here: not in gross", rank=3
     ),
 )
-_MEASURES = ("payments", "gross", "refunded", "disputed", "failed", "net", "imported")
 
 
 def payments_report(connection: Connection, request: ReportRequest, policy: PaymentPolicy) -> Report:
     """Return the report on payments."""
-    movements = Movements(request, _MEASURES)
+    movements = Movements(request, [column.name for column in COLUMNS])
 
     def select_in(slots: Slots) -> Select[Any]:
         kinds = (
@@ -67,9 +66,7 @@ def payments_report(connection: Connection, request: ReportRequest, policy: Paym
                 movements.add(
                     paid.group,
                     request.periods.number_of(moved.posted_at),
-                    refunded=moved.refunded,
-                    disputed=moved.disputed,
-                    failed=moved.failed,
-                    net=-moved.minor,
+                    **moved.money._asdict(),
+                    net=-moved.money.minor,
                 )
     return folded(request, movements, COLUMNS)

@@ -1,34 +1,20 @@
 """Reading of reports: statements over all users, in parts of the range, by any zone and dialect."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from math import inf
 from time import monotonic
 from typing import Any
 
-from sqlalchemy import (
-    ARRAY,
-    Connection,
-    DateTime,
-    FromClause,
-    Integer,
-    Row,
-    Select,
-    and_,
-    case,
-    cast,
-    func,
-    literal,
-    select,
-    text,
-)
+from sqlalchemy import Connection, FromClause, Row, Select, and_, select, text
 from sqlalchemy.sql import ColumnElement
 
 from schemas import ImportAccount, type_of
 from worker.core.rules.imports import PAYMENT_IMPORT
+from worker.ledger.queries.buckets import number_of_bucket
 from worker.ledger.queries.reports.request import Periods
 from worker.ledger.slots import Slots, in_slots, parts_of
-from worker.ledger.tables import UtcDateTime, accounts, entries, operations
+from worker.ledger.tables import accounts, entries, operations
 
 #: Types of the operations that brought accounts from another system: their past is not of the range.
 IMPORTS = (type_of(ImportAccount), PAYMENT_IMPORT)
@@ -67,28 +53,7 @@ def period_of(
     connection: Connection, moment: ColumnElement[datetime], periods: Periods
 ) -> ColumnElement[int]:
     """Return the number of the part of the range that a time lies in, see ``Periods``."""
-    if connection.dialect.name == "postgresql":
-        bounds = cast(literal(list(periods.bounds), ARRAY(DateTime(timezone=True))), _TIMES)
-        return func.width_bucket(moment, bounds, type_=Integer())
-    return _searched(moment, periods.bounds, 0)
-
-
-_TIMES = ARRAY(DateTime(timezone=True))
-_MOMENT, _NUMBER = UtcDateTime(), Integer()
-
-
-def _searched(moment: ColumnElement[datetime], bounds: Sequence[datetime], first: int) -> ColumnElement[int]:
-    """Search the bounds by halves: SQLite has no function for it."""
-    if not bounds:
-        return literal(first, _NUMBER)
-    middle = len(bounds) // 2
-    return case(
-        (
-            moment < literal(bounds[middle], _MOMENT),
-            _searched(moment, bounds[:middle], first),
-        ),
-        else_=_searched(moment, bounds[middle + 1 :], first + middle + 1),
-    )
+    return number_of_bucket(connection, moment, periods.bounds)
 
 
 def imports_in(slots: Slots) -> FromClause:

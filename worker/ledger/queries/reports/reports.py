@@ -5,9 +5,11 @@ from time import monotonic
 from typing import assert_never
 
 from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import DBAPIError
 
 from worker.catalog import PaymentPolicy
 from worker.errors import LedgerUnavailableError, QueryError
+from worker.ledger.driver_errors import was_canceled
 from worker.ledger.queries.reports import breakage, liability, payments, revenue, usage
 from worker.ledger.queries.reports.reading import ReportTimeoutError
 from worker.ledger.queries.reports.request import ReportName, ReportRequest
@@ -60,7 +62,11 @@ def report(
                 _limit(connection, timeout_s)
             return read(connection, request, policy)
     except (ReportTimeoutError, LedgerUnavailableError) as error:
-        if timeout_s is None or not (isinstance(error, ReportTimeoutError) or _was_canceled(error)):
+        cause = error.__cause__
+        is_late = isinstance(error, ReportTimeoutError) or (
+            isinstance(cause, DBAPIError) and was_canceled(cause)
+        )
+        if timeout_s is None or not is_late:
             raise
         raise QueryError(
             f"this report takes longer than {timeout_s:.0f} s here: ask for a shorter range, or run "
@@ -73,14 +79,6 @@ def _limit(connection: Connection, timeout_s: float) -> None:
     connection.execution_options(report_deadline=monotonic() + timeout_s)
     if connection.dialect.name == "postgresql":
         connection.execute(text(f"SET LOCAL statement_timeout = {timeout_s * 1000:.0f}"))
-
-
-def _was_canceled(error: LedgerUnavailableError) -> bool:
-    """Return True where the server gave a statement up for its time."""
-    return getattr(getattr(error.__cause__, "orig", None), "pgcode", None) == _QUERY_CANCELED
-
-
-_QUERY_CANCELED = "57014"
 
 
 def read(connection: Connection, request: ReportRequest, policy: PaymentPolicy) -> Report:

@@ -145,7 +145,7 @@ def _sold(request: ReportRequest, about: list[_Tagged]) -> SoldTokens | None:
 def _add_moved(sold: SoldTokens, moves: tuple[MovedBack, ...], request: ReportRequest) -> None:
     for moved in moves:
         period = request.periods.number_of(moved.posted_at)
-        sold.back[period] = sold.back.get(period, 0) + moved.minor
+        sold.back[period] = sold.back.get(period, 0) + moved.money.minor
 
 
 def _add_entries(sold: SoldTokens, lot: _Lot, row: Row[Any]) -> None:

@@ -10,7 +10,7 @@ from pydantic.alias_generators import to_camel
 
 from worker.errors import QueryError
 from worker.ledger.queries.reports.request import Grouping, ReportRequest
-from worker.ledger.queries.views import View
+from worker.ledger.queries.views import View, stamp
 from worker.runtime.shown_money import decimal_text
 
 #: Most rows of a report, and most groups times days or months that it sums up: what it holds in memory.
@@ -72,8 +72,8 @@ class Report(View):
         request = self.request
         return {
             "report": request.name.value,
-            "from": request.start.isoformat().replace("+00:00", "Z"),
-            "to": request.end.isoformat().replace("+00:00", "Z"),
+            "from": stamp(request.start),
+            "to": stamp(request.end),
             "timezone": request.zone.key,
             "by": [grouping.value for grouping in request.by],
             "rows": [self._fields(row) for row in self.rows],

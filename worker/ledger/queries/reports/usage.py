@@ -7,9 +7,9 @@ back is beside it and not taken off. It adds up to the entries.
 from sqlalchemy import Connection
 
 from worker.core import Counter
-from worker.ledger.queries.reports.entry_sums import entry_sums
+from worker.ledger.queries.reports.entry_sums import report_on_taken
 from worker.ledger.queries.reports.request import ReportRequest
-from worker.ledger.queries.reports.table import Movements, Report, ReportColumn, Unit, folded
+from worker.ledger.queries.reports.table import Report, ReportColumn, Unit
 
 COLUMNS = (
     ReportColumn("used", Unit.TOKENS, "taken for usage: at once, of a hold, or by a meter"),
@@ -20,10 +20,4 @@ COLUMNS = (
 
 def usage_report(connection: Connection, request: ReportRequest) -> Report:
     """Return the report on usage."""
-    movements = Movements(request, [column.name for column in COLUMNS])
-    for found in entry_sums(connection, request, counter=Counter.USAGE):
-        if found.is_brought:
-            movements.add(found.group, found.period, imported=-found.amount)
-        else:
-            movements.add(found.group, found.period, used=-found.amount, entries=found.entries)
-    return folded(request, movements, COLUMNS)
+    return report_on_taken(connection, request, Counter.USAGE, COLUMNS)
