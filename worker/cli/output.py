@@ -62,20 +62,13 @@ def show_json(value: dict[str, Any]) -> None:
     echo_json(json.dumps(value, ensure_ascii=False, indent=2 if is_terminal() else None))
 
 
-def show_json_list(fields: dict[str, Any], name: str, items: Iterable[dict[str, Any]]) -> None:
-    """Print one JSON object of ``fields`` and a list, an item a line; hold one at a time."""
-    echo_json(f'{json.dumps(fields, ensure_ascii=False)[:-1]}, "{name}": [', nl=False)
-    separator = "\n"
-    for item in items:
-        echo_json(f"{separator}{json.dumps(item, ensure_ascii=False)}", nl=False)
-        separator = ",\n"
-    click.echo('\n], "next": null}')
-
-
 def show_json_stream(
     name: str, items: Iterable[dict[str, Any]], fields: Callable[[], dict[str, Any]]
 ) -> None:
-    """Print one JSON object of a list, an item a line, and of fields that are known at its end."""
+    """Print one JSON object of a list, an item a line, and of fields that are known at its end.
+
+    One item is held at a time.
+    """
     echo_json(f'{{"{name}": [', nl=False)
     separator = "\n"
     for item in items:
