@@ -8,7 +8,7 @@ import click
 from worker.bootstrap import Application
 from worker.cli.application import with_application
 from worker.cli.csv_cells import csv_line
-from worker.cli.options import as_json, cursor_option, limit_option, show_next, with_wide
+from worker.cli.options import as_json, cursor_option, limit_option, require_one_form, show_next, with_wide
 from worker.cli.output import show_json, show_table
 from worker.cli.table_width import Column
 from worker.cli.times import moment, stamp
@@ -61,8 +61,7 @@ def accounts(
       billing-worker accounts --sort most_used --limit 10
       billing-worker accounts team-7/ --negative --csv
     """
-    if as_csv and as_json:
-        raise click.UsageError("give --csv or --json, not both")
+    require_one_form(as_csv=as_csv, as_json=as_json)
     application.require_readable_schema()
     found = _found(application, AccountFilter(prefix, in_debt, negative), sort, limit, cursor)
     if as_json:

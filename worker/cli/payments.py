@@ -9,7 +9,15 @@ import click
 from worker.bootstrap import Application, utc_now
 from worker.cli.application import with_application
 from worker.cli.csv_cells import csv_line
-from worker.cli.options import as_json, cursor_option, limit_option, show_next, time_option, with_wide
+from worker.cli.options import (
+    as_json,
+    cursor_option,
+    limit_option,
+    require_one_form,
+    show_next,
+    time_option,
+    with_wide,
+)
 from worker.cli.output import is_terminal, show_json, show_table
 from worker.cli.table_width import Column
 from worker.cli.times import TimeText, stamp, time_range
@@ -69,8 +77,7 @@ def list_incidents(
       billing-worker payments --rejected --from today --gateway stripe
       billing-worker payments --json | jq -r '.incidents[].referenceId'
     """
-    if as_csv and as_json:
-        raise click.UsageError("give --csv or --json, not both")
+    require_one_form(as_csv=as_csv, as_json=as_json)
     application.require_usable_schema()
     now = utc_now()
     since, until = time_range(start, end, now)

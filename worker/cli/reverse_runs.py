@@ -7,7 +7,7 @@ import click
 
 from worker.bootstrap import Application
 from worker.cli.csv_cells import csv_line
-from worker.cli.options import show_next
+from worker.cli.options import require_one_form, show_next
 from worker.cli.output import show_fields, show_json, show_table
 from worker.cli.table_width import Column
 from worker.cli.times import moment, stamp
@@ -80,8 +80,7 @@ def show_run(
     as_json: bool,
 ) -> None:
     """Show a run with a page of its charges, or print all of them as CSV."""
-    if as_csv and as_json:
-        raise click.UsageError("give --csv or --json, not both")
+    require_one_form(as_csv=as_csv, as_json=as_json)
     application.require_readable_schema()
     if as_csv:
         click.echo(csv_line(_CSV), nl=False)
