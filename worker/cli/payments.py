@@ -31,7 +31,7 @@ from worker.ledger.queries.incidents import (
     overdue_before,
 )
 from worker.runtime.durations import lasting
-from worker.runtime.shown_money import decimal_text
+from worker.runtime.shown_money import decimal_or_none
 
 
 @click.command("payments")
@@ -129,7 +129,7 @@ def show_incidents(page: IncidentPage, now: datetime) -> None:
                 incident.type,
                 incident.user_id,
                 incident.gateway,
-                _decimal(incident, grouped=is_terminal()),
+                decimal_or_none(incident.amount_minor, incident.currency, grouped=is_terminal()),
                 incident.currency,
                 _code(incident),
                 incident.what_to_do,
@@ -164,13 +164,6 @@ def _csv(page: IncidentPage) -> str:
     return "".join(map(csv_line, (_CSV, *map(_row, page.incidents))))
 
 
-def _decimal(incident: Incident, *, grouped: bool = False) -> str | None:
-    """Return the money as a decimal; of an unknown currency nobody knows the decimals."""
-    if incident.amount_minor is None or incident.currency is None:
-        return None
-    return decimal_text(incident.amount_minor, incident.currency, grouped=grouped)
-
-
 def _row(incident: Incident) -> Sequence[Any]:
     return (
         incident.kind.value,
@@ -179,7 +172,7 @@ def _row(incident: Incident) -> Sequence[Any]:
         incident.type,
         incident.user_id,
         incident.gateway,
-        _decimal(incident),
+        decimal_or_none(incident.amount_minor, incident.currency),
         incident.currency,
         incident.code,
         "yes" if incident.is_overdue else "no",
