@@ -4,7 +4,7 @@ import codecs
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -152,6 +152,12 @@ def show_fields(title: str, fields: Sequence[tuple[str, Any]]) -> None:
         style = "red" if is_owed or isinstance(value, Alarm) else ""
         table.add_row(name, Text(_cell(value, name), style=style))
     console().print(table)
+
+
+def counted(counts: Mapping[str, int]) -> str:
+    """Return the number of items in each state, for people."""
+    shown = [f"{count:,} {state.replace('_', ' ')}" for state, count in counts.items() if count]
+    return ", ".join(shown) or "nothing yet"
 
 
 def show_text(text: str) -> None:

@@ -10,9 +10,9 @@ from worker.bootstrap import Application
 from worker.cli.application import with_application
 from worker.cli.operation_options import with_operation_filters
 from worker.cli.options import as_json, cursor_option, limit_option, required_reason, with_actor, with_wide
-from worker.cli.output import is_terminal, progress, show_json
+from worker.cli.output import counted, is_terminal, progress, show_json
 from worker.cli.rates import RATE
-from worker.cli.reverse_runs import cancel_run, counted, list_runs, run_as_dict, show_run
+from worker.cli.reverse_runs import cancel_run, list_runs, run_as_dict, show_run
 from worker.cli.reverse_survey import show_survey, survey_as_dict
 from worker.cli.text import printable
 from worker.errors import NotPossibleError

@@ -16,9 +16,9 @@ from worker.cli.dead_letters.options import (
     with_numbers,
     with_yes,
 )
-from worker.cli.dead_letters.replays import cancel, counted, list_replays, pause, show_replay
+from worker.cli.dead_letters.replays import cancel, list_replays, pause, show_replay
 from worker.cli.options import as_json, required_reason, with_actor
-from worker.cli.output import progress, show_json
+from worker.cli.output import counted, progress, show_json
 from worker.cli.rates import RATE
 from worker.cli.text import printable
 from worker.deadletters.models import ItemState, Replay, ReplayState

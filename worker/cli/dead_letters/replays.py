@@ -1,6 +1,6 @@
 """``dead-letters replay list``, ``show``, ``pause`` and ``cancel``."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -20,7 +20,7 @@ from worker.cli.options import (
     with_actor,
     with_wide,
 )
-from worker.cli.output import show_fields, show_json, show_table
+from worker.cli.output import counted, show_fields, show_json, show_table
 from worker.cli.table_width import Column
 from worker.cli.times import stamp
 from worker.deadletters.models import ItemState, RejectedTokens, Replay, ReplayItem, ReplayLook
@@ -270,9 +270,3 @@ def _show_changed(found: Replay, *, as_json: bool) -> None:
         show_json(found.to_dict())
     else:
         click.echo(f"replay {found.number} is {found.state.value}: {counted(found.counts)}")
-
-
-def counted(counts: Mapping[str, int]) -> str:
-    """Return the items of a replay by state, for people."""
-    shown = [f"{count:,} {state.replace('_', ' ')}" for state, count in counts.items() if count]
-    return ", ".join(shown) or "nothing yet"

@@ -178,6 +178,4 @@ def _values_of(number: int) -> dict[str, object]:
 
 
 def _share(run: ReverseRun) -> object:
-    counts = run.counts
-    title = ", ".join(f"{count:,} {state.replace('_', ' ')}" for state, count in counts.items() if count)
-    return share_bar([(COLOURS[state], counts.get(state, 0)) for state in COLOURS], title)
+    return share_bar(run.counts, COLOURS)
