@@ -82,7 +82,7 @@ def reverse(
 
     The filters are those of `operations`. Without --yes it is a dry run: every refund is judged by today's
     ledger, and nothing moves. With --yes the set is frozen and stored; each charge that can be reversed gets
-    one credit.refund through the queue, for what earlier refunds have left of it. The ledger says what became
+    one credit.refund through the queue, for what earlier refunds have left of it. The ledger has the result
     of each. No charge is given back twice, by however many runs. Ctrl-C lets a run rest; --resume goes on,
     also after a crash.
 
