@@ -66,9 +66,7 @@ def index() -> ResponseReturnValue:
 def live() -> ResponseReturnValue:
     """Show the part of the overview that refreshes itself."""
     window = WINDOWS.get(request.args.get("window", "hour"), WINDOWS["hour"])
-    return render_template(
-        "overview_live.html", windows=WINDOWS, window=window, **_template_values(context(), window)
-    )
+    return render_template("overview_live.html", window=window, **_template_values(context(), window))
 
 
 def _template_values(console: ConsoleContext, window: Window) -> dict[str, object]:
@@ -84,10 +82,8 @@ def _template_values(console: ConsoleContext, window: Window) -> dict[str, objec
         "queues": queues,
         "status": status,
         "tiles": tiles_of(status, counts, found, totals),
-        "pace": found,
         "chart": found if isinstance(found, Unknown) else _chart(found, failures, window),
         "rows": () if isinstance(found, Unknown) else _rows(found, failures),
-        "counts": counts,
         "groups": groups,
         "totals": totals,
         "checks": _checks(console.health(), queues, found, status, now),
