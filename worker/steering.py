@@ -21,10 +21,10 @@ from worker.errors import (
 from worker.ledger.engine import translated_errors
 from worker.ledger.operator_pauses import OperatorPause, PauseKind, begin_pause, end_pauses
 from worker.ledger.pauses import Pause
+from worker.status import lane_name
 
-_PREFIX = f"{BILLING.exchange}."
 #: Lanes of work by the names that operators type.
-LANES = {queue.name.removeprefix(_PREFIX): queue.name for queue in BILLING.work}
+LANES = {lane_name(queue.name): queue.name for queue in BILLING.work}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Resumed:
 
 def queue_of_lane(name: str) -> str:
     """Return the queue of a lane that is named by itself or by its queue. Raises QueryError."""
-    queue = LANES.get(name.removeprefix(_PREFIX))
+    queue = LANES.get(lane_name(name))
     if queue is None:
         raise QueryError(f"there is no lane {name[:60]!r}: one of {', '.join(LANES)}")
     return queue

@@ -31,10 +31,14 @@ def test_axis_ends_with_a_round_number(value: int, top: int) -> None:
     assert round_up(value) == top
 
 
+COLOURS = {"applied": "good", "skipped": "idle", "failed_again": "bad"}
+
+
 def test_share_bar_has_parts_in_proportion() -> None:
-    svg = ElementTree.fromstring(str(share_bar([("good", 3), ("none", 0), ("bad", 1)], "t")))  # noqa: S314
+    svg = ElementTree.fromstring(str(share_bar({"failed_again": 1, "applied": 3}, COLOURS)))  # noqa: S314
     assert [(r.attrib["class"], r.attrib["width"]) for r in svg.iter("rect")] == [
         ("good", "750.00"),
         ("bad", "250.00"),
     ]
-    assert share_bar([("good", 0)], "t") == ""
+    assert svg.attrib["aria-label"] == "1 failed again, 3 applied"
+    assert share_bar({"applied": 0}, COLOURS) == ""

@@ -1,6 +1,5 @@
 """``accounts``: accounts in the order of an amount, in debt or below zero, or by the beginning of a user."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import click
@@ -8,19 +7,19 @@ import click
 from worker.bootstrap import Application
 from worker.cli.application import with_application
 from worker.cli.csv_cells import csv_line
-from worker.cli.options import as_json, cursor_option, limit_option, show_next, with_wide
+from worker.cli.options import as_json, cursor_option, limit_option, require_one_form, show_next, with_wide
 from worker.cli.output import show_json, show_table
 from worker.cli.table_width import Column
 from worker.cli.times import moment, stamp
 from worker.ledger.queries import snapshot
-from worker.ledger.queries.account_list import SORTS, AccountFilter, AccountSort, listed_accounts
+from worker.ledger.queries.account_list import (
+    SORTS,
+    AccountFilter,
+    AccountSort,
+    ListedAccounts,
+    listed_accounts,
+)
 from worker.ledger.queries.search import AccountLine, accounts_by_prefix
-
-
-@dataclass(frozen=True, slots=True)
-class _AccountRows:
-    accounts: tuple[AccountLine, ...]
-    next: str | None
 
 
 @click.command("accounts")
@@ -61,30 +60,28 @@ def accounts(
       billing-worker accounts --sort most_used --limit 10
       billing-worker accounts team-7/ --negative --csv
     """
-    if as_csv and as_json:
-        raise click.UsageError("give --csv or --json, not both")
+    require_one_form(as_csv=as_csv, as_json=as_json)
     application.require_readable_schema()
     found = _found(application, AccountFilter(prefix, in_debt, negative), sort, limit, cursor)
     if as_json:
-        show_json({"accounts": [account.to_dict() for account in found.accounts], "next": found.next})
+        show_json({"accounts": [account.to_dict() for account in found.accounts], "next": found.next_cursor})
         return
     if as_csv:
         for line in (_CSV, *map(_cells, found.accounts)):
             click.echo(csv_line(line), nl=False)
     else:
         show_table("Accounts", _COLUMNS, map(_row, found.accounts))
-    show_next(found.next)
+    show_next(found.next_cursor)
 
 
 def _found(
     application: Application, wanted: AccountFilter, sort: AccountSort | None, limit: int, cursor: str | None
-) -> _AccountRows:
+) -> ListedAccounts:
     with snapshot(application.engine) as connection:
         if sort is None and wanted == AccountFilter(wanted.prefix):
             page = accounts_by_prefix(connection, wanted.prefix, cursor, limit)
-            return _AccountRows(page.accounts, page.next_after)
-        listed = listed_accounts(connection, wanted, sort or "most_debt", limit, cursor)
-        return _AccountRows(listed.accounts, listed.next_cursor)
+            return ListedAccounts(page.accounts, page.next_after)
+        return listed_accounts(connection, wanted, sort or "most_debt", limit, cursor)
 
 
 _COLUMNS = (

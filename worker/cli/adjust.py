@@ -13,7 +13,7 @@ from schemas import Limits, Malformed, Message, Reply, Status, decode, routing_k
 from worker.bootstrap import Application, utc_now
 from worker.broker import Consumes, Link
 from worker.cli.application import reader_of, reply_sender_of, with_application
-from worker.cli.options import actor_option, as_json, named_operator
+from worker.cli.options import actor_option, as_json, confirm, named_operator
 from worker.cli.output import show_fields, show_json
 from worker.cli.reply_link import reply_link
 from worker.cli.text import printable, shown_id
@@ -145,9 +145,7 @@ def _confirm_large(application: Application, user: str, tokens: int) -> None:
     if not is_large(tokens, balance):
         return
     size = f"{tokens:+,} tokens is large for {shown_id(user)}, who has {balance:,}"
-    if not sys.stdin.isatty():
-        raise click.UsageError(f"{size}: add --yes where nobody can be asked")
-    click.confirm(f"{size}. Adjust the balance?", abort=True, err=True)
+    confirm(f"{size}. Adjust the balance?", refusal=size)
 
 
 def _message(key: str, body: bytes, queue: str, sender: str, at: datetime) -> OutgoingCommand:

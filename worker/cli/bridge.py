@@ -3,7 +3,7 @@
 import os
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 from pydantic import SecretStr
@@ -12,7 +12,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from worker.bootstrap import Application
 from worker.catalog import Catalog
 from worker.cli.application import sender_of, with_application
-from worker.cli.listening import listen_address, refuse_clear_text
+from worker.cli.listening import listen_address, refuse_clear_text, require_extra
 from worker.errors import ConfigurationError
 from worker.runtime.address import Address
 from worker.runtime.service_manager import ServiceManager, reported
@@ -108,7 +108,7 @@ def bridge(
       billing-worker bridge --config bridge.toml
       billing-worker bridge --config bridge.toml --listen 0.0.0.0:8802 --https
     """
-    _require_extra()
+    require_extra("http", "the bridge", "flask", "waitress")
     settings = BridgeSettings()
     endpoints, loaded = _endpoints(application, settings, config)
     address = listen_address(
@@ -236,16 +236,3 @@ def _serve(
 def _on_listening(application: Application, url: str) -> None:
     application.health.add_obstacle(lambda: None)
     click.echo(f"serving on {url}")
-
-
-def _require_extra() -> None:
-    """Raise ConfigurationError where the packages that only the HTTP doors need are not installed."""
-    try:
-        import flask
-        import waitress
-
-        _: Any = (flask, waitress)
-    except ImportError as error:
-        raise ConfigurationError(
-            f"the bridge needs the extra `http` ({error.name} is missing): pip install 'billing-worker[http]'"
-        ) from error

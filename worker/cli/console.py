@@ -14,7 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from worker.bootstrap import Application
 from worker.cli.application import with_application
-from worker.cli.listening import listen_address, refuse_clear_text
+from worker.cli.listening import listen_address, refuse_clear_text, require_extra
 from worker.cli.options import as_json
 from worker.cli.output import show_json, show_table
 from worker.cli.statement import as_csv
@@ -118,7 +118,7 @@ def console(
     if context.invoked_subcommand is not None:
         context.obj = users
         return
-    _require_extra()
+    require_extra("console", "the console", "flask_wtf", "waitress")
     address = listen_address(listen, "--listen")
     trusted = _proxies(proxies or (settings.trusted_proxies or "").split(","))
     _serve(
@@ -278,7 +278,7 @@ def list_users(context: click.Context, *, path: Path | None, as_json: bool) -> N
 
 
 def _file(context: click.Context, path: Path | None) -> Path:
-    _require_extra()
+    require_extra("console", "the console", "flask_wtf", "waitress")
     file: Path | None = path or context.obj
     if file is None:
         raise click.UsageError("name the file: --users FILE, or BILLING_CONSOLE_USERS")
@@ -317,17 +317,3 @@ def _proxies(texts: Sequence[str]) -> "TrustedProxies":
         return TrustedProxies.parse(text for text in map(str.strip, texts) if text)
     except ValueError as error:
         raise click.UsageError(f"--trusted-proxy (BILLING_CONSOLE_TRUSTED_PROXIES) {error}") from None
-
-
-def _require_extra() -> None:
-    """Raise ConfigurationError where the packages that only the console needs are not installed."""
-    try:
-        import flask_wtf
-        import waitress
-
-        _: Any = (flask_wtf, waitress)
-    except ImportError as error:
-        raise ConfigurationError(
-            f"the console needs the extra `console` ({error.name} is missing): "
-            "pip install 'billing-worker[console]'"
-        ) from error

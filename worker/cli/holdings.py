@@ -8,7 +8,7 @@ import click
 from worker.bootstrap import Application, utc_now
 from worker.cli.application import reader_of, with_application
 from worker.cli.options import as_json, cursor_option, limit_option, show_next, with_wide
-from worker.cli.output import show_json, show_json_list, show_long_table, show_table
+from worker.cli.output import show_json, show_json_stream, show_long_table, show_table
 from worker.cli.table_width import Column
 from worker.cli.times import moment
 from worker.ledger.queries import Expiring, ExpiringPage, HoldView, LotView
@@ -209,7 +209,7 @@ def _show_page(user: str | None, days: int, page: ExpiringPage, *, as_json: bool
 
 def _show_everybody(days: int, found: Iterable[Expiring], *, as_json: bool) -> None:
     if as_json:
-        show_json_list({"days": days}, "expiring", (lot.to_dict() for lot in found))
+        show_json_stream("expiring", (lot.to_dict() for lot in found), lambda: {"days": days, "next": None})
     else:
         show_long_table(_title(days), _EXPIRING, map(_expiring_row, found))
 

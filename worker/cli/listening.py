@@ -1,4 +1,6 @@
-"""Addresses that commands serve on: ``HOST:PORT``, and the refusal of clear text before others' eyes."""
+"""Conditions of commands that serve: an address, no clear text before others' eyes, the packages."""
+
+from importlib import import_module
 
 import click
 
@@ -25,3 +27,15 @@ def refuse_clear_text(address: Address, what: str, *, https: bool, insecure: boo
             f"{address.host} can be reached by others, and {what} would be sent in clear text: put a proxy "
             "with TLS in front and say --https, or say --insecure where the network is safe"
         )
+
+
+def require_extra(extra: str, what: str, *modules: str) -> None:
+    """Raise ConfigurationError where a module of an extra, which ``what`` needs, is not installed."""
+    try:
+        for module in modules:
+            import_module(module)
+    except ImportError as error:
+        raise ConfigurationError(
+            f"{what} needs the extra `{extra}` ({error.name} is missing): "
+            f"pip install 'billing-worker[{extra}]'"
+        ) from error

@@ -6,7 +6,7 @@ from typing import Any
 from worker.cli.csv_cells import csv_line
 from worker.cli.times import stamp
 from worker.ledger.queries.operations import OperationLine
-from worker.runtime.shown_money import decimal_text
+from worker.runtime.shown_money import decimal_or_none
 
 _NAMES = (
     "recorded_at",
@@ -36,13 +36,6 @@ def operation_line(one: OperationLine) -> str:
     return csv_line(_cells(one))
 
 
-def amount_of(one: OperationLine, *, grouped: bool = False) -> str | None:
-    """Return the money as a decimal; of an unknown currency nobody knows the decimals."""
-    if one.amount_minor is None or one.currency is None:
-        return None
-    return decimal_text(one.amount_minor, one.currency, grouped=grouped)
-
-
 def _cells(one: OperationLine) -> Sequence[Any]:
     return (
         stamp(one.recorded_at),
@@ -56,7 +49,7 @@ def _cells(one: OperationLine) -> Sequence[Any]:
         one.balance_after,
         one.feature,
         one.quantity,
-        amount_of(one),
+        decimal_or_none(one.amount_minor, one.currency),
         one.currency,
         None if one.sender is None else str(one.sender),
         one.attempt,

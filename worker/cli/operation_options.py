@@ -1,13 +1,12 @@
 """Options that choose operations, the same for every command that lists or changes a set of them."""
 
 from collections.abc import Sequence
-from functools import wraps
 from typing import Any
 
 import click
 
 from worker.bootstrap import utc_now
-from worker.cli.options import Command, Decorator, time_option
+from worker.cli.options import Decorator, options_as, time_option
 from worker.cli.times import TimeText, time_range
 from worker.errors import QueryError
 from worker.ledger.queries.operation_filter import OperationFilter
@@ -89,20 +88,6 @@ _FILTERS: dict[str, Decorator] = {
 }
 
 
-def with_operation_filters(command: Command) -> Command:
-    """Give a command the filters as options, and the filter that they make as ``wanted``."""
-
-    @wraps(command)
-    def run(*arguments: Any, **parameters: Any) -> Any:
-        values = {name: parameters.pop(name) for name in _FILTERS}
-        return command(*arguments, wanted=_filter(**values), **parameters)
-
-    wrapped: Command = run
-    for option in reversed(_FILTERS.values()):
-        wrapped = option(wrapped)
-    return wrapped
-
-
 def _filter(
     *, start: TimeText | None, end: TimeText | None, amount: int | None, **values: Any
 ) -> OperationFilter:
@@ -131,3 +116,7 @@ def _filter(
     except QueryError as error:
         option = OPTIONS.get(error.field or "")
         raise click.BadParameter(str(error), param_hint=option and f"'{option}'") from error
+
+
+#: Give a command the filters as options, and the filter that they make as ``wanted``.
+with_operation_filters = options_as("wanted", _FILTERS, _filter)

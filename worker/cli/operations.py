@@ -8,9 +8,9 @@ import click
 from worker.bootstrap import Application
 from worker.cli.application import with_application
 from worker.cli.csv_cells import csv_line
-from worker.cli.operation_csv import HEAD, amount_of, operation_line
+from worker.cli.operation_csv import HEAD, operation_line
 from worker.cli.operation_options import with_operation_filters
-from worker.cli.options import as_json, cursor_option, limit_option, show_next, with_wide
+from worker.cli.options import as_json, cursor_option, limit_option, require_one_form, show_next, with_wide
 from worker.cli.output import is_terminal, progress, show_json, show_json_stream, show_table
 from worker.cli.table_width import Column
 from worker.cli.times import moment, stamp
@@ -18,6 +18,7 @@ from worker.ledger.queries import snapshot
 from worker.ledger.queries.operation_filter import OperationFilter
 from worker.ledger.queries.operation_totals import Spenders, SpentBy, top_spenders
 from worker.ledger.queries.operations import LIMIT_MAX, OperationLine, OperationPage, operation_page
+from worker.runtime.shown_money import decimal_or_none
 
 #: Pages that one call reads, where few operations are found on each.
 _PAGES_MAX = 10
@@ -62,8 +63,7 @@ def operations(
       billing-worker operations --top sender --from 2026-11-01
       billing-worker operations --json | jq -r '.operations[].referenceId'
     """
-    if as_csv and as_json:
-        raise click.UsageError("give --csv or --json, not both")
+    require_one_form(as_csv=as_csv, as_json=as_json)
     application.require_readable_schema()
     if top is not None:
         if cursor is not None or is_all:
@@ -163,7 +163,7 @@ def _show_operations(found: Sequence[OperationLine]) -> None:
                 one.balance_after,
                 one.feature,
                 one.sender,
-                amount_of(one, grouped=is_terminal()),
+                decimal_or_none(one.amount_minor, one.currency, grouped=is_terminal()),
                 one.currency,
                 one.status,
             )

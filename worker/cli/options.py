@@ -3,6 +3,7 @@
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from typing import Any
 
 import click
@@ -66,6 +67,31 @@ with_timezone = click.option(
 )
 
 
+# -- several options that make one value ------------------------------------------------------------------
+
+
+def options_as(
+    name: str, options: dict[str, Decorator], value_of: Callable[..., Any]
+) -> Callable[[Command], Command]:
+    """Return a decorator that gives a command ``options``, and as ``name`` the one value they make.
+
+    The keys of ``options`` are the names of their parameters, and those of ``value_of``.
+    """
+
+    def decorate(command: Command) -> Command:
+        @wraps(command)
+        def run(*arguments: Any, **parameters: Any) -> Any:
+            given = {key: parameters.pop(key) for key in options}
+            return command(*arguments, **{name: value_of(**given)}, **parameters)
+
+        wrapped: Command = run
+        for option in reversed(options.values()):
+            wrapped = option(wrapped)
+        return wrapped
+
+    return decorate
+
+
 # -- who acts ---------------------------------------------------------------------------------------------
 
 
@@ -101,9 +127,33 @@ def actor_option(default: Callable[[], str] = operator) -> Decorator:
 
 with_actor = actor_option()
 
+
+def required_reason(reason: str | None) -> str:
+    """Return the reason of a command that needs none for a look. Raises UsageError without one."""
+    if reason is None or not reason.strip():
+        raise click.UsageError("Missing option '--reason': say why, others will want to know")
+    return reason
+
+
+def confirm(question: str, *, refusal: str) -> None:
+    """Ask before something is done; end the command at a no.
+
+    Raises UsageError, which begins with ``refusal``, where nobody can be asked.
+    """
+    if not sys.stdin.isatty():
+        raise click.UsageError(f"{refusal}: add --yes where nobody can be asked")
+    click.confirm(question, abort=True, err=True)
+
+
 # -- forms of output --------------------------------------------------------------------------------------
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object, for scripts.")
+
+
+def require_one_form(*, as_csv: bool, as_json: bool) -> None:
+    """Raise UsageError where two forms of output are asked for."""
+    if as_csv and as_json:
+        raise click.UsageError("give --csv or --json, not both")
 
 
 def _show_all(ctx: click.Context, _: click.Parameter, is_wide: bool) -> None:  # noqa: FBT001 - as click calls it

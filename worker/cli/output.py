@@ -4,7 +4,7 @@ import codecs
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -62,20 +62,13 @@ def show_json(value: dict[str, Any]) -> None:
     echo_json(json.dumps(value, ensure_ascii=False, indent=2 if is_terminal() else None))
 
 
-def show_json_list(fields: dict[str, Any], name: str, items: Iterable[dict[str, Any]]) -> None:
-    """Print one JSON object of ``fields`` and a list, an item a line; hold one at a time."""
-    echo_json(f'{json.dumps(fields, ensure_ascii=False)[:-1]}, "{name}": [', nl=False)
-    separator = "\n"
-    for item in items:
-        echo_json(f"{separator}{json.dumps(item, ensure_ascii=False)}", nl=False)
-        separator = ",\n"
-    click.echo('\n], "next": null}')
-
-
 def show_json_stream(
     name: str, items: Iterable[dict[str, Any]], fields: Callable[[], dict[str, Any]]
 ) -> None:
-    """Print one JSON object of a list, an item a line, and of fields that are known at its end."""
+    """Print one JSON object of a list, an item a line, and of fields that are known at its end.
+
+    One item is held at a time.
+    """
     echo_json(f'{{"{name}": [', nl=False)
     separator = "\n"
     for item in items:
@@ -159,6 +152,12 @@ def show_fields(title: str, fields: Sequence[tuple[str, Any]]) -> None:
         style = "red" if is_owed or isinstance(value, Alarm) else ""
         table.add_row(name, Text(_cell(value, name), style=style))
     console().print(table)
+
+
+def counted(counts: Mapping[str, int]) -> str:
+    """Return the number of items in each state, for people."""
+    shown = [f"{count:,} {state.replace('_', ' ')}" for state, count in counts.items() if count]
+    return ", ".join(shown) or "nothing yet"
 
 
 def show_text(text: str) -> None:

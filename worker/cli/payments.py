@@ -9,7 +9,15 @@ import click
 from worker.bootstrap import Application, utc_now
 from worker.cli.application import with_application
 from worker.cli.csv_cells import csv_line
-from worker.cli.options import as_json, cursor_option, limit_option, show_next, time_option, with_wide
+from worker.cli.options import (
+    as_json,
+    cursor_option,
+    limit_option,
+    require_one_form,
+    show_next,
+    time_option,
+    with_wide,
+)
 from worker.cli.output import is_terminal, show_json, show_table
 from worker.cli.table_width import Column
 from worker.cli.times import TimeText, stamp, time_range
@@ -23,7 +31,7 @@ from worker.ledger.queries.incidents import (
     overdue_before,
 )
 from worker.runtime.durations import lasting
-from worker.runtime.shown_money import decimal_text
+from worker.runtime.shown_money import decimal_or_none
 
 
 @click.command("payments")
@@ -69,8 +77,7 @@ def list_incidents(
       billing-worker payments --rejected --from today --gateway stripe
       billing-worker payments --json | jq -r '.incidents[].referenceId'
     """
-    if as_csv and as_json:
-        raise click.UsageError("give --csv or --json, not both")
+    require_one_form(as_csv=as_csv, as_json=as_json)
     application.require_usable_schema()
     now = utc_now()
     since, until = time_range(start, end, now)
@@ -122,7 +129,7 @@ def show_incidents(page: IncidentPage, now: datetime) -> None:
                 incident.type,
                 incident.user_id,
                 incident.gateway,
-                _decimal(incident, grouped=is_terminal()),
+                decimal_or_none(incident.amount_minor, incident.currency, grouped=is_terminal()),
                 incident.currency,
                 _code(incident),
                 incident.what_to_do,
@@ -157,13 +164,6 @@ def _csv(page: IncidentPage) -> str:
     return "".join(map(csv_line, (_CSV, *map(_row, page.incidents))))
 
 
-def _decimal(incident: Incident, *, grouped: bool = False) -> str | None:
-    """Return the money as a decimal; of an unknown currency nobody knows the decimals."""
-    if incident.amount_minor is None or incident.currency is None:
-        return None
-    return decimal_text(incident.amount_minor, incident.currency, grouped=grouped)
-
-
 def _row(incident: Incident) -> Sequence[Any]:
     return (
         incident.kind.value,
@@ -172,7 +172,7 @@ def _row(incident: Incident) -> Sequence[Any]:
         incident.type,
         incident.user_id,
         incident.gateway,
-        _decimal(incident),
+        decimal_or_none(incident.amount_minor, incident.currency),
         incident.currency,
         incident.code,
         "yes" if incident.is_overdue else "no",

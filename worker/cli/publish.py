@@ -155,7 +155,7 @@ class PublishPosition:
 
     @classmethod
     def of(cls, source: Path) -> "PublishPosition":
-        """Return the mark of ``source``; a mark of a file that has changed since is ignored."""
+        """Return the position in ``source``; that of a file which has changed since is ignored."""
         digest, total = hashlib.sha256(), 0
         try:
             with source.open("rb") as file:
@@ -181,7 +181,7 @@ class PublishPosition:
             fresh.replace(self.path)
 
     def remove(self) -> None:
-        """Remove the mark: the file is published whole."""
+        """Remove the file of the position: all is published."""
         with _writable(self.path):
             self.path.unlink(missing_ok=True)
 

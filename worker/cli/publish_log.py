@@ -21,7 +21,7 @@ class PublishLog:
         self._record(BEGUN, source, detail)
 
     def end(self, source: str, detail: Mapping[str, str | int | None]) -> None:
-        """Write what has come of it."""
+        """Write the result."""
         self._record(ENDED, source, detail)
 
     def _record(self, action: str, source: str, detail: Mapping[str, str | int | None]) -> None:

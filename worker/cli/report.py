@@ -7,7 +7,7 @@ import click
 
 from worker.bootstrap import Application, utc_now
 from worker.cli.application import with_application
-from worker.cli.options import as_json, time_option, with_timezone, with_wide
+from worker.cli.options import as_json, require_one_form, time_option, with_timezone, with_wide
 from worker.cli.output import is_terminal, show_json, show_table, show_text, waiting_for
 from worker.cli.report_forms import plain_cells, report_csv, shown_cells
 from worker.cli.table_width import Column
@@ -72,8 +72,7 @@ def report(
       billing-worker report usage --by day,feature --from 7d --tz Europe/Berlin
       billing-worker report payments --json | jq -r '.totals[] | .net + " " + .currency'
     """
-    if as_csv and as_json:
-        raise click.UsageError("give --csv or --json, not both")
+    require_one_form(as_csv=as_csv, as_json=as_json)
     application.require_readable_schema()
     zone, now = zone_of(timezone), utc_now()
     begin, until = time_range(start, end, now, zone)

@@ -9,10 +9,10 @@ import click
 from worker.bootstrap import Application
 from worker.cli.application import with_application
 from worker.cli.operation_options import with_operation_filters
-from worker.cli.options import as_json, cursor_option, limit_option, with_actor, with_wide
-from worker.cli.output import is_terminal, progress, show_json
+from worker.cli.options import as_json, cursor_option, limit_option, required_reason, with_actor, with_wide
+from worker.cli.output import counted, is_terminal, progress, show_json
 from worker.cli.rates import RATE
-from worker.cli.reverse_runs import cancel_run, counted, list_runs, run_as_dict, show_run
+from worker.cli.reverse_runs import cancel_run, list_runs, run_as_dict, show_run
 from worker.cli.reverse_survey import show_survey, survey_as_dict
 from worker.cli.text import printable
 from worker.errors import NotPossibleError
@@ -82,7 +82,7 @@ def reverse(
 
     The filters are those of `operations`. Without --yes it is a dry run: every refund is judged by today's
     ledger, and nothing moves. With --yes the set is frozen and stored; each charge that can be reversed gets
-    one credit.refund through the queue, for what earlier refunds have left of it. The ledger says what became
+    one credit.refund through the queue, for what earlier refunds have left of it. The ledger has the result
     of each. No charge is given back twice, by however many runs. Ctrl-C lets a run rest; --resume goes on,
     also after a crash.
 
@@ -144,8 +144,8 @@ def _check_use(
         raise click.UsageError(
             "--state and --csv go with --show; `operations --csv` lists what a filter finds"
         )
-    if (yes or chosen == ["--cancel"]) and not (reason or "").strip():
-        raise click.UsageError("Missing option '--reason': say why, others will want to know")
+    if yes or chosen == ["--cancel"]:
+        required_reason(reason)
     try:
         described(reason or "")
     except NotPossibleError as error:
@@ -178,7 +178,7 @@ def _dry_run(application: Application, wanted: OperationFilter, *, as_json: bool
         show_json({"dryRun": True, "selection": selection_text(wanted), **survey_as_dict(found)})
     else:
         show_survey(found)
-        charges = f"{len(found.keys):,} charge{'s'[: len(found.keys) != 1]}"
+        charges = f"{len(found.keys):,} charge{'' if len(found.keys) == 1 else 's'}"
         click.echo(f"nothing has moved: --yes --reason TEXT reverses {charges}", err=True)
     sys.exit(0 if found.is_whole and not found.refused_in_all else 1)
 

@@ -1,14 +1,14 @@
 """Stored runs that reverse charges: listed, shown charge by charge, and cancelled."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import click
 
 from worker.bootstrap import Application
 from worker.cli.csv_cells import csv_line
-from worker.cli.options import show_next
-from worker.cli.output import show_fields, show_json, show_table
+from worker.cli.options import require_one_form, show_next
+from worker.cli.output import counted, show_fields, show_json, show_table
 from worker.cli.table_width import Column
 from worker.cli.times import moment, stamp
 from worker.reversing import store
@@ -25,12 +25,6 @@ _RUNS = (
     Column("selection", 4, text=True),
     Column("reason", 5, text=True),
 )
-
-
-def counted(counts: Mapping[str, int]) -> str:
-    """Return the charges of a run by state, for people."""
-    shown = [f"{count:,} {state.replace('_', ' ')}" for state, count in counts.items() if count]
-    return ", ".join(shown) or "nothing yet"
 
 
 def run_as_dict(run: ReverseRun) -> dict[str, Any]:
@@ -50,8 +44,10 @@ def list_runs(application: Application, limit: int, cursor: str | None, *, as_js
 
 
 def _number(cursor: str | None) -> int | None:
-    if cursor is None or (cursor.isascii() and cursor.isdecimal() and len(cursor) < len(str(2**63))):
-        return None if cursor is None else int(cursor)
+    if cursor is None:
+        return None
+    if cursor.isascii() and cursor.isdecimal() and len(cursor) < len(str(2**63)):
+        return int(cursor)
     raise click.BadParameter(f"{cursor!r} is no number of a run", param_hint="'--cursor'")
 
 
@@ -80,8 +76,7 @@ def show_run(
     as_json: bool,
 ) -> None:
     """Show a run with a page of its charges, or print all of them as CSV."""
-    if as_csv and as_json:
-        raise click.UsageError("give --csv or --json, not both")
+    require_one_form(as_csv=as_csv, as_json=as_json)
     application.require_readable_schema()
     if as_csv:
         click.echo(csv_line(_CSV), nl=False)

@@ -6,7 +6,7 @@ from typing import Any
 from worker.cli.output import show_fields, show_table
 from worker.cli.table_width import Column
 from worker.cli.times import moment
-from worker.reversing.survey import RefusedCharge, Survey, SurveyedCharge, SurveySums
+from worker.reversing.survey import RefusedCharge, Survey, SurveyedCharge, SurveySums, largest_first
 
 _SHOWN = 10
 
@@ -41,12 +41,8 @@ def show_survey(found: Survey) -> None:
         )
 
 
-def _most(groups: Mapping[str, SurveySums]) -> list[tuple[str, SurveySums]]:
-    return sorted(groups.items(), key=lambda item: (-item[1].tokens, -item[1].charges, item[0]))
-
-
 def _show_groups(by: str, groups: Mapping[str, SurveySums]) -> None:
-    most = _most(groups)[:_SHOWN]
+    most = largest_first(groups)[:_SHOWN]
     if not most:
         return
     has_free = any(sums.free_quantity for _, sums in most)
@@ -105,7 +101,7 @@ def _groups_as_list(groups: Mapping[str, SurveySums]) -> list[dict[str, Any]]:
             "tokens": sums.tokens,
             "freeQuantity": sums.free_quantity,
         }
-        for name, sums in _most(groups)
+        for name, sums in largest_first(groups)
     ]
 
 

@@ -1,6 +1,5 @@
 """``serve``: the queries over HTTP, read only."""
 
-import gc
 import logging
 import os
 from functools import partial
@@ -10,7 +9,7 @@ import click
 
 from worker.bootstrap import Application
 from worker.cli.application import with_application
-from worker.cli.listening import listen_address, refuse_clear_text
+from worker.cli.listening import listen_address, refuse_clear_text, require_extra
 from worker.errors import ConfigurationError, TransientError
 from worker.runtime.address import Address
 from worker.runtime.service_manager import ServiceManager, reported
@@ -53,7 +52,7 @@ def serve(application: Application, *, https: bool, insecure: bool) -> None:
       curl -H "Authorization: Bearer $TOKEN" "http://127.0.0.1:8801/v1/balance?userId=ada"
       billing-worker serve --tokens tokens --listen 0.0.0.0:8801 --https
     """
-    _require_extra()
+    require_extra("http", "serving", "flask", "waitress")
     address = listen_address(application.settings.http_listen, "--listen (BILLING_HTTP_LISTEN)")
     refuse_clear_text(address, "tokens", https=https, insecure=insecure)
     _serve(application, address)
@@ -61,7 +60,7 @@ def serve(application: Application, *, https: bool, insecure: bool) -> None:
 
 def _serve(application: Application, address: Address) -> None:
     from schemas import Limits
-    from worker.cli.run import OBJECTS_A_COLLECTION
+    from worker.cli.run import collect_seldom
     from worker.http.access import Access
     from worker.http.app import Door, create_app
     from worker.http.asking import Asker
@@ -91,8 +90,7 @@ def _serve(application: Application, address: Address) -> None:
     )
     application.hang_up.install()
     application.serve_metrics(ProcessRole.HTTP)
-    gc.freeze()  # as `run` does: a search through all objects would show in the slowest requests
-    gc.set_threshold(OBJECTS_A_COLLECTION)
+    collect_seldom()
     application.health.add_probe(application.readable())
     try:
         with (
@@ -149,16 +147,3 @@ def _require_schema(application: Application) -> None:
         if not application.settings.wait_for_schema:
             raise
         log.warning("waiting for the schema, and not ready before: %s", error)
-
-
-def _require_extra() -> None:
-    """Raise ConfigurationError where the packages that only the HTTP door needs are not installed."""
-    try:
-        import flask
-        import waitress
-
-        _: Any = (flask, waitress)
-    except ImportError as error:
-        raise ConfigurationError(
-            f"serving needs the extra `http` ({error.name} is missing): pip install 'billing-worker[http]'"
-        ) from error

@@ -5,12 +5,14 @@ beside them in HTML, so that it stays readable on a narrow screen. No style is i
 policy demands: colours are classes.
 """
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
 from markupsafe import Markup
 
+from worker.cli.output import counted
 from worker.console.formats import compact
 
 _WIDTH, _HEIGHT = 1000, 200
@@ -19,6 +21,39 @@ _LABELS = 5
 
 #: Number of series with a colour of their own; the others are summed up as "other".
 SERIES_MAX = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """Series of a chart: ``named`` are the largest, and ``others`` the number of those summed up."""
+
+    named: tuple[str, ...]
+    others: int
+
+    @classmethod
+    def largest(cls, every: Iterable[Mapping[str, int]]) -> "Series":
+        """Return the series of these amounts, each with its name."""
+        sums: Counter[str] = Counter()
+        for amounts in every:
+            sums.update(amounts)
+        names = [name for name, _ in sums.most_common()]
+        named = names if len(names) <= SERIES_MAX else names[: SERIES_MAX - 1]
+        return cls(tuple(named), len(names) - len(named))
+
+    @property
+    def titles(self) -> tuple[str, ...]:
+        """Names of the series as they are shown."""
+        return (*self.named, f"{self.others} others") if self.others else self.named
+
+    def values(self, amounts: Mapping[str, int]) -> tuple[int, ...]:
+        """Return the value of each series, of the amounts of one bar."""
+        own = tuple(amounts.get(name, 0) for name in self.named)
+        return (*own, sum(amounts.values()) - sum(own)) if self.others else own
+
+    def text(self, values: Sequence[int], shown: Callable[[int], str] = "{:,}".format) -> str:
+        """Return the values of one bar with their names; empty where there is none."""
+        pairs = zip(self.titles, values, strict=True)
+        return ", ".join(f"{title} {shown(value)}" for title, value in pairs if value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +161,9 @@ def _spread(labels: Sequence[str]) -> tuple[str, ...]:
     return tuple(labels[round(place * last / (_LABELS - 1))] for place in range(_LABELS))
 
 
-def share_bar(parts: Sequence[tuple[str, int]], title: str) -> Markup:
-    """Return one bar of a whole and its parts, with a class for each; empty for an empty whole."""
+def share_bar(counts: Mapping[str, int], colours: Mapping[str, str]) -> Markup:
+    """Return one bar with a part for each state, in the order of ``colours``; empty without any."""
+    parts = [(colour, counts.get(state, 0)) for state, colour in colours.items()]
     whole = sum(value for _, value in parts)
     if not whole:
         return Markup("")
@@ -142,4 +178,4 @@ def share_bar(parts: Sequence[tuple[str, int]], title: str) -> Markup:
     return Markup(
         '<svg class="share" viewBox="0 0 {} 10" preserveAspectRatio="none" role="img" aria-label="{}">'
         "{}</svg>"
-    ).format(_WIDTH, title, rects)
+    ).format(_WIDTH, counted(counts), rects)

@@ -12,7 +12,7 @@ EACH, IN_ALL, WAITING, WAIT_S = 2, 3, 2, 3.0
 #: Seconds until the next try, as the refusal says.
 RETRY_AFTER_S = 5
 
-_KINDS = "dry runs, edits of sets, explanations, statements, usage, reports, exports, searches for text"
+_KINDS = "dry runs, edits of sets, explanations, statements, usage, reports, exports, searches, sorted lists"
 
 
 class HeavyWork:

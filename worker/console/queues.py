@@ -22,7 +22,6 @@ class QueueDepth:
     contents: str
     depth: int | Unknown
     consumers: int | None = None
-    is_work: bool = False
     is_dead: bool = False
 
 
@@ -72,7 +71,7 @@ class QueueProbe:
             names = [queue.name for queue in lanes[name]] if name in lanes else [name]
             depth, is_dead = _depth_of_all(link, names), name == topology.dead.name
             consumers = None if is_dead or isinstance(depth, Unknown) else _consumers(link, names)
-            depths.append(QueueDepth(name, text, depth, consumers, name in lanes, is_dead))
+            depths.append(QueueDepth(name, text, depth, consumers, is_dead))
         of_work = [queue.depth for queue in depths[: len(topology.work)]]
         known = [depth for depth in of_work if isinstance(depth, int)]
         unknown = next((depth for depth in of_work if isinstance(depth, Unknown)), None)

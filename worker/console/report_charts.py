@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from worker.console.charts import SERIES_MAX, Bar, Chart, stacked_bars
+from worker.console.charts import Bar, Chart, Series, stacked_bars
 from worker.console.formats import compact, words
 from worker.ledger.queries.reports import Cell, Grouping, Report, ReportName, Unit
 from worker.runtime.shown_money import shown_money
@@ -77,30 +77,20 @@ def _name(column: str, cell: Cell) -> str:
 
 
 def _chart(report: Report, currency: str | None, values: _Values) -> Chart:
-    sums: Counter[str] = Counter()
-    for amounts in values.values():
-        sums.update(amounts)
-    names = [name for name, _ in sums.most_common()]
-    named = names if len(names) <= SERIES_MAX else names[: SERIES_MAX - 1]
-    series = [*named, *([f"{len(names) - len(named)} others"] if len(names) > len(named) else [])]
+    series = Series.largest(values.values())
     shown: _Shown = "{:,}".format if currency is None else partial(shown_money, currency=currency)
-    bars = [_bar(label, amounts, named, series, shown) for label, amounts in values.items()]
+    bars = [_bar(label, series.values(amounts), series, shown) for label, amounts in values.items()]
     measure = _MEASURES[report.request.name]
     title = f"{report.request.name.capitalize()}: {measure}{f' in {currency}' if currency else ''}"
     highest = max((sum(bar.values) for bar in bars), default=0)
     return stacked_bars(
         bars,
-        series,
+        series.titles,
         title=title,
         description=f"{len(bars)} bars, the highest {shown(highest)}",
         tick=compact if currency is None else shown,
     )
 
 
-def _bar(
-    label: str, amounts: Counter[str], named: Sequence[str], series: Sequence[str], shown: _Shown
-) -> Bar:
-    own = [amounts[name] for name in named]
-    values = (*own, amounts.total() - sum(own)) if len(series) > len(named) else tuple(own)
-    parts = ", ".join(f"{name} {shown(value)}" for name, value in zip(series, values, strict=True) if value)
-    return Bar(label, f"{label}: {parts or 'nothing'}", values)
+def _bar(label: str, values: tuple[int, ...], series: Series, shown: _Shown) -> Bar:
+    return Bar(label, f"{label}: {series.text(values, shown) or 'nothing'}", values)

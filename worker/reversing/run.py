@@ -216,7 +216,7 @@ class Reversing:
         if not under_way or self._pace.unmoved_s < self._patience_s:
             return None
         count = len(under_way)
-        text = f"no result of {count:,} refund{'s'[: count != 1]} within {self._patience_s:g} s; "
+        text = f"no result of {count:,} refund{'' if count == 1 else 's'} within {self._patience_s:g} s; "
         text += "is a worker running? See `billing-worker check` and `billing-worker dead-letters groups`"
         return store.pause(self._with.engine, self._with.clock(), self._run.number, text)
 

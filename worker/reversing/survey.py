@@ -55,6 +55,11 @@ class SurveySums(NamedTuple):
         return SurveySums(self.charges + 1, self.tokens + tokens, self.free_quantity + free_quantity)
 
 
+def largest_first(groups: Mapping[str, SurveySums]) -> list[tuple[str, SurveySums]]:
+    """Return groups with the most tokens first; the order of equal ones is always the same."""
+    return sorted(groups.items(), key=lambda item: (-item[1].tokens, -item[1].charges, item[0]))
+
+
 @dataclass(frozen=True, slots=True)
 class RefusedCharge:
     """A charge that can't be reversed, with the code and the text of the refusal."""

@@ -28,6 +28,13 @@ def decimal_text(minor: int, currency: str, *, grouped: bool = False) -> str:
     return f"{sign}{digits}.{part:0{decimals}}" if decimals else f"{sign}{digits}"
 
 
+def decimal_or_none(minor: int | None, currency: str | None, *, grouped: bool = False) -> str | None:
+    """Return an amount as a decimal number; of an unknown currency nobody knows the decimals."""
+    if minor is None or currency is None:
+        return None
+    return decimal_text(minor, currency, grouped=grouped)
+
+
 def shown_money(minor: int, currency: str | None, *, grouped: bool = True) -> str:
     """Return money with its currency: 1,234.50 USD. Of an unknown currency nobody knows the decimals."""
     if currency is None:

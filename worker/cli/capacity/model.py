@@ -195,7 +195,7 @@ def _database(load: PlannedLoad, costs: Costs) -> list[Part]:
 
 
 def _processes(load: PlannedLoad, costs: Costs, worker_us: float) -> int:
-    """Return the worker processes: each waits for servers, so it settles less than its core could."""
+    """Return the worker processes: each waits for servers, so it applies less than its core could."""
     rate = costs.messages_a_process * costs.worker_us / worker_us
     return max(ceil(_with_head_room(load, load.messages_per_second) / rate), 1)
 

@@ -10,7 +10,7 @@ from worker.cli.application import with_application
 from worker.cli.dead_letters.forms import dead_letter_as_dict
 from worker.cli.dead_letters.options import Number, selected, service_of, with_filters, with_numbers
 from worker.cli.dead_letters.set_edit import ManyEdits, edit_many, undo_many, with_changes
-from worker.cli.options import as_json, with_actor
+from worker.cli.options import as_json, required_reason, with_actor
 from worker.cli.output import show_json
 from worker.cli.text import printable
 from worker.deadletters.body_fields import BodyChanges
@@ -77,7 +77,7 @@ def edit(
     service = service_of(application)
     if undo is not None:
         _refuse_beside_undo(numbers, asked, changes, source)
-        undo_many(service, undo, _required(reason), actor, as_json=as_json)
+        undo_many(service, undo, required_reason(reason), actor, as_json=as_json)
     if changes is not None:
         if source is not None:
             raise click.UsageError("give either --from-file, or --set, --rename and --drop")
@@ -91,13 +91,9 @@ def edit(
         )
     if len(numbers) != 1 or asked is not None:
         raise click.UsageError("say what to change in many: --set, --rename or --drop; or give one number")
-    _edit_one(service, numbers[0], _required(reason), source, actor, unchecked=unchecked, as_json=as_json)
-
-
-def _required(reason: str | None) -> str:
-    if not reason:
-        raise click.UsageError("Missing option '--reason': say why, others will want to know")
-    return reason
+    _edit_one(
+        service, numbers[0], required_reason(reason), source, actor, unchecked=unchecked, as_json=as_json
+    )
 
 
 def _refuse_beside_undo(*others: object) -> None:

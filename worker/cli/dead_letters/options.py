@@ -1,14 +1,11 @@
 """Options that the commands share: which dead letters, and a confirmation before many are changed."""
 
-import sys
 from dataclasses import replace
-from functools import wraps
-from typing import Any
 
 import click
 
 from worker.bootstrap import Application, utc_now
-from worker.cli.options import Command, Decorator, time_option
+from worker.cli.options import Decorator, confirm, options_as, time_option
 from worker.cli.text import printable
 from worker.cli.times import TimeText, time_range
 from worker.deadletters.models import APPLIED, WAITING, DeadLetterStatus
@@ -78,20 +75,6 @@ _FILTERS: dict[str, Decorator] = {
 }
 
 
-def with_filters(command: Command) -> Command:
-    """Give a command the filters as options, and as ``asked`` the filter they make, None without any."""
-
-    @wraps(command)
-    def run(*arguments: Any, **parameters: Any) -> Any:
-        values = {name: parameters.pop(name) for name in _FILTERS}
-        return command(*arguments, asked=_asked(**values), **parameters)
-
-    wrapped: Command = run
-    for option in reversed(_FILTERS.values()):
-        wrapped = option(wrapped)
-    return wrapped
-
-
 def _asked(*, start: TimeText | None, end: TimeText | None, **values: str | None) -> DeadLetterFilter | None:
     if start is None and end is None and all(value is None for value in values.values()):
         return None
@@ -110,6 +93,10 @@ def _asked(*, start: TimeText | None, end: TimeText | None, **values: str | None
         text=values["text"],
         fingerprint=values["group"],
     )
+
+
+#: Give a command the filters as options, and as ``asked`` the filter they make, None without any.
+with_filters = options_as("asked", _FILTERS, _asked)
 
 
 def selected(numbers: tuple[int, ...], asked: DeadLetterFilter | None) -> DeadLetterSelection:
@@ -139,12 +126,8 @@ def chosen(
     if not isinstance(selection, DeadLetterFilter):
         return selection
     if not yes:
-        if not sys.stdin.isatty():
-            raise click.UsageError(
-                f"{doing} all dead letters of a filter: add --yes where nobody can be asked"
-            )
         question = f"{doing} all dead letters with {replace(selection, status=statuses)}?"
-        click.confirm(printable(question), abort=True, err=True)
+        confirm(printable(question), refusal=f"{doing} all dead letters of a filter")
     return selection
 
 

@@ -16,9 +16,9 @@ from worker.cli.dead_letters.options import (
     with_numbers,
     with_yes,
 )
-from worker.cli.dead_letters.replays import cancel, counted, list_replays, pause, show_replay
-from worker.cli.options import as_json, with_actor
-from worker.cli.output import progress, show_json
+from worker.cli.dead_letters.replays import cancel, list_replays, pause, show_replay
+from worker.cli.options import as_json, required_reason, with_actor
+from worker.cli.output import counted, progress, show_json
 from worker.cli.rates import RATE
 from worker.cli.text import printable
 from worker.deadletters.models import ItemState, Replay, ReplayState
@@ -152,8 +152,8 @@ def start(
     as_json: bool,
 ) -> None:
     """Send dead letters again."""
-    if not dry and not reason:
-        raise click.UsageError("Missing option '--reason': say why, others will want to know")
+    if not dry:
+        required_reason(reason)
     dead_letters = chosen(numbers, asked, yes=yes or dry, doing="replay")
     service = service_of(application)
     if dry:
@@ -162,7 +162,9 @@ def start(
     created = service.create_replay(
         dead_letters, reason or "", actor, rate=rate, steps=steps or (), stop_on=stop_on
     )
-    click.echo(f"replay {created.number}: {created.total} dead letter{'s'[: created.total > 1]}", err=True)
+    click.echo(
+        f"replay {created.number}: {created.total} dead letter{'' if created.total == 1 else 's'}", err=True
+    )
     _run(application, created, actor, patience_s, as_json=as_json)
 
 

@@ -1,6 +1,6 @@
 """``dead-letters replay list``, ``show``, ``pause`` and ``cancel``."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -11,8 +11,16 @@ from worker.cli.application import with_application
 from worker.cli.csv_cells import csv_line
 from worker.cli.dead_letters.forms import moment
 from worker.cli.dead_letters.options import Number, service_of
-from worker.cli.options import as_json, cursor_option, limit_option, show_next, with_actor, with_wide
-from worker.cli.output import show_fields, show_json, show_table
+from worker.cli.options import (
+    as_json,
+    cursor_option,
+    limit_option,
+    require_one_form,
+    show_next,
+    with_actor,
+    with_wide,
+)
+from worker.cli.output import counted, show_fields, show_json, show_table
 from worker.cli.table_width import Column
 from worker.cli.times import stamp
 from worker.deadletters.models import ItemState, RejectedTokens, Replay, ReplayItem, ReplayLook
@@ -113,8 +121,7 @@ def show_replay(
       billing-worker dead-letters replay show 3 --state rejected
       billing-worker dead-letters replay show 3 --state rejected --csv > rejected.csv
     """
-    if as_csv and as_json:
-        raise click.UsageError("give --csv or --json, not both")
+    require_one_form(as_csv=as_csv, as_json=as_json)
     service = service_of(application)
     wanted = states or tuple(state.value for state in _NOTABLE)
     if as_csv:
@@ -263,9 +270,3 @@ def _show_changed(found: Replay, *, as_json: bool) -> None:
         show_json(found.to_dict())
     else:
         click.echo(f"replay {found.number} is {found.state.value}: {counted(found.counts)}")
-
-
-def counted(counts: Mapping[str, int]) -> str:
-    """Return the items of a replay by state, for people."""
-    shown = [f"{count:,} {state.replace('_', ' ')}" for state, count in counts.items() if count]
-    return ", ".join(shown) or "nothing yet"

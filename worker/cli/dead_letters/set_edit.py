@@ -4,14 +4,13 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import wraps
 from typing import Any, NoReturn
 
 import click
 
 from worker.cli.dead_letters.dry_run import WOULD, comes_back, show_forecasts
 from worker.cli.dead_letters.forms import body_as_dict
-from worker.cli.options import Command
+from worker.cli.options import Decorator, options_as, required_reason
 from worker.cli.output import progress, show_json, show_table
 from worker.cli.table_width import Column
 from worker.cli.text import printable
@@ -22,29 +21,15 @@ from worker.deadletters.service import DeadLetters
 from worker.deadletters.store.filters import DeadLetterSelection
 from worker.errors import QueryError
 
-_OPTIONS = (
-    click.option(
+_OPTIONS: dict[str, Decorator] = {
+    "sets": click.option(
         "--set", "sets", multiple=True, metavar="FIELD=VALUE", help="Set a field. May be given several times."
     ),
-    click.option(
+    "renames": click.option(
         "--rename", "renames", multiple=True, metavar="OLD=NEW", help="Rename a field; both whole paths."
     ),
-    click.option("--drop", "drops", multiple=True, metavar="FIELD", help="Drop a field."),
-)
-
-
-def with_changes(command: Command) -> Command:
-    """Give a command the changes of fields as options, and as ``changes`` all of them, None without any."""
-
-    @wraps(command)
-    def run(*arguments: Any, **parameters: Any) -> Any:
-        named = {name: parameters.pop(name) for name in ("sets", "renames", "drops")}
-        return command(*arguments, changes=_changes(**named), **parameters)
-
-    wrapped: Command = run
-    for option in reversed(_OPTIONS):
-        wrapped = option(wrapped)
-    return wrapped
+    "drops": click.option("--drop", "drops", multiple=True, metavar="FIELD", help="Drop a field."),
+}
 
 
 def _changes(sets: Sequence[str], renames: Sequence[str], drops: Sequence[str]) -> BodyChanges | None:
@@ -54,6 +39,10 @@ def _changes(sets: Sequence[str], renames: Sequence[str], drops: Sequence[str]) 
         return BodyChanges.read(sets=sets, renames=renames, drops=drops)
     except QueryError as error:
         raise click.UsageError(str(error)) from error
+
+
+#: Give a command the changes of fields as options, and as ``changes`` all of them, None without any.
+with_changes = options_as("changes", _OPTIONS, _changes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +66,7 @@ def edit_many(
     """Show the edit of many dead letters, or save it; exit 1 where some would stay or come back."""
     if not edits.saves:
         _preview(service, dead_letters, changes, as_json=as_json)
-    if not edits.reason:
-        raise click.UsageError("Missing option '--reason': say why, others will want to know")
-    reason = edits.reason
+    reason = required_reason(edits.reason)
     with _bar("editing") as on_progress:
         done = service.edit_set(
             dead_letters, changes, reason, edits.actor, unchecked=edits.unchecked, on_progress=on_progress

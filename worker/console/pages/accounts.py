@@ -1,15 +1,15 @@
 """Accounts: search by prefix; balance, lots, holds, history, usage, statement."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date
 from typing import Any, cast
 
 from flask import Blueprint, g, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
-from worker.console.charts import SERIES_MAX, Bar, Chart, stacked_bars
+from worker.cli.times import month_of
+from worker.console.charts import Bar, Chart, Series, stacked_bars
 from worker.console.context import context
 from worker.console.downloads import csv_download
 from worker.console.heavy import heavy, heavy_when
@@ -151,31 +151,19 @@ def usage() -> ResponseReturnValue:
 
 def _table(daily: Sequence[tuple[date, Mapping[str, int]]], title: str) -> UsageTable:
     """Return the table of usage: the largest series by name, the others summed up."""
-    sums: Counter[str] = Counter()
-    for _, tokens in daily:
-        sums.update(tokens)
-    names = [name for name, _ in sums.most_common()]
-    named = names if len(names) <= SERIES_MAX else names[: SERIES_MAX - 1]
-    others = len(names) - len(named)
-    series = [*named, *([f"{others} others"] if others else [])]
-    rows = [
-        (day, sum(tokens.values()), _values(tokens, named, with_others=bool(others))) for day, tokens in daily
+    series = Series.largest(tokens for _, tokens in daily)
+    rows = [(day, sum(tokens.values()), series.values(tokens)) for day, tokens in daily]
+    bars = [
+        Bar(f"{day:%d %b}", _bar_text(day, total, series.text(values)), values) for day, total, values in rows
     ]
-    bars = [Bar(f"{day:%d %b}", _bar_text(day, total, series, values), values) for day, total, values in rows]
-    total = sum(sums.values())
-    chart = stacked_bars(bars, series, title=title, description=f"{total:,} tokens in all")
-    columns = [sum(values[place] for _, _, values in rows) for place in range(len(series))]
-    return UsageTable(chart, series, rows, columns, total)
+    total = sum(tokens for _, tokens, _ in rows)
+    chart = stacked_bars(bars, series.titles, title=title, description=f"{total:,} tokens in all")
+    columns = [sum(values[place] for _, _, values in rows) for place in range(len(series.titles))]
+    return UsageTable(chart, series.titles, rows, columns, total)
 
 
-def _values(tokens: Mapping[str, int], named: Sequence[str], *, with_others: bool) -> tuple[int, ...]:
-    own = tuple(tokens.get(name, 0) for name in named)
-    return (*own, sum(tokens.values()) - sum(own)) if with_others else own
-
-
-def _bar_text(day: date, total: int, series: Sequence[str], values: Sequence[int]) -> str:
-    of = ", ".join(f"{name} {value:,}" for name, value in zip(series, values, strict=True) if value)
-    return f"{day:%a %d %b}: {total:,}{f' ({of})' if of else ''}"
+def _bar_text(day: date, total: int, parts: str) -> str:
+    return f"{day:%a %d %b}: {total:,}{f' ({parts})' if parts else ''}"
 
 
 # -- statement --------------------------------------------------------------------------------------------
@@ -187,7 +175,7 @@ def statement() -> ResponseReturnValue:
     """Show the sums of a statement; with ``format=csv`` download all of it."""
     console, user = context(), _user()
     zone = zone_of(text_in(request.args, "timezone") or "UTC")
-    first, next_first = _month(g.now.astimezone(zone).date())
+    first, next_first = month_of(g.now.astimezone(zone).date())
     start, end = day_in(request.args, "from") or first, day_in(request.args, "to") or next_first
     with console.reader.statement(user, day_start(start, zone), day_start(end, zone)) as found:
         if request.args.get("format") == "csv":
@@ -203,8 +191,3 @@ def _user() -> str:
     if not user or len(user) > 1_000:
         raise QueryError("name the user, as in /account?user=ada")
     return user
-
-
-def _month(day: date) -> tuple[date, date]:
-    first = day.replace(day=1)
-    return first, (first + timedelta(days=31)).replace(day=1)

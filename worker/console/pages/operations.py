@@ -7,7 +7,7 @@ from flask import Blueprint, render_template, request
 from flask.typing import ResponseReturnValue
 
 from worker.cli.csv_cells import csv_line
-from worker.cli.operation_csv import HEAD, amount_of, operation_line
+from worker.cli.operation_csv import HEAD, operation_line
 from worker.console.context import context
 from worker.console.downloads import csv_download
 from worker.console.heavy import heavy_when
@@ -68,7 +68,6 @@ def _shown(template: str, wanted: OperationFilter, **more: Any) -> ResponseRetur
         cursor=cursor,
         types=list(IDENTIFIERS["type"]),
         given={name: value for name in _NAMES if (value := text_in(values, name)) is not None},
-        amount_of=amount_of,
         exported_max=EXPORTED_MAX,
         **more,
     )

@@ -48,7 +48,7 @@ class Check:
     """One line of health: healthy, failing, or unknown."""
 
     name: str
-    is_fine: bool | None
+    is_healthy: bool | None
     text: str
 
 
@@ -66,9 +66,7 @@ def index() -> ResponseReturnValue:
 def live() -> ResponseReturnValue:
     """Show the part of the overview that refreshes itself."""
     window = WINDOWS.get(request.args.get("window", "hour"), WINDOWS["hour"])
-    return render_template(
-        "overview_live.html", windows=WINDOWS, window=window, **_template_values(context(), window)
-    )
+    return render_template("overview_live.html", window=window, **_template_values(context(), window))
 
 
 def _template_values(console: ConsoleContext, window: Window) -> dict[str, object]:
@@ -84,10 +82,8 @@ def _template_values(console: ConsoleContext, window: Window) -> dict[str, objec
         "queues": queues,
         "status": status,
         "tiles": tiles_of(status, counts, found, totals),
-        "pace": found,
         "chart": found if isinstance(found, Unknown) else _chart(found, failures, window),
         "rows": () if isinstance(found, Unknown) else _rows(found, failures),
-        "counts": counts,
         "groups": groups,
         "totals": totals,
         "checks": _checks(console.health(), queues, found, status, now),
@@ -149,7 +145,7 @@ def _bar(bucket: PaceBucket, dead: int, window: Window) -> Bar:
 # -- health -----------------------------------------------------------------------------------------------
 
 
-_IS_FINE = {
+_IS_HEALTHY = {
     HealthState.OK: True,
     HealthState.NOTE: None,
     HealthState.BAD: False,
@@ -167,13 +163,13 @@ def _checks(
     """Return what `billing-worker check` says, and whether work goes on; what fails comes first."""
     progress = _progress_check(queues, found, status, now)
     if isinstance(health, Unknown):
-        return [Check("Health", is_fine=None, text=f"unknown: {health.why}"), progress]
-    return sorted([*map(_check_of, health.value), progress], key=lambda check: check.is_fine is not False)
+        return [Check("Health", is_healthy=None, text=f"unknown: {health.why}"), progress]
+    return sorted([*map(_check_of, health.value), progress], key=lambda check: check.is_healthy is not False)
 
 
 def _check_of(health: Health) -> Check:
     unknown = "unknown: " if health.state is HealthState.UNKNOWN else ""
-    return Check(health.name.capitalize(), _IS_FINE[health.state], f"{unknown}{health.text}")
+    return Check(health.name.capitalize(), _IS_HEALTHY[health.state], f"{unknown}{health.text}")
 
 
 def _progress_check(
@@ -184,17 +180,19 @@ def _progress_check(
 ) -> Check:
     """Check that messages don't wait while nothing is posted; the status says what to do."""
     if isinstance(found, Unknown):
-        return Check("Progress", is_fine=None, text="unknown: the ledger does not answer")
+        return Check("Progress", is_healthy=None, text="unknown: the ledger does not answer")
     last = f"last posted {lasting(now - found.last_at)} ago" if found.last_at else "nothing posted yet"
     if isinstance(queues, Unknown) or isinstance(queues.value.work, Unknown):
-        return Check("Progress", is_fine=None, text=f"{last}; waiting messages are unknown")
+        return Check("Progress", is_healthy=None, text=f"{last}; waiting messages are unknown")
     waiting = queues.value.work
     is_idle = found.last_at is None or now - found.last_at > _STALLED
     if waiting and is_idle:
         advice = () if isinstance(status, Unknown) else status.value.advice
         needed = "; ".join(one.text for one in advice if one.needs_somebody)
-        return Check("Progress", is_fine=False, text=f"{waiting:,} wait and {last}{needed and f': {needed}'}")
-    return Check("Progress", is_fine=True, text=last)
+        return Check(
+            "Progress", is_healthy=False, text=f"{waiting:,} wait and {last}{needed and f': {needed}'}"
+        )
+    return Check("Progress", is_healthy=True, text=last)
 
 
 _STALLED = timedelta(seconds=30)

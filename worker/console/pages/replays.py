@@ -174,7 +174,4 @@ def _template_values(number: int) -> dict[str, object]:
 
 
 def _share(replay: Replay) -> object:
-    title = ", ".join(
-        f"{count:,} {state.replace('_', ' ')}" for state, count in replay.counts.items() if count
-    )
-    return share_bar([(COLOURS[state], replay.counts.get(state, 0)) for state in COLOURS], title)
+    return share_bar(replay.counts, COLOURS)

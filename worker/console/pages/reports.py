@@ -8,6 +8,7 @@ from flask import Blueprint, g, render_template, request
 from flask.typing import ResponseReturnValue
 
 from worker.cli.report_forms import report_csv
+from worker.cli.times import month_of
 from worker.console.context import context
 from worker.console.downloads import csv_download
 from worker.console.heavy import heavy
@@ -73,7 +74,7 @@ def _days(zone: ZoneInfo) -> tuple[date, date]:
     today: date = g.now.astimezone(zone).date()
     last = today if end is None else end - timedelta(days=1)
     first = day_in(request.args, "from") or last.replace(day=1)
-    return first, end or (today.replace(day=1) + timedelta(days=31)).replace(day=1)
+    return first, end or month_of(today)[1]
 
 
 def _always(wanted: ReportRequest) -> Sequence[Grouping]:

@@ -16,7 +16,7 @@ from worker.ledger.queries.operation_filter import OperationFilter
 from worker.reversing import store
 from worker.reversing.models import ChargeState, ReverseRequest, ReverseRun, ReverseState
 from worker.reversing.selection import selection_text
-from worker.reversing.survey import Survey, survey
+from worker.reversing.survey import Survey, largest_first, survey
 from worker.runtime.large_changes import is_large_run
 
 page = Blueprint("reverse_runs", __name__)
@@ -100,7 +100,7 @@ def _digest(found: Survey) -> str:
 
 def _survey_page(wanted: OperationFilter, found: Survey, problem: str | None = None) -> str:
     groups = {
-        name: sorted(each.items(), key=lambda item: -item[1].tokens)[:_GROUPS]
+        name: largest_first(each)[:_GROUPS]
         for name, each in (
             ("User", found.by_user),
             ("Feature", found.by_feature),
@@ -178,6 +178,4 @@ def _values_of(number: int) -> dict[str, object]:
 
 
 def _share(run: ReverseRun) -> object:
-    counts = run.counts
-    title = ", ".join(f"{count:,} {state.replace('_', ' ')}" for state, count in counts.items() if count)
-    return share_bar([(COLOURS[state], counts.get(state, 0)) for state in COLOURS], title)
+    return share_bar(run.counts, COLOURS)
