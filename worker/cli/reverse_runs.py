@@ -83,12 +83,12 @@ def show_run(
     if as_csv and as_json:
         raise click.UsageError("give --csv or --json, not both")
     application.require_readable_schema()
+    run = store.get(application.engine, number)
     if as_csv:
         click.echo(csv_line(_CSV), nl=False)
         for item in _every_item(application, number, states):
             click.echo(csv_line(_cells(item)), nl=False)
         return
-    run = store.get(application.engine, number)
     page = store.items(application.engine, number, states, limit, cursor)
     if as_json:
         show_json({**run_as_dict(run), "items": [item.to_dict() for item in page.items], "next": page.next})
