@@ -123,6 +123,10 @@ STARTING = replace(WORKER, state=WorkerState.STARTING)
 PAUSED = replace(WORKER, state=WorkerState.PAUSED, why="the schema is too new")
 SILENT = replace(WORKER, seen_at=NOW - timedelta(minutes=5))
 WAIT = "5 messages wait in billing.usage"
+UNTAKEN = (
+    "3 messages wait in partitions of billing.usage that no worker takes: see `billing-worker check`, "
+    "and BILLING_PARTITIONS of the workers"
+)
 START = f"{WAIT} and no worker runs: start one with `billing-worker run`"
 STRANGER = f"{WAIT}; it is consumed by processes that are not known, such as an older version"
 SINCE = "since 2026-11-26 12:00:00 UTC"
@@ -215,6 +219,8 @@ OTHER_SETTINGS = replace(WORKER, pid=2, settings_hash="t", settings={"BILLING_TR
             False,
         ),
         (broker(2_000, arrivals=400.0, departures=100.0), ledger(WORKER), [GROWS], False),
+        (broker(5, untaken=3), ledger(WORKER), [UNTAKEN], True),
+        (broker(5, untaken=3), ledger(WORKER, by_operators=[LANE]), [OF_LANE], True),
     ],
 )
 def test_advice_follows_from_what_is_known(

@@ -31,7 +31,8 @@ _GROWING_FROM = 1_000
 class QueueFacts:
     """State of a queue by the broker: messages ready, consumers, and rates a second where it counts them.
 
-    ``oldest_at`` is when the oldest message was sent; RabbitMQ rarely knows it.
+    ``oldest_at`` is when the oldest message was sent; RabbitMQ rarely knows it. ``untaken`` counts those of
+    ``depth`` that wait in partitions without a consumer.
     """
 
     depth: int | None
@@ -39,6 +40,7 @@ class QueueFacts:
     arrivals: float | None = None
     departures: float | None = None
     oldest_at: datetime | None = None
+    untaken: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +105,7 @@ class LaneStatus:
     """Status of a lane. Rates are messages a second; ``lag`` is the age of the oldest message.
 
     ``workers`` take its messages now. ``eta`` is when nothing waits at the present rates; None where it
-    grows, or where nobody knows.
+    grows, or where nobody knows. ``untaken`` of its messages wait in partitions without a consumer.
     """
 
     name: str
@@ -115,6 +117,7 @@ class LaneStatus:
     departures: float | None
     lag: timedelta | None
     pauses: tuple[LanePause, ...]
+    untaken: int
 
     @property
     def is_paused(self) -> bool:
@@ -204,6 +207,7 @@ def _lane(queue: str, broker: BrokerFacts, ledger: LedgerFacts, before: BrokerFa
         departures,
         _lag(queue, facts, consuming, broker.at),
         pauses,
+        facts.untaken,
     )
 
 
@@ -326,6 +330,11 @@ def _advice_on_backlog(lane: LaneStatus, ledger: LedgerFacts, now: datetime) -> 
         return
     waiting = f"{lane.depth:,} messages wait in {lane.queue}"
     if lane.workers:
+        if lane.untaken:
+            yield _needed(
+                f"{lane.untaken:,} messages wait in partitions of {lane.queue} that no worker takes: see "
+                "`billing-worker check`, and BILLING_PARTITIONS of the workers"
+            )
         if lane.growth is not None and lane.growth >= 1 and lane.depth >= _GROWING_FROM:
             yield Advice(
                 f"{waiting}, {lane.growth:,.0f} more each second: {lane.workers} workers take "

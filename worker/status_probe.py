@@ -122,6 +122,7 @@ def _together(parts: Sequence[QueueFacts]) -> QueueFacts:
         _sum([part.arrivals for part in parts]),
         _sum([part.departures for part in parts]),
         min((part.oldest_at for part in parts if part.oldest_at is not None), default=None),
+        sum(part.depth or 0 for part in parts[1:] if part.consumers == 0),
     )
 
 

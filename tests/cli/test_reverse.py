@@ -129,6 +129,8 @@ def test_run_gives_back_what_matches_and_is_listed_shown_and_logged(cli: Cli) ->
     assert (item["referenceId"], item["refund"], item["tokens"]) == ("c-0", "reverse:1:c-0", 70)
     lines = cli("reverse", "--show", "1", "--csv").lines
     assert [line.split(",")[0] for line in lines] == ["reference", "c-0", "c-1", "c-2", "c-3"]
+    unknown = cli("reverse", "--show", "99", "--csv")
+    assert (unknown.code, unknown.out) == (4, "")
     entries = cli("activity", "--subject", "reverse run 1", "--json").json["entries"]
     assert [entry["action"] for entry in entries] == ["reverse.finish", "reverse"]
     assert (entries[1]["actor"], entries[1]["reason"]) == ("ann", "wrong price")

@@ -84,9 +84,8 @@ def test_type_is_paused_in_each_lane_that_takes_it(cli: Cli) -> None:
         "paused billing.bulk, usage.deduct alone",
     ]
     resumed = cli("resume", "bulk", "--type", "usage.deduct")
-    assert resumed.out.startswith(
-        "resumed usage.deduct of billing.bulk; what was held of it returns, paused by"
-    )
+    assert resumed.out.startswith("resumed usage.deduct of billing.bulk, paused by ")
+    assert resumed.out.endswith("; what was held of it returns\n")
     assert cli("resume", "bulk", "--type", "usage.deduct").code == 4
 
 

@@ -49,8 +49,9 @@ def resume(
         show_json({"resumed": _listed(resumed)})
         return
     for own in resumed.by_operators:
-        what = f"{own.type} of {own.queue}; what was held of it returns" if own.type else own.queue
-        click.echo(f"resumed {what}, paused by {own.actor} since {moment(own.began_at)}")
+        what = f"{own.type} of {own.queue}" if own.type else own.queue
+        returns = "; what was held of it returns" if own.type else ""
+        click.echo(f"resumed {what}, paused by {own.actor} since {moment(own.began_at)}{returns}")
     for pause in resumed.by_workers:
         click.echo(f"resumed {pause.queue}, paused by {pause.worker} since {moment(pause.began_at)}")
 

@@ -78,12 +78,12 @@ def show_run(
     """Show a run with a page of its charges, or print all of them as CSV."""
     require_one_form(as_csv=as_csv, as_json=as_json)
     application.require_readable_schema()
+    run = store.get(application.engine, number)
     if as_csv:
         click.echo(csv_line(_CSV), nl=False)
         for item in _every_item(application, number, states):
             click.echo(csv_line(_cells(item)), nl=False)
         return
-    run = store.get(application.engine, number)
     page = store.items(application.engine, number, states, limit, cursor)
     if as_json:
         show_json({**run_as_dict(run), "items": [item.to_dict() for item in page.items], "next": page.next})

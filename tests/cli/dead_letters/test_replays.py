@@ -89,6 +89,8 @@ def test_replay_stops_on_rejections_which_are_shown_and_exported(cli: Cli, rabbi
     exported = cli("dead-letters", "replay", "show", "1", "--state", "rejected", "--csv").lines
     assert exported[0].startswith("position,deadLetter,state,type,reference,user,tokens,result")
     assert exported[1].startswith("1,1,rejected,usage.deduct,r-0,ann,50000,rejected: insufficient_balance,")
+    unknown = cli("dead-letters", "replay", "show", "99", "--csv")
+    assert (unknown.code, unknown.out) == (4, "")
     shown = cli("dead-letters", "replay", "show", "1", "--json").json
     assert (shown["rejected"]["tokens"], shown["notable"][0]["state"]) == (50_000, "rejected")
     refused = cli("dead-letters", "replay", "1", "--stop-on", "rejected", "--reason", "x")

@@ -124,11 +124,11 @@ def show_replay(
     require_one_form(as_csv=as_csv, as_json=as_json)
     service = service_of(application)
     wanted = states or tuple(state.value for state in _NOTABLE)
+    look = service.look_at_replay(number, states=wanted, limit=limit, after=cursor or 0)
     if as_csv:
         for line in csv_of(every_item(service, number, wanted)):
             click.echo(line, nl=False)
         return
-    look = service.look_at_replay(number, states=wanted, limit=limit, after=cursor or 0)
     if as_json:
         show_json(_as_dict(look))
         return
