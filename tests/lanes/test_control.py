@@ -386,8 +386,8 @@ def test_possible_poison_message_of_a_type_that_another_lane_pauses_is_tried(wor
 
 def test_gauges_tell_a_paused_lane_from_a_paused_type(world: ControlWorld) -> None:
     def shown() -> dict[str, float]:
-        gauges = world.metrics.paused.collect()
-        return {one.labels["code"]: one.value for one in gauges[0].samples if one.labels["lane"] == USAGE}
+        (gauge,) = world.metrics.paused.collect()
+        return {one.labels["code"]: one.value for one in gauge.samples if one.labels["lane"] == USAGE}
 
     for pauses, expected in (([TYPE], (0, 1)), ([LANE], (1, 0)), ([LANE, TYPE], (1, 1)), ([], (0, 0))):
         world.set_pauses(*pauses)
