@@ -384,7 +384,7 @@ def test_possible_poison_message_of_a_type_that_another_lane_pauses_is_tried(wor
     assert world.pipeline.steps == ["apply 1", "answer 1", "acknowledge 1"]
 
 
-def test_gauges_tell_a_paused_lane_from_a_paused_type(world: ControlWorld) -> None:
+def test_paused_lane_and_paused_type_have_gauges_of_their_own(world: ControlWorld) -> None:
     def shown() -> dict[str, float]:
         (gauge,) = world.metrics.paused.collect()
         return {one.labels["code"]: one.value for one in gauge.samples if one.labels["lane"] == USAGE}

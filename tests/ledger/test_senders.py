@@ -125,7 +125,7 @@ def test_workers_that_meet_a_sender_at_once_agree_on_its_key(postgres_url: str) 
 
 def test_key_that_is_taken_is_drawn_again(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = iter([7, 7, 8])
-    monkeypatch.setattr(senders, "randrange", lambda *_: next(drawn))
+    monkeypatch.setattr(senders, "randbelow", lambda _: next(drawn) - 1)
     assert ids_of(engine, OCR) == [7]
     with pytest.raises(ContentionError):
         ids_of(engine, CHAT)

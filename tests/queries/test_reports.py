@@ -148,7 +148,7 @@ def test_forged_cursor_is_refused(
     answer = only(service, QueryHistory(user_id="ada", cursor=cursor, status=status))
     assert isinstance(answer, QueryProblem)
     assert (answer.code, answer.field) == ("malformed", "cursor")
-    assert "nextCursor" in answer.message
+    assert "take the next one from a page of it" in answer.message
 
 
 @on_sqlite

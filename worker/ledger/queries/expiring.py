@@ -13,9 +13,9 @@ from sqlalchemy import Connection, select, tuple_
 
 from worker.catalog import Catalog
 from worker.core import Account, AccountState, Counter, account_now
-from worker.errors import QueryError
 from worker.ledger import rows
 from worker.ledger.loading import open_holds, open_lots
+from worker.ledger.queries.cursors import refused_cursor
 from worker.ledger.queries.posted import posted_state
 from worker.ledger.queries.snapshots import values_of, within
 from worker.ledger.queries.views import View
@@ -62,11 +62,11 @@ class _Place(NamedTuple):
         """Return the place that ``cursor`` names. Raises QueryError."""
         match = _CURSOR.fullmatch(cursor)
         if match is None:
-            raise QueryError(_BAD_CURSOR)
+            raise refused_cursor()
         try:
             due_at = datetime.fromisoformat(match[1])
         except ValueError as error:
-            raise QueryError(_BAD_CURSOR) from error
+            raise refused_cursor() from error
         return cls(due_at, int(match[2]), int(match[3]))
 
     def __str__(self) -> str:
@@ -74,7 +74,6 @@ class _Place(NamedTuple):
 
 
 _CURSOR = re.compile(r"(\S+\+00:00)/(\d{1,18})/(\d{1,9})", re.ASCII)
-_BAD_CURSOR = "the cursor is none of this list; take the one that its page before named"
 
 #: A line, and the place behind it.
 _Line = tuple[_Place, Expiring]
@@ -120,7 +119,7 @@ def page_of_user(
     until, posted = _horizon(now, days), posted_state(connection, user_id)
     start = None if cursor is None else _Place.parse(cursor)
     if start is not None and start.account_id != posted.state.account_id:
-        raise QueryError(_BAD_CURSOR)
+        raise refused_cursor()
     lost = _lost(posted.now(now, catalog), until, catalog)
     first = 0 if start is None else start.line
     place = (posted.state.due_at or until, posted.state.account_id)

@@ -37,8 +37,8 @@ from schemas.fields import INT64_MAX
 from worker.core.incidents import money_of, subscription_payment_of
 from worker.core.known import Happened
 from worker.core.outcomes import Outcome
-from worker.errors import QueryError
 from worker.ledger import rows
+from worker.ledger.queries.cursors import refused_cursor
 from worker.ledger.queries.snapshots import values_of, within
 from worker.ledger.queries.views import View
 from worker.ledger.slots import Slots, in_slots, parts_of
@@ -478,14 +478,10 @@ def _place_in(cursor: str) -> _Place:
         recorded_at, number, reference = json.loads(urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
         place = _Place(datetime.fromisoformat(recorded_at), number, reference)
     except (ValueError, TypeError) as error:
-        raise _refused_cursor() from error
+        raise refused_cursor() from error
     is_typed = type(place.operation_id) is int and isinstance(place.reference_id, str)
     if not is_typed or place.recorded_at.tzinfo is None or _cursor_of(place) != cursor:
-        raise _refused_cursor()
+        raise refused_cursor()
     if not 0 <= place.operation_id <= INT64_MAX:
-        raise _refused_cursor()
+        raise refused_cursor()
     return place
-
-
-def _refused_cursor() -> QueryError:
-    return QueryError("the cursor is none of this list's; take next from a page of it", "cursor")
