@@ -232,7 +232,9 @@ class Consumer:
         while not self._may_end(batches):
             self._reload_between(batches)
             is_idle, is_settled = batches.is_idle, self._partitions.is_settled
-            deliveries = self._receive(link, self._pace.batch_size, IDLE_S if is_idle else 0)
+            # A drain ends where nothing comes for the whole time.
+            wait_s = IDLE_S if drain else self._partitions.wait_s(IDLE_S)
+            deliveries = self._receive(link, self._pace.batch_size, wait_s if is_idle else 0)
             batch, on_record = _decoded(batches, control, deliveries)
             batches.await_in_flight()
             if self._stop.requested and not self._partitions.takes_any:

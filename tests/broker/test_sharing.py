@@ -80,14 +80,17 @@ def test_bulk_is_never_starved_and_neither_is_anyone_else() -> None:
 
 
 def partitioned(**counts: int) -> dict[str, Waiting]:
-    """Return what waits in queues, by lane and partition: ``usage_03=5``; a lane alone has no partition."""
+    """Return what waits in queues, by lane and partition: ``usage_03=5``; a lane alone has no partition.
+
+    Of ``usage_03_last=5`` nothing more comes.
+    """
     lanes = {"payments": PAYMENTS, "usage": USAGE, "bulk": BULK}
     waiting = {}
     for name, count in counts.items():
-        lane, _, partition = name.partition("_")
-        queue = f"{lanes[lane]}.{partition}" if partition else lanes[lane]
+        lane, *partition = name.removesuffix("_last").split("_")
+        queue = ".".join([lanes[lane], *partition])
         some = deque(delivery(b"x", queue=queue) for _ in range(count))
-        waiting[queue] = Waiting(count, partial(front_of, some))
+        waiting[queue] = Waiting(count, partial(front_of, some), is_last=name.endswith("_last"))
     return waiting
 
 
@@ -110,11 +113,25 @@ def by_queue(batch: list[Delivery]) -> dict[str, int]:
         ({"bulk_00": 90, "bulk_01": 90}, {"bulk_00": 10, "bulk_01": 10}),
         ({"bulk_00": 90, "bulk_01": 90, "usage_01": 95}, {"usage_01": 90, "bulk_00": 5, "bulk_01": 5}),
         ({"usage_00": 0, "usage_01": 0}, {}),
+        (
+            {"usage_00": 90, "usage_01_last": 80, "usage_02": 90},
+            {"usage_01": 80, "usage_00": 10, "usage_02": 10},
+        ),
+        ({"usage_00_last": 90, "usage_01_last": 90}, {"usage_00": 50, "usage_01": 50}),
+        ({"payments_00": 70, "usage_01_last": 90, "usage_02": 90}, {"payments_00": 70, "usage_01": 30}),
     ],
 )
-def test_partitions_of_a_lane_get_equal_parts(waiting: dict[str, int], expected: dict[str, int]) -> None:
+def test_partitions_of_a_lane_get_equal_parts_after_those_that_end(
+    waiting: dict[str, int], expected: dict[str, int]
+) -> None:
     batch = BatchTurns().batch_of(partitioned(**waiting), 100, BulkShare(BULK, 10, 20))
     assert by_queue(batch) == expected
+
+
+def test_batch_of_one_partition_is_of_one_that_ends_while_there_is_one() -> None:
+    turns, waiting = BatchTurns(one_partition=True), partitioned(usage_00=9, usage_01_last=150, usage_02=9)
+    batches = [by_queue(turns.batch_of(waiting, 100)) for _ in range(2)]
+    assert batches == [{"usage_01": 100}, {"usage_01": 50}]
 
 
 def test_no_partition_is_starved_by_batches_that_are_smaller_than_their_number() -> None:

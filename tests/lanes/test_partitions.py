@@ -42,11 +42,23 @@ class ImmediateSession:
         return call.under_way.result()
 
 
+class LateSession:
+    """Session whose calls end when somebody waits for them."""
+
+    def begin(self, work: Callable[[], T]) -> LedgerCall[T]:
+        return LedgerCall(work, Future())
+
+    def result(self, call: LedgerCall[T]) -> T:
+        return call.work()
+
+
 class FakeBatches:
     """Batches over ``link``, which count how often what is in flight was finished."""
 
+    session: ImmediateSession | LateSession
+
     def __init__(self, link: FakeLink) -> None:
-        self.link, self.session, self.finished = link, ImmediateSession(), 0
+        self.link, self.session, self.finished, self.is_idle = link, ImmediateSession(), 0, False
 
     def finish(self) -> None:
         self.finished += 1
@@ -129,6 +141,29 @@ def new_worker() -> Callable[..., ShareWorld]:
 
 
 New = Callable[..., ShareWorld]
+
+
+def test_idle_worker_does_what_the_leases_say_at_once_and_a_busy_one_goes_on_meanwhile(
+    new_worker: New,
+) -> None:
+    world = new_worker("a")
+    world.batches.session = LateSession()
+    world.attend()
+    assert world.takes == set()
+    world.batches.is_idle = True
+    world.attend()
+    assert world.takes == {0, 1, 2, 3}
+
+
+def test_idle_worker_waits_for_messages_until_its_next_look_and_no_longer(new_worker: New) -> None:
+    world = new_worker("a")
+    assert world.share.wait_s(9.0) == 0
+    world.attend()
+    assert world.share.wait_s(9.0) == PACE.eager_look_s
+    assert world.share.wait_s(0.01) == 0.01
+    world.look()
+    assert world.share.wait_s(9.0) == PACE.look_s
+    assert new_worker("b", 0).share.wait_s(9.0) == 9.0
 
 
 def test_worker_without_partitions_never_looks(new_worker: New) -> None:

@@ -7,6 +7,7 @@ The rule, for every kind of link:
 3. It gets no more than its ``most``: a batch with little bulk ends soon, and whoever comes next goes on.
 4. Partitions of a lane get equal parts, and what one doesn't need goes to the others. Where there is no room
    for all of them, those come first that have waited for the most batches.
+5. Before them come partitions of which nothing more is taken: another worker waits for those.
 
 All count messages, and bytes in the same proportion. ``worker.lanes.sharing`` decides on the shares.
 """
@@ -34,11 +35,13 @@ class BulkShare:
 class Waiting:
     """Deliveries of one queue that have arrived: their number, and a way to take the first of them.
 
-    ``take`` gets the most messages, and the bytes after which it stops.
+    ``take`` gets the most messages, and the bytes after which it stops. ``is_last`` says that nothing more of
+    the queue comes after them.
     """
 
     count: int
     take: Callable[[int, int], list[Delivery]]
+    is_last: bool = False
 
 
 #: What waits of a lane, by its queues.
@@ -87,11 +90,12 @@ class BatchTurns:
         return lanes
 
     def _of_next_partition(self, waiting: Mapping[str, Waiting]) -> Mapping[str, Waiting]:
-        """Return what waits of the partition that was not served for the most batches."""
+        """Return what waits of the partition that comes first."""
         partitions = {partition_in(queue) for queue, one in waiting.items() if one.count}
         if not partitions:
             return {}
-        chosen = min(partitions, key=self._last_served)
+        last = {partition_in(queue) for queue, one in waiting.items() if one.count and one.is_last}
+        chosen = min(last or partitions, key=self._last_served)
         self._note_served(chosen)
         return {queue: one for queue, one in waiting.items() if partition_in(queue) == chosen}
 
@@ -108,6 +112,10 @@ class BatchTurns:
         if len(lane) == 1:
             (only,) = lane.values()
             return only.take(most, room)
+        last = {queue: one for queue, one in lane.items() if one.is_last}
+        if 0 < len(last) < len(lane):
+            going_on = {queue: one for queue, one in lane.items() if not one.is_last}
+            return self._in_order([last, going_on], most, room)
         batch: list[Delivery] = []
         queues = sorted(lane, key=self._last_served)[: max(most, 0)]  # none where the lane has nothing
         parts = _parts({queue: lane[queue].count for queue in queues}, most)

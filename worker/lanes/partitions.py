@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 #: Time of a lease without renewal: a dead worker's partitions are taken after it, and a look more.
 LEASE_S = 10.0
 #: Looks in the time of a lease; where something is to come, there are more.
-_LOOKS, _EAGER_LOOKS = 5, 25
+_LOOKS, _EAGER_LOOKS = 5, 50
 #: Prefetch of all queues of a lane together, in times of that of one queue; and the least of a queue.
 _SPREAD, _PREFETCH_LEAST = 4, 100
 #: Part of a lease's time for what is held when a partition is handed over, and the most seconds of it.
@@ -138,13 +138,20 @@ class PartitionShare:
         """True while the worker has its share, and has had it for a look: messages of it have come."""
         return self._has_share and not self._leaving and not self._left
 
+    def wait_s(self, most: float) -> float:
+        """Return how long an idle worker may wait for messages: at most so long, and until the next look."""
+        return min(most, max(self._look_at - self._seconds(), 0.0)) if self._partitions else most
+
     def attend(self, batches: Batches) -> None:
-        """Hand over what is to be handed over, look at the leases, and do what they say."""
+        """Hand over what is to be handed over, look at the leases, and do what they say.
+
+        An idle worker waits for what the leases say; others go on meanwhile, and do it between two batches.
+        """
         self._hand_over(batches)
-        if self._looking is not None:
-            self._end_look(batches)
-        elif self._seconds() >= self._look_at and not self._is_ending:
+        if self._looking is None and self._seconds() >= self._look_at and not self._is_ending:
             self._begin_look(batches)
+        if self._looking is not None and (self._looking.has_ended or batches.is_idle):
+            self._end_look(batches, self._looking)
 
     def has_handed_over_all(self, batches: Batches) -> bool:
         """Hand over everything, as the worker stops; True once nothing is held any more."""
@@ -179,11 +186,9 @@ class PartitionShare:
             log.debug("the leases of partitions can't be renewed: %s", error)
             return None
 
-    def _end_look(self, batches: Batches) -> None:
-        """Do what the look has said, once it has ended."""
-        if self._looking is None or not self._looking.has_ended:
-            return
-        change = batches.session.result(self._looking)
+    def _end_look(self, batches: Batches, looking: LedgerCall[LeaseChange | None]) -> None:
+        """Do what the look says."""
+        change = batches.session.result(looking)
         self._looking = None
         if change is not None and not self._is_ending:
             self._left -= self._freeing

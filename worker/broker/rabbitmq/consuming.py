@@ -84,7 +84,8 @@ class ConsumingConnection(Consumes):
     def waiting(self) -> dict[str, Waiting]:
         """Return what waits here of each queue."""
         return {
-            queue: Waiting(len(channel.arrived), channel.take) for queue, channel in self._channels.items()
+            queue: Waiting(len(channel.arrived), channel.take, is_last=not channel.is_consumed)
+            for queue, channel in self._channels.items()
         }
 
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
@@ -281,6 +282,11 @@ class QueueChannel:
     def held(self) -> int:
         """Number of messages that are delivered and not acknowledged."""
         return len(self._outstanding)
+
+    @property
+    def is_consumed(self) -> bool:
+        """True while more messages come: neither quiesced nor held at none."""
+        return bool(self._tags)
 
     def look_again(self) -> None:
         """Try again to consume a queue that was missing; this one never is."""
