@@ -13,7 +13,7 @@ from schemas import Command, DeductUsage, OpenAccount, UsageBatch, partition_of,
 from tests.support.apply_commands import applied
 from tests.support.rabbit_client import RabbitClient
 from tests.support.waiting import eventually
-from tests.support.worker_thread import running
+from tests.support.worker_thread import FlagStop, running
 from worker import pipeline
 from worker.bootstrap import Application
 from worker.broker import BILLING, open_link
@@ -22,6 +22,7 @@ from worker.client import BillingClient
 from worker.console.queues import QueueProbe
 from worker.core import Plan, decide
 from worker.core.known import Known
+from worker.deadletters.store.filters import DeadLetterFilter
 from worker.ledger.audit import audit
 from worker.ledger.form import LedgerForm, distribute
 from worker.ledger.tables import accounts, entries, operations
@@ -218,6 +219,24 @@ def test_refusal_of_another_type_than_the_key_names_says_how_keys_are_made(
     ((dead_letter, _),) = rabbit.take("billing.dead", 1)
     assert dead_letter.headers["x-billing-routing-key"] == "usage.deduct.01"
     assert dead_letter.headers["x-billing-queue"] == "billing.usage.01"
+
+
+def test_replay_finds_the_partition_of_its_message_anew(
+    application: Application, rabbit: RabbitClient
+) -> None:
+    wrong = (partition_of(slot_of("u-1"), PARTITIONS) + 1) % PARTITIONS
+    fault = {"type": "usage.deduct", "referenceId": "d-1", "userId": "u-1", "tokenz": 5}
+    service, link = application.service(), application.link(consume=[BILLING.dead.name])
+    with running(application), closing(link):
+        rabbit.publish(fault, routing_key=f"usage.deduct.{wrong:02d}")
+        eventually(lambda: (service.drain(link, wait_s=0.05), service.counts().parked)[1] == 1)
+        (line,) = service.page().dead_letters
+        body = service.dead_letter(line.number).body
+        service.edit(line.number, body.replace(b"tokenz", b"tokens"), "a typo", "ann", instead_of=body)
+        replay = service.create_replay(DeadLetterFilter(), "mended", "ann")
+        ended = application.replayer().run(replay.number, "ann", stop=FlagStop())
+    assert ended.counts["applied"] == 1
+    assert application.metrics.misrouted._value.get() == 0, "it came by the wrong partition again"
 
 
 def test_console_counts_a_lane_with_its_partitions(application: Application, rabbit: RabbitClient) -> None:

@@ -1,5 +1,6 @@
 """Nodes of a real RabbitMQ cluster are killed under load: workers go on with the others."""
 
+import re
 from contextlib import closing
 from pathlib import Path
 from time import monotonic
@@ -8,6 +9,7 @@ import pytest
 
 from tests.support.load_scenario import LoadScenario, assert_clean, load_scenario
 from tests.support.rabbitmq_cluster import Cluster, ClusterNode
+from tests.support.source_files import ROOT
 from tests.support.steady_producer import Publication
 from tests.support.user_order import misplaced
 from tests.support.waiting import eventually
@@ -16,6 +18,9 @@ from worker.ledger.engine import ledger_engine
 
 FIRST_ANSWER_S = 5.0
 PARTITIONS = 8
+_MORE_NODES = (
+    (ROOT / "worker/GROWING.md").read_text().partition("## More broker nodes")[2].partition("\n## ")[0]
+)
 
 
 @pytest.mark.slow
@@ -68,6 +73,45 @@ def test_partitions_survive_the_loss_of_a_leader_and_of_the_node_that_leads_most
         under.lasts(1)
         assert_clean(under)
     assert in_order(postgres_url, flows) == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_node_joins_and_leaves_under_load_by_the_commands_of_the_manual(
+    broker_cluster: Cluster, postgres_url: str, tmp_path: Path
+) -> None:
+    first = broker_cluster.nodes[0]
+    vhost = broker_cluster.new_vhost(partitions=PARTITIONS)
+    with (
+        ClusterNode.of(first, joins=False) as new,
+        load_scenario(
+            tmp_path, broker_url=broker_cluster.url(vhost), database_url=postgres_url, partitions=PARTITIONS
+        ) as under,
+    ):
+        under.starts(workers=2)
+        larger = Cluster([*broker_cluster.nodes, new])
+        for command in ("rabbitmqctl stop_app", "rabbitmqctl join_cluster", "rabbitmqctl start_app"):
+            new.control(of_manual(command, first))
+        for command in ("rabbitmq-queues grow", "rabbitmq-queues rebalance"):
+            new.control(of_manual(command, new))
+        eventually(lambda: larger.is_whole(vhost), what="each queue has a replica on the new node")
+        eventually(lambda: new.name_in_cluster in larger.leaders(vhost).values(), what="it leads queues")
+        under.recovers()
+        first.control(of_manual("rabbitmq-queues shrink", new))
+        new.stop()
+        first.control(of_manual("rabbitmqctl forget_cluster_node", new))
+        eventually(lambda: broker_cluster.is_whole(vhost), what="the others lead all queues")
+        under.recovers()
+        assert_clean(under)
+
+
+def of_manual(command: str, node: ClusterNode) -> str:
+    """Return the manual's command line that begins so, with the name of a node in place of its example."""
+    inline = [" ".join(code.split()) for code in re.findall(r"`(rabbitmq[^`]+)`", _MORE_NODES)]
+    (line,) = (
+        line for line in [*inline, *map(str.strip, _MORE_NODES.splitlines())] if line.startswith(command)
+    )
+    return re.sub(r"rabbit@mq\d", node.name_in_cluster, line)
 
 
 def unbroken_flow(under: LoadScenario) -> list[Publication]:

@@ -1,6 +1,7 @@
 """Private RabbitMQ cluster of three nodes on one machine, any of which may be killed."""
 
 import secrets
+import shlex
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,7 @@ from tests.support.waiting import eventually
 from worker.broker import BILLING, open_link
 
 _SIZE = 3
+_CONTROL_S = 60.0
 
 
 class ClusterNode(RabbitMQ):
@@ -25,8 +27,8 @@ class ClusterNode(RabbitMQ):
     _cookie: str
 
     @classmethod
-    def of(cls, first: "ClusterNode | None") -> "ClusterNode":
-        """Start a node that joins ``first``, or the first one."""
+    def of(cls, first: "ClusterNode | None", *, joins: bool = True) -> "ClusterNode":
+        """Start a node that joins ``first``, or only knows its cookie; without ``first`` the first one."""
         script = rabbitmq_binary()
         if script is None:
             raise ServerError("RabbitMQ is not installed: run python -m tests.support.provision")
@@ -36,13 +38,28 @@ class ClusterNode(RabbitMQ):
             node.address = replace(node.address, user=first.address.user, password=first.address.password)
             node.management = ManagementClient(node.address)
             node._epmd_port = first._epmd_port
-            node._settings = _joining(first)
+            node._settings = _joining(first) if joins else ()
         return started(node, node._configure)
 
     @property
     def name_in_cluster(self) -> str:
         """The name that other nodes know it by."""
         return f"billing-{self.address.port}@localhost"
+
+    def control(self, command: str) -> None:
+        """Run a command line of RabbitMQ's tools at this node. Raises ServerError."""
+        tool, *arguments = shlex.split(command)
+        done = subprocess.run(
+            [str(self._script.with_name(tool)), *arguments],
+            env=self._environment() | {"RABBITMQ_CTL_DIST_PORT_MIN": "0", "RABBITMQ_CTL_DIST_PORT_MAX": "0"},
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=_CONTROL_S,
+            check=False,
+        )
+        if done.returncode:
+            raise ServerError(f"{command} ended with {done.returncode}: {done.stdout}{done.stderr}")
 
     def kill(self) -> None:
         """Kill the node alone (SIGKILL): those that come back find the others by the epmd, which stays."""
@@ -94,7 +111,7 @@ class Cluster:
         link = open_link(node.address.url(name))
         link.declare(BILLING.partitioned(partitions))
         link.close()
-        eventually(lambda: self._is_whole(name), what="each queue has its replicas")
+        eventually(lambda: self.is_whole(name), what="each queue has its replicas")
         return name
 
     def leader_of(self, vhost: str, queue: str) -> ClusterNode:
@@ -123,7 +140,7 @@ class Cluster:
     def regains(self, node: ClusterNode, vhost: str) -> None:
         """Start a killed node again, and wait until each queue has all its replicas."""
         node.resume()
-        eventually(lambda: self._is_whole(vhost), what="all replicas are back")
+        eventually(lambda: self.is_whole(vhost), what="all replicas are back")
 
     def rebalances(self, vhost: str) -> None:
         """Spread the leaders over the nodes, as `rabbitmq-queues rebalance quorum` does, and wait for it."""
@@ -131,9 +148,11 @@ class Cluster:
         names = {node.name_in_cluster for node in self.nodes}
         eventually(lambda: names.issubset(self.leaders(vhost).values()), what="each node leads a queue")
 
-    def _is_whole(self, vhost: str) -> bool:
+    def is_whole(self, vhost: str) -> bool:
+        """True where each queue has a replica on every node, and no other."""
         queues = self._any().management.quorum_queues(vhost).values()
-        return all(len(queue.online) == len(self.nodes) for queue in queues)
+        nodes = {node.name_in_cluster for node in self.nodes}
+        return all(queue.online == nodes for queue in queues)
 
     def _any(self) -> ClusterNode:
         return next(node for node in self.nodes if node.running)
