@@ -10,10 +10,11 @@ import { Listener } from "./listening.js";
 import type { Handler, ListenOptions, Subscription } from "./listening.js";
 import { decode, encode } from "./numbers.js";
 import { resultOf } from "./outcomes.js";
-import { requireTraceparent } from "./trace.js";
 import type { Result } from "./outcomes.js";
-import type { Outgoing } from "./requests.js";
 import { joined, partsOf, requirePartitions, routingKey } from "./partitions.js";
+import type { Part } from "./partitions.js";
+import type { Outgoing } from "./requests.js";
+import { requireTraceparent } from "./trace.js";
 import { Billing } from "./vocabulary.js";
 import type { CommandOptions, NoticesOptions, RepliesOptions, RequestOptions } from "./vocabulary.js";
 import { Wire } from "./wire.js";
@@ -47,15 +48,9 @@ export class BillingClient extends Billing {
   readonly #subscriptions = new Set<Subscription>();
   #isClosed = false;
 
-  constructor({
-    url,
-    tls,
-    appId = "billing-client",
-    maxPending = 1_000,
-    timeoutMs,
-    partitions = 0,
-  }: ClientOptions) {
+  constructor(options: ClientOptions) {
     super();
+    const { url, tls, appId = "billing-client", maxPending = 1_000, timeoutMs, partitions = 0 } = options;
     this.#partitions = requirePartitions(partitions);
     this.#broker = brokerOf(url, tls);
     this.#appId = appId;
@@ -67,20 +62,13 @@ export class BillingClient extends Billing {
     if ((command.replies ?? "all") !== "all") {
       throw new BillingRefused("replies: request waits for the reply; use publish", "replies");
     }
-    if (command.type !== "usage.batch") return resultOf(await this.#reply(command, options));
     const parts = partsOf(command, this.#partitions);
-    const replies = await Promise.all(
-      parts.map(({ batch }) => this.#reply(batch, options, command.referenceId)),
-    );
-    const [only] = replies;
-    return resultOf(only !== undefined && parts.length === 1 ? only : joined(command, parts, replies));
+    const bodies = await this.#sendParts("reply", command, parts, options);
+    return resultOf(joined(command, parts, bodies.map(decode<Reply>)));
   }
 
   override async publish(command: Command, options: CommandOptions = {}): Promise<void> {
-    const parts = command.type === "usage.batch" ? partsOf(command, this.#partitions) : [];
-    const commands = parts.length > 0 ? parts.map(({ batch }) => batch) : [command];
-    const messages = commands.map((one) => this.#outgoing(one, options, command.referenceId));
-    await Promise.all(messages.map((message) => this.#send("confirm", message, options)));
+    await this.#sendParts("confirm", command, partsOf(command, this.#partitions), options);
   }
 
   override async ask(query: Query, options: RequestOptions = {}): Promise<Answer> {
@@ -110,29 +98,26 @@ export class BillingClient extends Billing {
     await Promise.all([...subscriptions, this.#wire.close(timeoutMs)]);
   }
 
-  /** Send a command and return its reply; errors about it name `referenceId`. */
-  async #reply(command: Command, options: CommandOptions, referenceId = command.referenceId): Promise<Reply> {
-    return decode(await this.#send("reply", this.#outgoing(command, options, referenceId), options));
+  /** Send the parts of a command, once all of them can be written; errors name the reference of the whole. */
+  async #sendParts(end: End, { referenceId }: Command, parts: readonly Part[], options: CommandOptions) {
+    const messages = parts.map(({ command }) => ({ ...this.#outgoing(command, options), referenceId }));
+    return Promise.all(messages.map((message) => this.#send(end, message, options)));
   }
 
-  #outgoing(command: Command, { lane }: CommandOptions, referenceId: string): Outgoing {
+  #outgoing(command: Command, { lane }: CommandOptions): Outgoing {
     const { type } = command;
     if (lane === "bulk" && !type.startsWith("usage.")) {
       throw new BillingRefused(`the bulk lane takes usage alone, not ${type}`, "lane", "wrong_lane");
     }
     const exchange = lane === "bulk" ? "billing.bulk" : "billing";
-    const key = routingKey(command, this.#partitions);
-    return { exchange, type, routingKey: key, body: encode(command), referenceId };
+    return { exchange, type, routingKey: routingKey(command, this.#partitions), body: encode(command) };
   }
 
   #send(end: End, message: Outgoing, { timeoutMs, traceparent }: RequestOptions): Promise<Buffer> {
     this.#refuseClosed();
     requireTraceparent(traceparent);
-    return this.#wire.send(
-      end,
-      { ...message, traceparent },
-      timeoutMs ?? this.#timeoutMs ?? TIMEOUTS_MS[end],
-    );
+    const longest = timeoutMs ?? this.#timeoutMs ?? TIMEOUTS_MS[end];
+    return this.#wire.send(end, { ...message, traceparent }, longest);
   }
 
   async #listen<T>(
