@@ -4,8 +4,8 @@ import { randomUUID } from "node:crypto";
 
 import { BillingError } from "./errors.js";
 import { formatTokens } from "./formats.js";
-import type { BalanceAnswer, HistoryAnswer, StatsAnswer, UsageAnswer } from "./generated/contract.js";
-import type { CatalogPackage, Command, Reply, Transaction } from "./generated/contract.js";
+import type { BalanceAnswer, CatalogPackage, Command, HistoryAnswer, Reply } from "./generated/contract.js";
+import type { StatsAnswer, Transaction, UsageAnswer } from "./generated/contract.js";
 import type { Applied, Rejected, Result } from "./outcomes.js";
 import type { AffordOptions, Billing } from "./vocabulary.js";
 
@@ -70,16 +70,15 @@ function transactionHistory(page: HistoryAnswer | null, limit: number, offset: n
 
 export type UsageAnalytics = Readonly<ReturnType<typeof usageAnalytics>>;
 
-function usageAnalytics({ period, total, averageDaily, projectedMonthly, dailyUsage, usageByType }: Used) {
+function usageAnalytics(answer: Pick<UsageAnswer, keyof ReturnType<typeof noUsage>>) {
+  const { period, total, averageDaily, projectedMonthly, dailyUsage, usageByType } = answer;
   const [startDate, endDate] = [new Date(period.startDate), new Date(period.endDate)];
   const usage = { total, averageDaily, projectedMonthly };
   return { period: { days: period.days, startDate, endDate }, usage, dailyUsage, usageByType };
 }
 
-type Used = Omit<UsageAnswer, "type" | "schemaVersion" | "asOf" | "userId" | "sequence" | "timezone">;
-
 /** Return the usage of an unknown account: none, day by day until today. */
-function noUsage(days: number): Used {
+function noUsage(days: number) {
   const daysAgo = (count: number) => new Date(Date.now() - count * DAY_MS).toISOString().slice(0, 10);
   const dailyUsage = Array.from({ length: days }, (_, n) => ({ date: daysAgo(days - 1 - n), tokens: 0 }));
   const period = { days, startDate: daysAgo(days - 1), endDate: daysAgo(0) };
@@ -247,20 +246,20 @@ export class TokenService {
   }
 }
 
-function isOldRejection(result: Result): result is Rejected {
-  return result.status === "rejected" && result.duplicate && result.code !== "reference_conflict";
-}
-
-function oldError(code: string, reply?: Rejected): TokenServiceError {
-  return new TokenServiceError(oldText(code, reply), code, reply);
-}
-
 /** Return the one price of a package; of one with several, or with rates, only `paid` says what was paid. */
 function priceOf({ id, priceMinor, currency }: CatalogPackage) {
   if (priceMinor == null || currency == null) {
     throw new RangeError(`The package ${id} has no single price: say what was paid, in paid`);
   }
   return { amountMinor: priceMinor, currency };
+}
+
+function isOldRejection(result: Result): result is Rejected {
+  return result.status === "rejected" && result.duplicate && result.code !== "reference_conflict";
+}
+
+function oldError(code: string, reply?: Rejected): TokenServiceError {
+  return new TokenServiceError(oldText(code, reply), code, reply);
 }
 
 function oldText(code: string, reply?: Rejected): string {
