@@ -99,7 +99,9 @@ export class BillingClient extends Billing {
   }
 
   /** Send the parts of a command, once all of them can be written; errors name the reference of the whole. */
-  async #sendParts(end: End, { referenceId }: Command, parts: readonly Part[], options: CommandOptions) {
+  async #sendParts(end: End, whole: Command, parts: readonly Part[], options: CommandOptions) {
+    if (parts.length > 1) encode(whole); // refuses a number by its place in the whole
+    const { referenceId } = whole;
     const messages = parts.map(({ command }) => ({ ...this.#outgoing(command, options), referenceId }));
     return Promise.all(messages.map((message) => this.#send(end, message, options)));
   }

@@ -180,6 +180,19 @@ describe("a client with partitions", () => {
     assert.equal(properties.type, "usage.deduct");
   });
 
+  test("sends no part of a batch in which one number can't be sent, and says which", async () => {
+    const whole = batchOf(USERS, randomUUID());
+    const [last] = partsOf(whole, 16).at(-1)?.places as [number];
+    const items = whole.items.map((item, n) => (n === last ? { ...item, tokens: 1.5 } : item));
+    const odd = { ...whole, items: items as unknown as Batch["items"] };
+    await assert.rejects(client.request(odd), { name: "BillingRefused", field: `items.${last}.tokens` });
+    await client.deduct({ referenceId: "after", userId: "ada", tokens: 1 });
+    assert.deepEqual(
+      seen.splice(0).map((message) => bodyOf(message).referenceId),
+      ["after"],
+    );
+  });
+
   test("sends a batch of many users in parts, and has one result", async () => {
     const whole = batchOf(USERS, randomUUID());
     const { type: _, ...fields } = whole;
