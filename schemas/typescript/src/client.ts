@@ -9,6 +9,7 @@ import type { Answer, Command, Notice, Query, Reply } from "./generated/contract
 import { Listener } from "./listening.js";
 import type { Handler, ListenOptions, Subscription } from "./listening.js";
 import { decode, encode } from "./numbers.js";
+import { requireCount, requireName, TIMEOUT_MAX_MS } from "./options.js";
 import { resultOf } from "./outcomes.js";
 import type { Result } from "./outcomes.js";
 import { joined, partsOf, requirePartitions, routingKey } from "./partitions.js";
@@ -22,6 +23,7 @@ import type { End } from "./wire.js";
 
 const TIMEOUTS_MS: Record<End, number> = { reply: 10_000, confirm: 10_000, answer: 5_000 };
 const CLOSE_TIMEOUT_MS = 10_000;
+const PENDING_MAX = 1_000_000;
 
 export interface ClientOptions {
   /** `amqp://user:password@a,b:5673/vhost`, or `amqps:`: nodes of one broker; `?heartbeat=` in seconds, default 15. */
@@ -53,9 +55,9 @@ export class BillingClient extends Billing {
     const { url, tls, appId = "billing-client", maxPending = 1_000, timeoutMs, partitions = 0 } = options;
     this.#partitions = requirePartitions(partitions);
     this.#broker = brokerOf(url, tls);
-    this.#appId = appId;
+    this.#appId = requireName("appId", appId);
     this.#timeoutMs = timeoutMs;
-    this.#wire = new Wire(this.#broker, appId, maxPending);
+    this.#wire = new Wire(this.#broker, appId, requireCount("maxPending", maxPending, PENDING_MAX));
   }
 
   override async request(command: Command, options: CommandOptions = {}): Promise<Result> {
@@ -119,7 +121,11 @@ export class BillingClient extends Billing {
     this.#refuseClosed();
     requireTraceparent(traceparent);
     const longest = timeoutMs ?? this.#timeoutMs ?? TIMEOUTS_MS[end];
-    return this.#wire.send(end, { ...message, traceparent }, longest);
+    return this.#wire.send(
+      end,
+      { ...message, traceparent },
+      requireCount("timeoutMs", longest, TIMEOUT_MAX_MS),
+    );
   }
 
   async #listen<T>(
@@ -131,7 +137,15 @@ export class BillingClient extends Billing {
     this.#refuseClosed();
     const listener = new Listener(`${this.#appId} ${what}`, this.#broker, prepare, handler, options);
     this.#subscriptions.add(listener);
-    return listener.start();
+    const close: Subscription["close"] = async (options) => {
+      await listener.close(options);
+      this.#subscriptions.delete(listener);
+    };
+    await listener.start().catch(async (refusal) => {
+      await close();
+      throw refusal;
+    });
+    return { close };
   }
 
   #refuseClosed(): void {
