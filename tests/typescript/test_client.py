@@ -20,7 +20,7 @@ SERVED = ("billing.payments", "billing.usage", "billing.bulk", "billing.queries"
 TESTS = sorted(path.stem for path in (FOLDER / "test").glob("*.test.ts"))
 
 
-def test_types_are_those_of_the_contract() -> None:
+def test_types_and_methods_are_those_of_the_contract() -> None:
     run("node", "scripts/generate.mjs", "--check")
 
 

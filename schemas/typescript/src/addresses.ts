@@ -16,7 +16,8 @@ export interface Address {
 }
 
 const NEXT_URL = /[,;]\s*(?=[a-z][a-z0-9+.-]*:\/\/)/i;
-const FORM = /^([a-z][a-z0-9+.-]*):\/\/([^/?#]*)([^?#@]*)(?:\?([^#@]*))?$/i;
+/** Scheme, login up to the first @, hosts, path and query. */
+const FORM = /^([a-z][a-z0-9+.-]*):\/\/((?:[^/?#@]*@)?)([^/?#]*)([^?#@]*)(?:\?([^#@]*))?$/i;
 const HOST = /^(?:\[([0-9a-f:.]+)\]|([^\s:[\]@]*))(?::(\d{0,5}))?$/i;
 const PORT_MAX = 65_535;
 const UNREADABLE =
@@ -64,15 +65,10 @@ export function addressOf(text: string): Address {
 type Pieces = ReturnType<typeof piecesOf>;
 
 function piecesOf(url: string) {
-  const [, scheme = "", authority = "", path = "", query = ""] = FORM.exec(url) ?? refuse(UNREADABLE);
-  const login = authority.slice(0, authority.indexOf("@") + 1); // each host may repeat it
-  const listed = authority
-    .slice(login.length)
-    .trim()
-    .split(/\s*[,;]\s*/);
-  const hosts = listed.map((host, place) =>
-    place > 0 && host.startsWith(login) ? host.slice(login.length) : host,
-  );
+  const [, scheme = "", login = "", list = "", path = "", query = ""] = FORM.exec(url) ?? refuse(UNREADABLE);
+  // Each of the other hosts may repeat the login.
+  const [first = "", ...others] = list.trim().split(/\s*[,;]\s*/);
+  const hosts = [first, ...others.map((host) => (host.startsWith(login) ? host.slice(login.length) : host))];
   // A password that was taken for a port ends here, too.
   if (/[[\]]/.test(login) || !hosts.every((host) => HOST.test(host))) refuse(UNREADABLE);
   if (hosts.length > 1 && hosts.includes("")) refuse("names an empty address: remove a comma");

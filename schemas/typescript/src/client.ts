@@ -9,11 +9,13 @@ import type { Answer, Command, Notice, Query, Reply } from "./generated/contract
 import { Listener } from "./listening.js";
 import type { Handler, ListenOptions, Subscription } from "./listening.js";
 import { decode, encode } from "./numbers.js";
+import { requireCount, requireName, TIMEOUT_MAX_MS } from "./options.js";
 import { resultOf } from "./outcomes.js";
-import { requireTraceparent } from "./trace.js";
 import type { Result } from "./outcomes.js";
-import type { Outgoing } from "./requests.js";
 import { joined, partsOf, requirePartitions, routingKey } from "./partitions.js";
+import type { Part } from "./partitions.js";
+import type { Outgoing } from "./requests.js";
+import { requireTraceparent } from "./trace.js";
 import { Billing } from "./vocabulary.js";
 import type { CommandOptions, NoticesOptions, RepliesOptions, RequestOptions } from "./vocabulary.js";
 import { Wire } from "./wire.js";
@@ -21,6 +23,7 @@ import type { End } from "./wire.js";
 
 const TIMEOUTS_MS: Record<End, number> = { reply: 10_000, confirm: 10_000, answer: 5_000 };
 const CLOSE_TIMEOUT_MS = 10_000;
+const PENDING_MAX = 1_000_000;
 
 export interface ClientOptions {
   /** `amqp://user:password@a,b:5673/vhost`, or `amqps:`: nodes of one broker; `?heartbeat=` in seconds, default 15. */
@@ -47,40 +50,27 @@ export class BillingClient extends Billing {
   readonly #subscriptions = new Set<Subscription>();
   #isClosed = false;
 
-  constructor({
-    url,
-    tls,
-    appId = "billing-client",
-    maxPending = 1_000,
-    timeoutMs,
-    partitions = 0,
-  }: ClientOptions) {
+  constructor(options: ClientOptions) {
     super();
+    const { url, tls, appId = "billing-client", maxPending = 1_000, timeoutMs, partitions = 0 } = options;
     this.#partitions = requirePartitions(partitions);
     this.#broker = brokerOf(url, tls);
-    this.#appId = appId;
+    this.#appId = requireName("appId", appId);
     this.#timeoutMs = timeoutMs;
-    this.#wire = new Wire(this.#broker, appId, maxPending);
+    this.#wire = new Wire(this.#broker, appId, requireCount("maxPending", maxPending, PENDING_MAX));
   }
 
   override async request(command: Command, options: CommandOptions = {}): Promise<Result> {
     if ((command.replies ?? "all") !== "all") {
       throw new BillingRefused("replies: request waits for the reply; use publish", "replies");
     }
-    if (command.type !== "usage.batch") return resultOf(await this.#reply(command, options));
     const parts = partsOf(command, this.#partitions);
-    const replies = await Promise.all(
-      parts.map(({ batch }) => this.#reply(batch, options, command.referenceId)),
-    );
-    const [only] = replies;
-    return resultOf(only !== undefined && parts.length === 1 ? only : joined(command, parts, replies));
+    const bodies = await this.#sendParts("reply", command, parts, options);
+    return resultOf(joined(command, parts, bodies.map(decode<Reply>)));
   }
 
   override async publish(command: Command, options: CommandOptions = {}): Promise<void> {
-    const parts = command.type === "usage.batch" ? partsOf(command, this.#partitions) : [];
-    const commands = parts.length > 0 ? parts.map(({ batch }) => batch) : [command];
-    const messages = commands.map((one) => this.#outgoing(one, options, command.referenceId));
-    await Promise.all(messages.map((message) => this.#send("confirm", message, options)));
+    await this.#sendParts("confirm", command, partsOf(command, this.#partitions), options);
   }
 
   override async ask(query: Query, options: RequestOptions = {}): Promise<Answer> {
@@ -110,28 +100,31 @@ export class BillingClient extends Billing {
     await Promise.all([...subscriptions, this.#wire.close(timeoutMs)]);
   }
 
-  /** Send a command and return its reply; errors about it name `referenceId`. */
-  async #reply(command: Command, options: CommandOptions, referenceId = command.referenceId): Promise<Reply> {
-    return decode(await this.#send("reply", this.#outgoing(command, options, referenceId), options));
+  /** Send the parts of a command, once all of them can be written; errors name the reference of the whole. */
+  async #sendParts(end: End, whole: Command, parts: readonly Part[], options: CommandOptions) {
+    if (parts.length > 1) encode(whole); // refuses a number by its place in the whole
+    const { referenceId } = whole;
+    const messages = parts.map(({ command }) => ({ ...this.#outgoing(command, options), referenceId }));
+    return Promise.all(messages.map((message) => this.#send(end, message, options)));
   }
 
-  #outgoing(command: Command, { lane }: CommandOptions, referenceId: string): Outgoing {
+  #outgoing(command: Command, { lane }: CommandOptions): Outgoing {
     const { type } = command;
     if (lane === "bulk" && !type.startsWith("usage.")) {
       throw new BillingRefused(`the bulk lane takes usage alone, not ${type}`, "lane", "wrong_lane");
     }
     const exchange = lane === "bulk" ? "billing.bulk" : "billing";
-    const key = routingKey(command, this.#partitions);
-    return { exchange, type, routingKey: key, body: encode(command), referenceId };
+    return { exchange, type, routingKey: routingKey(command, this.#partitions), body: encode(command) };
   }
 
   #send(end: End, message: Outgoing, { timeoutMs, traceparent }: RequestOptions): Promise<Buffer> {
     this.#refuseClosed();
     requireTraceparent(traceparent);
+    const longest = timeoutMs ?? this.#timeoutMs ?? TIMEOUTS_MS[end];
     return this.#wire.send(
       end,
       { ...message, traceparent },
-      timeoutMs ?? this.#timeoutMs ?? TIMEOUTS_MS[end],
+      requireCount("timeoutMs", longest, TIMEOUT_MAX_MS),
     );
   }
 
@@ -144,7 +137,15 @@ export class BillingClient extends Billing {
     this.#refuseClosed();
     const listener = new Listener(`${this.#appId} ${what}`, this.#broker, prepare, handler, options);
     this.#subscriptions.add(listener);
-    return listener.start();
+    const close: Subscription["close"] = async (options) => {
+      await listener.close(options);
+      this.#subscriptions.delete(listener);
+    };
+    await listener.start().catch(async (refusal) => {
+      await close();
+      throw refusal;
+    });
+    return { close };
   }
 
   #refuseClosed(): void {

@@ -8,6 +8,7 @@ import { Link, atMost } from "./connection.js";
 import type { Broker } from "./connection.js";
 import { BillingUnavailable } from "./errors.js";
 import { decode } from "./numbers.js";
+import { requireCount } from "./options.js";
 import { traceIn } from "./trace.js";
 
 /** Handler of messages; one that throws gets the message again. */
@@ -35,10 +36,13 @@ const CLOSE_TIMEOUT_MS = 10_000;
 const RETRY_DELAY_MS = 1_000;
 /** Number of handled ids that are remembered, to recognize copies. */
 const REMEMBERED = 10_000;
+/** Largest prefetch that AMQP has a place for. */
+const PREFETCH_MAX = 65_535;
 
 /** Consumer of one queue on a connection of its own, so that a missing queue disturbs nothing else. */
 export class Listener<T> implements Subscription {
   readonly #link: Link;
+  readonly #concurrency: number;
   /** Runs of the handler by message id. One that succeeded stays: a copy ends with it. */
   readonly #runs = new Map<unknown, Promise<boolean>>();
   #channel: Channel | undefined;
@@ -54,6 +58,7 @@ export class Listener<T> implements Subscription {
     private readonly handler: Handler<T>,
     private readonly options: ListenOptions,
   ) {
+    this.#concurrency = requireCount("concurrency", options.concurrency ?? 10, PREFETCH_MAX);
     this.#link = new Link(name, broker, {
       open: (channel) => this.#open(channel),
       lost: () => (this.#channel = undefined),
@@ -81,7 +86,7 @@ export class Listener<T> implements Subscription {
 
   async #open(channel: ConfirmChannel): Promise<void> {
     this.#channel = channel;
-    await channel.prefetch(this.options.concurrency ?? 10);
+    await channel.prefetch(this.#concurrency);
     await channel.consume(await this.prepare(channel), (delivery) => {
       if (delivery !== null && !this.#isClosing) void this.#take(channel, delivery);
     });

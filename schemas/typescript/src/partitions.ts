@@ -1,4 +1,4 @@
-// Partitions of the broker's queues: the routing key of a command, and a batch of many users in parts.
+// Partitions of the broker's queues: the routing key of a command, and its parts where it is a batch of many users.
 
 import { createHash } from "node:crypto";
 
@@ -11,9 +11,9 @@ const SLOTS = 64;
 const PARTITIONS = [0, 8, 16, 32, 64];
 const REFERENCE_MAX = 200;
 
-/** Items of a batch as a batch of its own, with their places in the whole. */
-export interface BatchPart {
-  readonly batch: Batch;
+/** A command, or items of a batch as a batch of its own, with their places in the whole. */
+export interface Part {
+  readonly command: Command;
   readonly places: readonly number[];
 }
 
@@ -39,22 +39,23 @@ export function routingKey(command: Command, partitions: number): string {
   return `${command.type}.${digits(partition)}`;
 }
 
-/** Return the parts of a batch by partition, in order; the batch alone where it is of one.
+/** Return the parts of a batch by partition, in order; a command that is of one partition is its own only part.
  *
  * The reference of a part is that of the whole with the partition behind it: the same batch has the same parts again.
  * A batch whose reference has no room for that is not split; the worker applies it all the same. */
-export function partsOf(batch: Batch, partitions: number): BatchPart[] {
-  const whole = [{ batch, places: [...batch.items.keys()] }];
-  if (partitions === 0 || [...batch.referenceId].length + ":00".length > REFERENCE_MAX) return whole;
-  const users = usersOf(batch);
+export function partsOf(command: Command, partitions: number): Part[] {
+  const users = usersOf(command);
+  const whole = [{ command, places: [...users.keys()] }];
+  if (command.type !== "usage.batch" || partitions === 0) return whole;
+  if ([...command.referenceId].length + ":00".length > REFERENCE_MAX) return whole;
   const byPartition = new Map<number, number[]>();
-  for (const place of batch.items.keys()) {
-    const partition = partitionOf(users[place], partitions) ?? 0; // an item without a user is refused in any
+  for (const [place, userId] of users.entries()) {
+    const partition = partitionOf(userId, partitions) ?? 0; // an item without a user is refused in any
     byPartition.set(partition, [...(byPartition.get(partition) ?? []), place]);
   }
-  if (byPartition.size === 1) return whole;
+  if (byPartition.size <= 1) return whole;
   const inOrder = [...byPartition].sort(([one], [other]) => one - other);
-  return inOrder.map(([partition, places]) => ({ batch: partOf(batch, partition, places), places }));
+  return inOrder.map(([partition, places]) => ({ command: partOf(command, partition, places), places }));
 }
 
 function partOf(batch: Batch, partition: number, places: readonly number[]): Batch {
@@ -62,16 +63,17 @@ function partOf(batch: Batch, partition: number, places: readonly number[]): Bat
   return { ...batch, referenceId: `${batch.referenceId}:${digits(partition)}`, items };
 }
 
-/** Return the one reply to a batch: the replies to its items in their order, and how many they are.
+/** Return the one reply to a command: to a batch in parts the replies to its items in order, and how many they are.
  *
  * A part that failed as a whole fails for each of its items; where all did, the first reply is returned. */
-export function joined(batch: Batch, parts: readonly BatchPart[], replies: readonly Reply[]): Reply {
-  const { type, referenceId, userId } = batch;
-  const [first] = replies;
-  if (first !== undefined && replies.every((reply) => !reply.items)) return { ...first, referenceId };
+export function joined(command: Command, parts: readonly Part[], replies: readonly Reply[]): Reply {
+  const [first] = replies as [Reply];
+  if (parts.length === 1 || command.type !== "usage.batch") return first;
+  const { type, referenceId, userId } = command;
+  if (replies.every((reply) => !reply.items)) return { ...first, referenceId };
   const items: Reply[] = [];
   parts.forEach((part, n) => {
-    const ofPart = itemsOf(part, replies[n] as Reply);
+    const ofPart = itemsOf(command, part, replies[n] as Reply);
     part.places.forEach((place, index) => (items[place] = ofPart[index] as Reply));
   });
   const count = (status: Reply["status"]): number => items.filter((item) => item.status === status).length;
@@ -79,7 +81,7 @@ export function joined(batch: Batch, parts: readonly BatchPart[], replies: reado
   const rejected = items.length - applied - failed;
   const text = `Processed ${items.length} items: ${applied} applied, ${rejected} rejected`;
   return {
-    schemaVersion: (first as Reply).schemaVersion,
+    schemaVersion: first.schemaVersion,
     status: "applied",
     code: "batch_processed",
     message: failed > 0 ? `${text}, ${failed} failed` : text,
@@ -95,10 +97,11 @@ export function joined(batch: Batch, parts: readonly BatchPart[], replies: reado
 }
 
 /** Return the replies to the items of a part. */
-function itemsOf(part: BatchPart, reply: Reply): readonly Reply[] {
+function itemsOf(batch: Batch, part: Part, reply: Reply): readonly Reply[] {
   if (reply.items) return reply.items;
-  return part.batch.items.map((item) => {
-    const userId = item.userId ?? part.batch.userId;
+  return part.places.map((place) => {
+    const item = batch.items[place] as Batch["items"][number];
+    const userId = item.userId ?? batch.userId;
     return { ...reply, type: item.type, referenceId: item.referenceId, ...(userId ? { userId } : {}) };
   });
 }

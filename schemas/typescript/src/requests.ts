@@ -27,13 +27,13 @@ export interface Request extends Outgoing {
 
 /** Requests of one kind: at most `places` are with the broker at a time, and the others wait in line. */
 export class Requests {
-  /** All, in the order in which they came; `#line` has those that are to be written. */
-  readonly #open = new Map<string, Request>();
-  #line = new Set<Request>();
+  readonly #line = new Set<Request>();
+  /** Those that have a place, in the order in which they came. */
+  readonly #placed = new Map<unknown, Request>();
   #refusal: BillingConfiguration | undefined;
   #whenEmpty: (() => void) | undefined;
 
-  /** `write` gives a message to the broker; it returns false where it can't now, and `pump` tries again. */
+  /** `write` gives a message to the broker; it returns false where it can't now, and `opened` tries again. */
   constructor(
     private readonly places: number,
     private readonly write: (request: Request) => boolean,
@@ -44,72 +44,75 @@ export class Requests {
     return new Promise((resolve, reject) => {
       const end = (outcome: Buffer | Error): void => {
         clearTimeout(timer);
-        this.#forget(request);
+        this.#line.delete(request);
+        this.#placed.delete(request.id);
         if (outcome instanceof Error) reject(outcome);
         else resolve(outcome);
+        this.#fill();
       };
       const request = { ...message, id: randomUUID(), timeoutMs, writes: 0, isConfirmed: false, end };
       const timer = setTimeout(() => end(expired(request, timeoutMs)), timeoutMs);
-      this.#open.set(request.id, request);
       this.#line.add(request);
-      if (this.#refusal === undefined) this.#pump();
+      if (this.#refusal === undefined) this.#fill();
       else end(this.#refusal);
     });
   }
 
   /** End the request with this id; nothing is left of one that has ended before. */
   end(id: unknown, outcome: Buffer | Error): void {
-    this.#open.get(id as string)?.end(outcome);
+    this.#placed.get(id)?.end(outcome);
   }
 
-  /** Write what stands in line: a channel is there. */
+  /** Write all to a new channel: what the broker has already is applied once, and answered again. */
   opened(): void {
     this.#refusal = undefined;
-    this.#pump();
-  }
-
-  /** Put all back in line: what the broker has already is applied once, and answered again. */
-  lost(): void {
-    this.#line = new Set(this.#open.values());
+    for (const request of this.#placed.values()) this.#write(request);
   }
 
   /** End what was never written, and what comes, until `opened`. What was written may have been applied. */
   refuse(refusal: BillingConfiguration): void {
     this.#refusal = refusal;
-    for (const request of [...this.#line]) if (request.writes === 0) request.end(refusal);
+    for (const request of this.#all()) if (request.writes === 0) request.end(refusal);
   }
 
   /** End what the broker has refused together with its channel: what went to the exchange that it names. */
   refuseWritten(refusal: BillingConfiguration): void {
     const exchange = /exchange '([^']*)'/.exec(refusal.message)?.[1];
-    for (const request of [...this.#open.values()]) {
+    for (const request of this.#all()) {
       const isMeant = exchange === undefined || exchange === request.exchange;
-      if (isMeant && !request.isConfirmed && !this.#line.has(request)) request.end(refusal);
+      if (isMeant && request.writes > 0 && !request.isConfirmed) request.end(refusal);
     }
   }
 
   /** Return when all have ended; end them after `timeoutMs`. */
   async drained(timeoutMs: number): Promise<void> {
-    if (this.#open.size === 0) return;
-    const endAll = (): void => this.#open.forEach((request) => request.end(expired(request, timeoutMs)));
+    const endAll = (): void => this.#all().forEach((request) => request.end(expired(request, timeoutMs)));
     const timer = setTimeout(endAll, timeoutMs);
-    await new Promise<void>((resolve) => (this.#whenEmpty = resolve));
+    await new Promise<void>((resolve) => {
+      this.#whenEmpty = resolve;
+      this.#fill();
+    });
     clearTimeout(timer);
   }
 
-  #pump(): void {
-    for (const request of this.#line) {
-      if (this.#open.size - this.#line.size >= this.places || !this.write(request)) return;
-      request.writes += 1;
-      this.#line.delete(request);
-    }
+  /** All, those in line first: where they end, no place becomes free for another one. */
+  #all(): Request[] {
+    return [...this.#line, ...this.#placed.values()];
   }
 
-  #forget(request: Request): void {
-    this.#open.delete(request.id);
-    this.#line.delete(request);
-    if (this.#open.size === 0) this.#whenEmpty?.();
-    else this.#pump();
+  /** Give free places to the next in line. */
+  #fill(): void {
+    for (const request of this.#line) {
+      if (this.#placed.size >= this.places) return;
+      this.#line.delete(request);
+      this.#placed.set(request.id, request);
+      this.#write(request);
+    }
+    if (this.#placed.size === 0) this.#whenEmpty?.();
+  }
+
+  #write(request: Request): void {
+    if (this.write(request)) request.writes += 1;
   }
 }
 

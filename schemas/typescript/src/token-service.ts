@@ -4,71 +4,97 @@ import { randomUUID } from "node:crypto";
 
 import { BillingError } from "./errors.js";
 import { formatTokens } from "./formats.js";
-import type {
-  BalanceAnswer,
-  CatalogPackage,
-  Command,
-  Reply,
-  Transaction,
-  UsageAnswer,
-} from "./generated/contract.js";
+import type { BalanceAnswer, CatalogPackage, Command, HistoryAnswer, Reply } from "./generated/contract.js";
+import type { StatsAnswer, Transaction, UsageAnswer } from "./generated/contract.js";
 import type { Applied, Rejected, Result } from "./outcomes.js";
 import type { AffordOptions, Billing } from "./vocabulary.js";
 
+const FREE_UPLOAD = "free_upload";
+const DAY_MS = 86_400_000;
+
 /** An account as the old service knew it, with what it formatted. */
-export interface TokenBalance {
-  readonly userId: string;
-  readonly currentBalance: number;
-  /** Everything that was ever credited: allocations, purchases, bonuses, refunds and corrections. */
-  readonly totalEarned: number;
-  readonly totalUsed: number;
-  readonly totalPurchased: number;
-  readonly freeUploadUsed: number;
-  readonly freeUploadRemaining: number;
-  readonly currentBalanceFormatted: string;
-  readonly totalEarnedFormatted: string;
-  readonly totalUsedFormatted: string;
-  readonly totalPurchasedFormatted: string;
-  readonly monthlyAllocation: number;
-  readonly monthlyAllocationFormatted: string;
-  readonly subscription: BalanceAnswer["subscription"];
+export type TokenBalance = Readonly<ReturnType<typeof tokenBalance>>;
+
+function tokenBalance(answer: BalanceAnswer) {
+  const { balance, totals } = answer;
+  const uploads = answer.quotas.find((quota) => quota.name === FREE_UPLOAD);
+  const totalEarned = earned(totals);
+  return {
+    userId: answer.userId,
+    currentBalance: balance,
+    /** Everything that was ever credited: allocations, purchases, bonuses, refunds and corrections. */
+    totalEarned,
+    totalUsed: totals.used,
+    totalPurchased: totals.purchased,
+    freeUploadUsed: uploads?.used ?? 0,
+    freeUploadRemaining: uploads?.remaining ?? 0,
+    currentBalanceFormatted: answer.balanceFormatted,
+    totalEarnedFormatted: formatTokens(totalEarned),
+    totalUsedFormatted: formatTokens(totals.used),
+    totalPurchasedFormatted: formatTokens(totals.purchased),
+    monthlyAllocation: answer.monthlyAllocation ?? 0,
+    monthlyAllocationFormatted: answer.monthlyAllocationFormatted ?? formatTokens(0),
+    subscription: answer.subscription,
+  };
+}
+
+function earned({ allocated, purchased, bonus, refunded, adjusted }: BalanceAnswer["totals"]): number {
+  return allocated + purchased + bonus + refunded + adjusted;
 }
 
 /** One line of the history; `amount` is negative where tokens were taken. */
-export interface TokenTransaction {
-  readonly id: string;
-  readonly type: string;
-  readonly amount: number;
-  readonly balanceBefore: number;
-  readonly balanceAfter: number;
-  readonly description: string | null;
-  readonly referenceId: string;
-  readonly referenceType: string | null;
-  readonly metadata: Transaction["metadata"] | null;
-  readonly createdAt: Date;
+export type TokenTransaction = Readonly<ReturnType<typeof tokenTransaction>>;
+
+function tokenTransaction(entry: Transaction) {
+  const { type, amount, referenceId } = entry;
+  return {
+    id: `${entry.transactionId}-${entry.sequence}`,
+    type,
+    amount,
+    balanceBefore: entry.balanceBefore ?? 0,
+    balanceAfter: entry.balanceAfter ?? 0,
+    description: entry.description ?? null,
+    referenceId,
+    referenceType: entry.feature ?? null,
+    metadata: entry.metadata ?? null,
+    createdAt: new Date(entry.recordedAt),
+  };
 }
 
-export interface TransactionHistory {
-  readonly transactions: TokenTransaction[];
-  readonly total: number;
-  readonly limit: number;
-  readonly offset: number;
-  readonly hasMore: boolean;
+export type TransactionHistory = Readonly<ReturnType<typeof transactionHistory>>;
+
+function transactionHistory(page: HistoryAnswer | null, limit: number, offset: number) {
+  const { transactions = [], total = 0, hasMore = false } = page ?? {};
+  return { transactions: transactions.map(tokenTransaction), total, limit, offset, hasMore };
 }
 
-export interface UsageAnalytics {
-  readonly period: { readonly days: number; readonly startDate: Date; readonly endDate: Date };
-  readonly usage: Pick<UsageAnswer, "total" | "averageDaily" | "projectedMonthly">;
-  readonly dailyUsage: UsageAnswer["dailyUsage"];
-  readonly usageByType: UsageAnswer["usageByType"];
+export type UsageAnalytics = Readonly<ReturnType<typeof usageAnalytics>>;
+
+function usageAnalytics(answer: Pick<UsageAnswer, keyof ReturnType<typeof noUsage>>) {
+  const { period, total, averageDaily, projectedMonthly, dailyUsage, usageByType } = answer;
+  const [startDate, endDate] = [new Date(period.startDate), new Date(period.endDate)];
+  const usage = { total, averageDaily, projectedMonthly };
+  return { period: { days: period.days, startDate, endDate }, usage, dailyUsage, usageByType };
 }
 
-export interface GlobalStats {
-  readonly totalBalances: number;
-  readonly totalTokensInCirculation: number;
-  readonly totalTokensEarned: number;
-  readonly totalTokensUsed: number;
-  readonly totalTokensPurchased: number;
+/** Return the usage of an unknown account: none, day by day until today. */
+function noUsage(days: number) {
+  const daysAgo = (count: number) => new Date(Date.now() - count * DAY_MS).toISOString().slice(0, 10);
+  const dailyUsage = Array.from({ length: days }, (_, n) => ({ date: daysAgo(days - 1 - n), tokens: 0 }));
+  const period = { days, startDate: daysAgo(days - 1), endDate: daysAgo(0) };
+  return { period, total: 0, averageDaily: 0, projectedMonthly: 0, dailyUsage, usageByType: [] };
+}
+
+export type GlobalStats = Readonly<ReturnType<typeof globalStats>>;
+
+function globalStats({ users, balance, totals }: StatsAnswer) {
+  return {
+    totalBalances: users,
+    totalTokensInCirculation: balance,
+    totalTokensEarned: earned(totals),
+    totalTokensUsed: totals.used,
+    totalTokensPurchased: totals.purchased,
+  };
 }
 
 /** The ledger refused; the text is the old service's, `code` and `reply` are the ledger's. */
@@ -97,7 +123,6 @@ const OLD_TEXTS: Record<string, string> = {
   account_not_found: "Token balance not found",
   unknown_package: "Invalid token package",
 };
-const FREE_UPLOAD = "free_upload";
 
 /** Token service over any client of the ledger.
  *
@@ -180,29 +205,16 @@ export class TokenService {
 
   /** Return a page, newest first; an empty one for an unknown account. */
   async getTransactionHistory(userId: string, limit = 50, offset = 0): Promise<TransactionHistory> {
-    const page = await this.billing.history(userId, { limit, offset });
-    const { transactions = [], total = 0, hasMore = false } = page ?? {};
-    return { transactions: transactions.map(transaction), total, limit, offset, hasMore };
+    return transactionHistory(await this.billing.history(userId, { limit, offset }), limit, offset);
   }
 
   /** Return the usage of the last days, today included, in UTC; zeros for an unknown account. */
   async getUsageAnalytics(userId: string, days = 30): Promise<UsageAnalytics> {
-    const found = (await this.billing.usage(userId, { days })) ?? noUsage(days);
-    const { period, total, averageDaily, projectedMonthly, dailyUsage, usageByType } = found;
-    const [startDate, endDate] = [new Date(period.startDate), new Date(period.endDate)];
-    const usage = { total, averageDaily, projectedMonthly };
-    return { period: { days: period.days, startDate, endDate }, usage, dailyUsage, usageByType };
+    return usageAnalytics((await this.billing.usage(userId, { days })) ?? noUsage(days));
   }
 
   async getGlobalStats(): Promise<GlobalStats> {
-    const { users, balance, totals } = await this.billing.stats();
-    return {
-      totalBalances: users,
-      totalTokensInCirculation: balance,
-      totalTokensEarned: earned(totals),
-      totalTokensUsed: totals.used,
-      totalTokensPurchased: totals.purchased,
-    };
+    return globalStats(await this.billing.stats());
   }
 
   /** Send a command, and once more where its reference was rejected before; return the new balance. */
@@ -234,18 +246,13 @@ export class TokenService {
   }
 }
 
-/** Usage of an unknown account: none, day by day until today. */
-function noUsage(days: number) {
-  const daysAgo = (count: number) => new Date(Date.now() - count * DAY_MS).toISOString().slice(0, 10);
-  const dailyUsage = Array.from({ length: days }, (_, place) => ({
-    date: daysAgo(days - 1 - place),
-    tokens: 0,
-  }));
-  const period = { days, startDate: daysAgo(days - 1), endDate: daysAgo(0) };
-  return { period, total: 0, averageDaily: 0, projectedMonthly: 0, dailyUsage, usageByType: [] };
+/** Return the one price of a package; of one with several, or with rates, only `paid` says what was paid. */
+function priceOf({ id, priceMinor, currency }: CatalogPackage) {
+  if (priceMinor == null || currency == null) {
+    throw new RangeError(`The package ${id} has no single price: say what was paid, in paid`);
+  }
+  return { amountMinor: priceMinor, currency };
 }
-
-const DAY_MS = 86_400_000;
 
 function isOldRejection(result: Result): result is Rejected {
   return result.status === "rejected" && result.duplicate && result.code !== "reference_conflict";
@@ -253,14 +260,6 @@ function isOldRejection(result: Result): result is Rejected {
 
 function oldError(code: string, reply?: Rejected): TokenServiceError {
   return new TokenServiceError(oldText(code, reply), code, reply);
-}
-
-/** Return the one price of a package; of one with several, or with rates, only `paid` says what was paid. */
-function priceOf({ id, priceMinor, currency }: CatalogPackage) {
-  if (priceMinor == null || currency == null) {
-    throw new RangeError(`The package ${id} has no single price: say what was paid, in paid`);
-  }
-  return { amountMinor: priceMinor, currency };
 }
 
 function oldText(code: string, reply?: Rejected): string {
@@ -273,45 +272,4 @@ function oldText(code: string, reply?: Rejected): string {
 /** Return required and available as the old service told them, also where the worker's text has units. */
 function oldAmounts({ required = 0, available = 0 }: Rejected): string {
   return `Required: ${formatTokens(required, { up: true })}, Available: ${formatTokens(available)}`;
-}
-
-function earned(totals: BalanceAnswer["totals"]): number {
-  return totals.allocated + totals.purchased + totals.bonus + totals.refunded + totals.adjusted;
-}
-
-function tokenBalance(answer: BalanceAnswer): TokenBalance {
-  const { totals } = answer;
-  const uploads = answer.quotas.find((quota) => quota.name === FREE_UPLOAD);
-  const totalEarned = earned(totals);
-  return {
-    userId: answer.userId,
-    currentBalance: answer.balance,
-    totalEarned,
-    totalUsed: totals.used,
-    totalPurchased: totals.purchased,
-    freeUploadUsed: uploads?.used ?? 0,
-    freeUploadRemaining: uploads?.remaining ?? 0,
-    currentBalanceFormatted: answer.balanceFormatted,
-    totalEarnedFormatted: formatTokens(totalEarned),
-    totalUsedFormatted: formatTokens(totals.used),
-    totalPurchasedFormatted: formatTokens(totals.purchased),
-    monthlyAllocation: answer.monthlyAllocation ?? 0,
-    monthlyAllocationFormatted: answer.monthlyAllocationFormatted ?? formatTokens(0),
-    subscription: answer.subscription,
-  };
-}
-
-function transaction(entry: Transaction): TokenTransaction {
-  return {
-    id: `${entry.transactionId}-${entry.sequence}`,
-    type: entry.type,
-    amount: entry.amount,
-    balanceBefore: entry.balanceBefore ?? 0,
-    balanceAfter: entry.balanceAfter ?? 0,
-    description: entry.description ?? null,
-    referenceId: entry.referenceId,
-    referenceType: entry.feature ?? null,
-    metadata: entry.metadata ?? null,
-    createdAt: new Date(entry.recordedAt),
-  };
 }

@@ -1,10 +1,11 @@
-// Everything that one can do with the ledger, whoever carries it: the broker's client or the fake.
+// Everything that one can do with the ledger, whoever carries it: the broker's client or the fake. The methods of
+// commands are generated.
 
 import { BillingUnavailable } from "./errors.js";
 import type * as contract from "./generated/contract.js";
+import { Methods } from "./generated/methods.js";
 import type { Handler, ListenOptions, Subscription } from "./listening.js";
 import { answered } from "./outcomes.js";
-import type { Result } from "./outcomes.js";
 
 export interface RequestOptions {
   /** Longest wait, in milliseconds; default 10,000 for commands and 5,000 for queries. */
@@ -35,74 +36,15 @@ export interface NoticesOptions extends ListenOptions {
   readonly types?: readonly contract.Notice["type"][];
 }
 
-/** A command or a query as the methods below take it. */
+/** A command or a query as its method takes it. */
 export type Fields<T extends { type: string }> = Omit<T, "type">;
 type OfUser<T extends { type: string; userId: string }> = Omit<T, "type" | "userId">;
 
 /** An amount of tokens, or of a meter's units. */
 export type Usage = number | { readonly meter: string; readonly quantity: number };
 
-/** Method of each command: it sends the command and returns its result. */
-const COMMANDS = {
-  openAccount: "account.open",
-  /** Bring an account of another system with all that it had. */
-  importAccount: "account.import",
-  /** Stop usage and holds, of a user or of the user of a payment, as after a fraud warning. */
-  freezeAccount: "account.freeze",
-  unfreezeAccount: "account.unfreeze",
-  changeSubscription: "subscription.change",
-  renewSubscription: "subscription.renew",
-  cancelSubscription: "subscription.cancel",
-  /** Take tokens at once. */
-  deduct: "usage.deduct",
-  /** Meter usage: free units first, then tokens by the catalog's price. */
-  record: "usage.record",
-  freeUpload: "usage.free_upload",
-  /** Send up to 1,000 usage commands at once. The result is applied; look at each of its `items`. */
-  batch: "usage.batch",
-  /** Hold tokens for work whose price is not known yet. */
-  reserve: "usage.reserve",
-  /** Renew a hold while its work goes on. */
-  extend: "usage.extend",
-  /** Capture what was used of a hold, and release the rest. */
-  settle: "usage.settle",
-  /** Give a hold up. */
-  release: "usage.release",
-  paymentSucceeded: "payment.succeeded",
-  /** Give a payment more names, also before it comes. */
-  paymentNamed: "payment.named",
-  paymentRefunded: "payment.refunded",
-  /** Take a refund back that failed or was canceled after it had succeeded. */
-  refundFailed: "payment.refund_failed",
-  paymentDisputed: "payment.disputed",
-  disputeClosed: "payment.dispute_closed",
-  paymentFailed: "payment.failed",
-  /** Give tokens of a usage back. */
-  refund: "credit.refund",
-  bonus: "credit.bonus",
-  /** Correct a balance by hand: negative tokens take. */
-  adjust: "credit.adjust",
-} as const;
-
-type Named = (typeof COMMANDS)[keyof typeof COMMANDS];
-/** Commands without a method: the scheduler's own. A new command in the contract fails here. */
-const UNNAMED: Record<Exclude<contract.Command["type"], Named>, true> = { "account.settle": true };
-void UNNAMED;
-
-type CommandOf<T> = Extract<contract.Command, { type: T }>;
-type Commands = {
-  [Name in keyof typeof COMMANDS]: (
-    fields: Fields<CommandOf<(typeof COMMANDS)[Name]>>,
-    options?: CommandOptions,
-  ) => Promise<Result>;
-};
-
-export interface Billing extends Commands {}
-
 /** What an app does with the ledger. Queries about an account return null where the user has none. */
-export abstract class Billing {
-  /** Send a command and return its result. */
-  abstract request(command: contract.Command, options?: CommandOptions): Promise<Result>;
+export abstract class Billing extends Methods {
   /** Send a command and return once the broker has it; the reply goes to `billing.replies`. */
   abstract publish(command: contract.Command, options?: CommandOptions): Promise<void>;
   /** Send a query and return its answer. */
@@ -165,11 +107,4 @@ export abstract class Billing {
   async #answer<A>(query: contract.Query, options?: RequestOptions): Promise<A> {
     return answered(await this.ask(query, options)) as A;
   }
-}
-
-for (const [name, type] of Object.entries(COMMANDS)) {
-  const value = function (this: Billing, fields: object, options?: CommandOptions): Promise<Result> {
-    return this.request({ type, ...fields } as contract.Command, options);
-  };
-  Object.defineProperty(Billing.prototype, name, { value, writable: true, configurable: true });
 }

@@ -14,10 +14,12 @@ import type { Outgoing, Request } from "./requests.js";
 export type End = "reply" | "confirm" | "answer";
 
 const DIRECT_REPLY_TO = "amq.rabbitmq.reply-to";
+const NOTHING = Buffer.alloc(0);
 
 /** Sender of commands and queries, on a connection of its own; replies come by another one. */
 export class Wire {
   readonly #requests: Record<End, Requests>;
+  readonly #all: readonly Requests[];
   readonly #publisher: Link;
   readonly #consumer: Link;
   #channel: ConfirmChannel | undefined;
@@ -30,21 +32,15 @@ export class Wire {
   ) {
     const requests = (end: End) => new Requests(places, (request) => this.#write(request, end));
     this.#requests = { reply: requests("reply"), confirm: requests("confirm"), answer: requests("answer") };
-    const all = Object.values(this.#requests);
+    this.#all = Object.values(this.#requests);
     this.#publisher = new Link(`${appId} publisher`, broker, {
-      open: (channel) => this.#openPublisher(channel, all),
-      lost: () => {
-        this.#channel = undefined;
-        for (const one of all) one.lost();
-      },
-      refused: (refusal) => all.forEach((one) => one.refuse(refusal)),
+      open: (channel) => this.#openPublisher(channel),
+      lost: () => (this.#channel = undefined),
+      refused: (refusal) => this.#all.forEach((one) => one.refuse(refusal)),
     });
     this.#consumer = new Link(`${appId} replies`, broker, {
       open: (channel) => this.#openConsumer(channel),
-      lost: () => {
-        this.#replyQueue = undefined;
-        this.#requests.reply.lost(); // replies to the old queue are gone with it
-      },
+      lost: () => (this.#replyQueue = undefined), // replies to it are gone with it
       refused: (refusal) => this.#requests.reply.refuse(refusal),
     });
   }
@@ -58,23 +54,23 @@ export class Wire {
 
   /** Wait for what is pending, at most `timeoutMs`, then close the connections. */
   async close(timeoutMs: number): Promise<void> {
-    await Promise.all(Object.values(this.#requests).map((one) => one.drained(timeoutMs)));
+    await Promise.all(this.#all.map((one) => one.drained(timeoutMs)));
     await Promise.all([this.#publisher.close(), this.#consumer.close()]);
   }
 
-  async #openPublisher(channel: ConfirmChannel, all: readonly Requests[]): Promise<void> {
+  async #openPublisher(channel: ConfirmChannel): Promise<void> {
     channel.on("return", ({ fields: { exchange, routingKey }, properties }: Message) => {
       const text = `no queue takes ${routingKey} from the exchange '${exchange}'`; // comes before its confirm
       const error = new BillingConfiguration(`${text}: run \`billing-worker topology declare\``);
-      for (const one of all) one.end(properties.correlationId, error);
+      for (const one of this.#all) one.end(properties.correlationId, error);
     });
     channel.on("error", (error: Error) => {
       const refusal = refusalIn(error);
-      if (refusal !== undefined) all.forEach((one) => one.refuseWritten(refusal));
+      if (refusal !== undefined) this.#all.forEach((one) => one.refuseWritten(refusal));
     });
     await this.#consume(channel, DIRECT_REPLY_TO, this.#requests.answer);
     this.#channel = channel;
-    for (const one of all) one.opened();
+    for (const one of this.#all) one.opened();
   }
 
   async #openConsumer(channel: ConfirmChannel): Promise<void> {
@@ -95,42 +91,38 @@ export class Wire {
 
   /** Give a message to the broker; return false where it has no way there, or none back. */
   #write(request: Request, end: End): boolean {
-    const { exchange, routingKey, body } = request;
-    const way = this.#wayOf(request, end);
-    if (this.#channel === undefined || way === undefined) return false;
-    this.#channel.publish(exchange, routingKey, body, { ...this.#properties(request), ...way }, (error) => {
-      if (error?.message === "message nacked" && request.writes === 1) request.end(fullQueue(request));
-      if (error !== null) return; // a lost channel: all is written again
-      request.isConfirmed = true;
-      if (end === "confirm") request.end(NOTHING);
+    const { exchange, routingKey, body, type, referenceId = "" } = request;
+    const properties = this.#propertiesOf(request, end);
+    if (this.#channel === undefined || properties === undefined) return false;
+    this.#channel.publish(exchange, routingKey, body, properties, (error) => {
+      if (error === null) {
+        request.isConfirmed = true;
+        if (end === "confirm") request.end(NOTHING);
+      } else if (error.message === "message nacked" && request.writes === 1) {
+        const text = `${type} ${referenceId}: the broker refuses it, its queue is full; ${AGAIN}`;
+        request.end(new BillingUnavailable(text));
+      } // else the channel is lost: all is written again
     });
     return true;
   }
 
-  /** Return the options by which a message and its end travel; none where there is no queue for replies. */
-  #wayOf({ timeoutMs }: Request, end: End): Options.Publish | undefined {
-    switch (end) {
-      case "reply":
-        return this.#replyQueue === undefined ? undefined : { persistent: true, replyTo: this.#replyQueue };
-      case "confirm":
-        return { persistent: true };
-      case "answer": // nobody waits for it after that
-        return { persistent: false, replyTo: DIRECT_REPLY_TO, expiration: timeoutMs };
-    }
-  }
-
-  #properties({ id, type, traceparent }: Request): Options.Publish {
-    const ids = { correlationId: id, messageId: id }; // the same when it is sent again
-    const sender = { appId: this.appId, userId: this.broker.user };
+  /** Return the properties of a message; none where the reply has no queue to come to. */
+  #propertiesOf({ id, type, timeoutMs, traceparent }: Request, end: End): Options.Publish | undefined {
     const now = Date.now(); // workers observe how old a message is; AMQP's own stamp counts whole seconds
-    const trace = traceparent === undefined ? {} : { traceparent };
-    const stamps = { timestamp: Math.floor(now / 1000), headers: { timestamp_in_ms: now, ...trace } };
-    return { contentType: "application/json", type, mandatory: true, ...ids, ...sender, ...stamps };
+    const common = {
+      type,
+      contentType: "application/json",
+      correlationId: id,
+      messageId: id, // the same when it is sent again
+      appId: this.appId,
+      userId: this.broker.user,
+      mandatory: true,
+      persistent: end !== "answer",
+      timestamp: Math.floor(now / 1000),
+      headers: { timestamp_in_ms: now, traceparent },
+    };
+    if (end === "confirm") return common;
+    if (end === "reply") return this.#replyQueue ? { ...common, replyTo: this.#replyQueue } : undefined;
+    return { ...common, replyTo: DIRECT_REPLY_TO, expiration: timeoutMs }; // nobody waits for it after that
   }
-}
-
-const NOTHING = Buffer.alloc(0);
-
-function fullQueue({ type, referenceId = "" }: Request): BillingUnavailable {
-  return new BillingUnavailable(`${type} ${referenceId}: the broker refuses it, its queue is full; ${AGAIN}`);
 }

@@ -83,13 +83,13 @@ describe("a batch", () => {
     const whole = batchOf(USERS);
     const parts = partsOf(whole, 8);
     assert.deepEqual(parts, partsOf(whole, 8));
-    for (const { batch, places } of parts) {
-      const key = routingKey(batch, 8);
+    for (const { command, places } of parts) {
+      const key = routingKey(command, 8);
       assert.match(key, /^usage\.batch\.0\d$/);
-      assert.equal(batch.referenceId, `b-1:${key.slice(-2)}`);
+      assert.equal(command.referenceId, `b-1:${key.slice(-2)}`);
       assert.deepEqual(
         places.map((place) => whole.items[place]),
-        [...batch.items],
+        [...(command as Batch).items],
       );
     }
     assert.deepEqual(
@@ -99,12 +99,13 @@ describe("a batch", () => {
   });
 
   test("stays whole without partitions, in one partition, and where its reference has no room", () => {
-    for (const [batch, partitions] of [
+    for (const [command, partitions] of [
       [batchOf(USERS), 0],
       [batchOf(["ada", "ada"]), 64],
       [batchOf(USERS, "b".repeat(198)), 16],
+      [batchOf([]), 16],
     ] as const) {
-      assert.deepEqual(partsOf(batch, partitions), [{ batch, places: [...batch.items.keys()] }]);
+      assert.deepEqual(partsOf(command, partitions), [{ command, places: [...command.items.keys()] }]);
     }
   });
 
@@ -118,7 +119,7 @@ describe("a batch", () => {
       message: "",
       duplicate: false,
     };
-    const replies = parts.map(({ batch }, n) => (n === 0 ? failed : applied(batch)));
+    const replies = parts.map(({ command }, n) => (n === 0 ? failed : applied(command as Batch)));
     const reply = joined(whole, parts, replies);
     assert.deepEqual(
       reply.items?.map((item) => item.referenceId),
@@ -177,6 +178,19 @@ describe("a client with partitions", () => {
     const { fields, properties } = seen.pop() as ConsumeMessage;
     assert.equal(fields.routingKey, `usage.deduct.${String(slotOf("ada") >> 2).padStart(2, "0")}`);
     assert.equal(properties.type, "usage.deduct");
+  });
+
+  test("sends no part of a batch in which one number can't be sent, and says which", async () => {
+    const whole = batchOf(USERS, randomUUID());
+    const [last] = partsOf(whole, 16).at(-1)?.places as [number];
+    const items = whole.items.map((item, n) => (n === last ? { ...item, tokens: 1.5 } : item));
+    const odd = { ...whole, items: items as unknown as Batch["items"] };
+    await assert.rejects(client.request(odd), { name: "BillingRefused", field: `items.${last}.tokens` });
+    await client.deduct({ referenceId: "after", userId: "ada", tokens: 1 });
+    assert.deepEqual(
+      seen.splice(0).map((message) => bodyOf(message).referenceId),
+      ["after"],
+    );
   });
 
   test("sends a batch of many users in parts, and has one result", async () => {

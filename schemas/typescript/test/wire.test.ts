@@ -384,6 +384,15 @@ describe("close", () => {
     await refused;
   });
 
+  test("ends as unsent what waited for its turn", async () => {
+    const results = Array.from({ length: 6 }, (_, number) => deduct(`drain-${4 + number}`));
+    await eventually(() => standIn.messages.length === 5);
+    const ended = Promise.allSettled(results);
+    await client.close({ timeoutMs: 50 });
+    const names = (await ended).map((one) => one.status === "rejected" && (one.reason as Error).name);
+    assert.deepEqual(names, [...Array<string>(5).fill("BillingTimeout"), "BillingUnavailable"]);
+  });
+
   for (const [name, silent] of [
     ["", ""],
     [" with a broker that is silent", "client"],
