@@ -382,6 +382,22 @@ def test_full_queue_raises(client: BillingClient, rabbit: RabbitClient) -> None:
         client.send(DEDUCT)
 
 
+def test_channel_that_refuses_is_followed_by_another_one(
+    client: BillingClient, rabbit: RabbitClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.client._RENEW_AFTER_S", 0)
+    client.send(OPEN)
+    refusing = client._channel
+    rabbit.channel.queue_declare("full", arguments={"x-max-length": 0, "x-overflow": "reject-publish"})
+    rabbit.channel.queue_bind("full", "billing", "usage.*")
+    with pytest.raises(BrokerUnavailableError, match="the broker refuses 'd-1'"):
+        client.send(DEDUCT)
+    rabbit.channel.queue_delete("full")
+    assert client._channel is not refusing
+    client.send(DEDUCT)
+    assert rabbit.depth("billing.payments") == 1
+
+
 def close_all(rabbitmq: RabbitMQServer, broker_url: str, count: int) -> None:
     """The broker closes the connections of this vhost."""
     vhost = broker_url.rpartition("/")[2]

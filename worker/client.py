@@ -54,6 +54,8 @@ _OPTIONS_OF_PIKA: Final = (
     "retry_delay",
 )
 _NOT_FOUND: Final = 404
+#: Shortest time with one channel, where it refuses.
+_RENEW_AFTER_S: Final = 0.5
 #: pika waits for ever by default where the broker is in an alarm (pika#653).
 _BLOCKED_S: Final = 60.0
 
@@ -110,6 +112,7 @@ class BillingClient:
         self._reply_queue = reply_queue
         self._connection: Any = None
         self._channel: Any = None
+        self._opened_at = 0.0
         self._own_queue: str | None = None
         self._replies: dict[str, bytes | None] = {}  # those awaited, by correlation id
         self._reply_trace: str | None = None
@@ -236,6 +239,7 @@ class BillingClient:
                 f"no queue takes {key}: run `billing-worker topology declare`"
             ) from error
         except NackError as error:
+            self._renew_channel()
             raise BrokerUnavailableError(
                 f"the broker refuses {_name(message)}: the queue is full or in trouble"
             ) from error
@@ -306,8 +310,7 @@ class BillingClient:
         for node in list(self._nodes):
             try:
                 self._connection = pika.BlockingConnection(node)
-                self._channel = self._connection.channel()
-                self._channel.confirm_delivery()
+                self._open_channel()
             except (AMQPError, OSError):
                 self._drop()
                 if node is self._nodes[-1]:
@@ -316,6 +319,24 @@ class BillingClient:
                 self._nodes.remove(node)
                 self._nodes.insert(0, node)
                 return
+
+    def _open_channel(self) -> None:
+        self._channel, self._own_queue = self._connection.channel(), None
+        self._channel.confirm_delivery()
+        self._opened_at = monotonic()
+
+    def _renew_channel(self) -> None:
+        """Take another channel after a refusal, which may be for a node that has died and is led by another.
+
+        See ``worker.broker.rabbitmq.publishing``. At most twice a second: a full queue refuses on any.
+        """
+        if monotonic() - self._opened_at < _RENEW_AFTER_S:
+            return
+        try:
+            self._channel.close()
+            self._open_channel()
+        except (AMQPError, OSError):
+            self._drop()
 
     def _drop(self) -> None:
         connection, self._connection, self._channel, self._own_queue = self._connection, None, None, None

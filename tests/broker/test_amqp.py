@@ -2,7 +2,9 @@
 
 import ssl
 from collections.abc import Callable, Iterator
+from functools import partialmethod
 from typing import Any
+from unittest.mock import Mock
 
 import pika
 import pytest
@@ -11,8 +13,9 @@ from tests.support.provision import RabbitMQServer
 from tests.support.rabbit_client import RabbitClient
 from tests.support.waiting import eventually
 from worker.broker import BILLING, BulkShare, Link, Outgoing, open_link
-from worker.broker.rabbitmq import consuming
+from worker.broker.rabbitmq import consuming, publishing
 from worker.broker.rabbitmq.connection import WorkerConnection
+from worker.broker.rabbitmq.publishing import PublishingConnection
 from worker.errors import BrokerUnavailableError, ConfigurationError
 
 PAYMENTS, USAGE, BULK = (queue.name for queue in BILLING.work)
@@ -60,6 +63,22 @@ def test_full_queue_refuses_messages_and_the_link_stays(link: Link, rabbit: Rabb
     assert link.publish([kept := reply(11)]).accepted == [kept]
     with pytest.raises(BrokerUnavailableError, match=r"refused \d messages for 'billing.replies.full'"):
         result.raise_if_refused()
+
+
+def test_channel_that_refuses_is_followed_by_another_one(
+    link: Link, rabbit: RabbitClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publishing, "_RENEW_AFTER_S", 0)
+    opened = Mock(wraps=PublishingConnection._opened)
+    monkeypatch.setattr(PublishingConnection, "_opened", partialmethod(opened))
+    full = {"x-max-length": 0, "x-overflow": "reject-publish"}
+    rabbit.channel.queue_declare("billing.replies.full", arguments=full)
+    assert link.publish([reply(1)]).accepted
+    assert link.publish([reply(2, "billing.replies.full")]).refused
+    assert not opened.called
+    assert len(link.publish([reply(3), reply(4)]).accepted) == 2
+    assert link.publish([reply(5)]).accepted
+    assert opened.call_count == 1
 
 
 def notice(number: int, key: str = "balance.low") -> Outgoing:

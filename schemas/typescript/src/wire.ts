@@ -15,6 +15,8 @@ export type End = "reply" | "confirm" | "answer";
 
 const DIRECT_REPLY_TO = "amq.rabbitmq.reply-to";
 const NOTHING = Buffer.alloc(0);
+/** Shortest time with one channel, where it refuses. */
+const RENEW_AFTER_MS = 1_000;
 
 /** Sender of commands and queries, on a connection of its own; replies come by another one. */
 export class Wire {
@@ -23,6 +25,9 @@ export class Wire {
   readonly #publisher: Link;
   readonly #consumer: Link;
   #channel: ConfirmChannel | undefined;
+  #openedAt = 0;
+  /** Routes by which the channel has had a confirm. */
+  readonly #taken = new Set<string>();
   #replyQueue: string | undefined;
 
   constructor(
@@ -70,6 +75,8 @@ export class Wire {
     });
     await this.#consume(channel, DIRECT_REPLY_TO, this.#requests.answer);
     this.#channel = channel;
+    this.#openedAt = performance.now();
+    this.#taken.clear();
     for (const one of this.#all) one.opened();
   }
 
@@ -94,16 +101,26 @@ export class Wire {
     const { exchange, routingKey, body, type, referenceId = "" } = request;
     const properties = this.#propertiesOf(request, end);
     if (this.#channel === undefined || properties === undefined) return false;
+    const route = `${exchange} ${routingKey}`;
     this.#channel.publish(exchange, routingKey, body, properties, (error) => {
       if (error === null) {
+        this.#taken.add(route);
         request.isConfirmed = true;
         if (end === "confirm") request.end(NOTHING);
-      } else if (error.message === "message nacked" && request.writes === 1) {
+      } else if (error.message === "message nacked") {
+        if (!this.#taken.has(route)) this.#renew();
         const text = `${type} ${referenceId}: the broker refuses it, its queue is full; ${AGAIN}`;
-        request.end(new BillingUnavailable(text));
+        if (request.writes === 1) request.end(new BillingUnavailable(text));
       } // else the channel is lost: all is written again
     });
     return true;
+  }
+
+  /** Take another channel: where a node has just died, one of RabbitMQ before 3.11 may refuse until it is back. */
+  #renew(): void {
+    if (performance.now() - this.#openedAt < RENEW_AFTER_MS) return;
+    void this.#channel?.close().catch(() => {});
+    this.#channel = undefined;
   }
 
   /** Return the properties of a message; none where the reply has no queue to come to. */

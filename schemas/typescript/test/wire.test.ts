@@ -53,6 +53,25 @@ async function appliedAtOnce(referenceId: string): Promise<void> {
   assert.equal((await result).status, "applied");
 }
 
+function failed(referenceId: string) {
+  return client.paymentFailed({ referenceId, userId: "ada", originalReferenceId: "p-1" });
+}
+
+/** Return the error of a command while a full queue, too, is to take its type. */
+async function withFullQueue(type: string, send: () => Promise<unknown>): Promise<unknown> {
+  const { channel } = standIn;
+  await channel.assertQueue("full", { arguments: { "x-max-length": 0, "x-overflow": "reject-publish" } });
+  await channel.bindQueue("full", "billing", type);
+  try {
+    return await send().then(
+      () => undefined,
+      (error: unknown) => error,
+    );
+  } finally {
+    await channel.deleteQueue("full");
+  }
+}
+
 describe("a command", () => {
   test("is persistent, names its sender and a reply queue of its own, and never expires", async () => {
     const result = deduct("job-1");
@@ -190,20 +209,23 @@ describe("an error says what to do", () => {
   });
 
   test("BillingUnavailable: the queue is full", async () => {
-    await standIn.channel.assertQueue("full", {
-      arguments: { "x-max-length": 0, "x-overflow": "reject-publish" },
-    });
-    await standIn.channel.bindQueue("full", "billing", "payment.failed");
-    const result = client.paymentFailed({
-      referenceId: "f-1",
-      userId: "ada",
-      originalReferenceId: "p-1",
-    });
-    await assert.rejects(
-      result,
-      (error) => error instanceof BillingUnavailable && /full/.test(error.message),
-    );
-    await standIn.channel.deleteQueue("full");
+    const result = await withFullQueue("payment.failed", () => failed("f-1"));
+    assert.ok(result instanceof BillingUnavailable && /full/.test(result.message));
+  });
+
+  test("a channel that refuses from its first message on is followed by another one", async (context) => {
+    await appliedAtOnce("job-1");
+    const before = proxy.taken;
+    await withFullQueue("payment.failed", () => failed("f-1"));
+    assert.equal(proxy.taken, before, "the channel is new");
+    const later = performance.now() + 2_000;
+    context.mock.method(performance, "now", () => later);
+    await withFullQueue("usage.deduct", () => deduct("job-2"));
+    assert.equal(proxy.taken, before, "it has taken such a message");
+    await withFullQueue("payment.failed", () => failed("f-2"));
+    await standIn.reset(); // the queue beside the full one has them
+    await appliedAtOnce("job-3");
+    assert.equal(proxy.taken, before + 1);
   });
 
   test("BillingRefused: a number is no exact whole number, before anything is sent", async () => {

@@ -1,4 +1,9 @@
-"""A connection that publishes to RabbitMQ, with confirms."""
+"""A connection that publishes to RabbitMQ, with confirms.
+
+A channel that refuses messages is followed by another one. Before 3.11 RabbitMQ looks once for the leader of
+a quorum queue, with the first message of a channel; where that node has just died, the channel refuses all
+for this queue until the node is back. A new channel finds the new leader.
+"""
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -11,6 +16,8 @@ from worker.broker.rabbitmq.wire import publishing
 from worker.errors import BrokerUnavailableError
 
 CONFIRM_TIMEOUT_S = 15.0
+#: Shortest time with one channel: a queue that is full refuses by any.
+_RENEW_AFTER_S = 0.5
 
 
 class PublishingConnection:
@@ -18,12 +25,7 @@ class PublishingConnection:
 
     def __init__(self, connection: Any) -> None:
         self.connection = connection
-        self._channel = connection.channel()
-        self._channel.confirm_select()
-        self._channel.events["basic_ack"].add(self._on_ack)
-        self._channel.events["basic_nack"].add(self._on_nack)
-        self._channel.events["basic_return"].add(self._on_return)
-        self._published = 0
+        self._channel = self._opened()
         self._unconfirmed: dict[int, Outgoing] = {}
         self._returned: list[Outgoing] = []
         self._refused: list[Outgoing] = []
@@ -32,6 +34,9 @@ class PublishingConnection:
     def publish(self, messages: Sequence[Outgoing], while_waiting: Callable[[], None]) -> PublishResult:
         """Send ``messages`` and wait for the confirms; ``while_waiting`` is called about once a second."""
         self._heartbeat.beat()
+        if self._refused and monotonic() - self._opened_at > _RENEW_AFTER_S:
+            self._channel.close()
+            self._channel = self._opened()
         self._returned, self._refused = [], []
         self._send(messages)
         self._wait(while_waiting)
@@ -46,6 +51,15 @@ class PublishingConnection:
     def close(self) -> None:
         """Close the connection."""
         close_connection(self.connection)
+
+    def _opened(self) -> Any:
+        channel = self.connection.channel()
+        channel.confirm_select()
+        channel.events["basic_ack"].add(self._on_ack)
+        channel.events["basic_nack"].add(self._on_nack)
+        channel.events["basic_return"].add(self._on_return)
+        self._published, self._opened_at = 0, monotonic()  # tags count from one on each channel
+        return channel
 
     def _send(self, messages: Sequence[Outgoing]) -> None:
         # All at once before any is counted: what can't be written must not have a number.
