@@ -130,7 +130,8 @@ def main() -> int:
             return 1
         due, sent = _paced(task, requests)
     if not replies.all_came():
-        sys.stderr.write("not every request has a reply\n")
+        missing = [place for place, arrived in enumerate(replies.arrived) if not arrived]
+        sys.stderr.write(f"{len(missing):,} requests have no reply, such as {missing[:5]}\n")
         return 1
 
     def latencies(places: range) -> list[float]:
