@@ -128,6 +128,12 @@ def test_partitions_of_a_lane_get_equal_parts_after_those_that_end(
     assert by_queue(batch) == expected
 
 
+def test_full_batch_is_of_four_partitions_and_each_has_its_turn() -> None:
+    turns, waiting = BatchTurns(), partitioned(**{f"usage_{number:02d}": 90 for number in range(8)})
+    batches = [by_queue(turns.batch_of(waiting, 100)) for _ in range(2)]
+    assert batches == [{f"usage_{n:02d}": 25 for n in numbers} for numbers in (range(4), range(4, 8))]
+
+
 def test_batch_of_one_partition_is_of_one_that_ends_while_there_is_one() -> None:
     turns, waiting = BatchTurns(one_partition=True), partitioned(usage_00=9, usage_01_last=150, usage_02=9)
     batches = [by_queue(turns.batch_of(waiting, 100)) for _ in range(2)]

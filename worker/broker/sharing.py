@@ -5,8 +5,9 @@ The rule, for every kind of link:
 1. Lanes are served in their order, and the bulk lane last: it gets the room that the others leave.
 2. It gets its ``least`` in every batch, whoever else waits: it is never starved.
 3. It gets no more than its ``most``: a batch with little bulk ends soon, and whoever comes next goes on.
-4. Partitions of a lane get equal parts, and what one doesn't need goes to the others. Where there is no room
-   for all of them, those come first that have waited for the most batches.
+4. Partitions of a lane get equal parts, and what one doesn't need goes to the others. Each part costs an
+   acknowledgement: it is a quarter of the batch at least, and those that have waited for the most batches come
+   first.
 5. Before them come partitions of which nothing more is taken: another worker waits for those.
 
 All count messages, and bytes in the same proportion. ``worker.lanes.sharing`` decides on the shares.
@@ -17,6 +18,9 @@ from dataclasses import dataclass
 
 from worker.broker.deliveries import BATCH_MAX_BYTES, Delivery
 from worker.broker.partitions import partition_in, without_partition
+
+#: Most partitions of a lane in a batch that these fill.
+_PARTS_MOST = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,10 +121,10 @@ class BatchTurns:
             going_on = {queue: one for queue, one in lane.items() if not one.is_last}
             return self._in_order([last, going_on], most, room)
         batch: list[Delivery] = []
-        queues = sorted(lane, key=self._last_served)[: max(most, 0)]  # none where the lane has nothing
-        parts = _parts({queue: lane[queue].count for queue in queues}, most)
-        for place, queue in enumerate(queues):
-            taken = lane[queue].take(parts[queue], room // (len(queues) - place))
+        counts = {queue: lane[queue].count for queue in sorted(lane, key=self._last_served)}
+        parts = _parts(_first(counts, most), most)
+        for place, (queue, part) in enumerate(parts.items()):
+            taken = lane[queue].take(part, room // (len(parts) - place))
             room -= _size(taken)
             batch += taken
             if taken:
@@ -135,10 +139,22 @@ class BatchTurns:
         return self._served.get(name, 0)
 
 
+def _first(counts: Mapping[str, int], most: int) -> Mapping[str, int]:
+    """Return the first of ``counts`` that fill ``most`` where none has more than its share of a full batch."""
+    first: dict[str, int] = {}
+    left, part = most, max(most // _PARTS_MOST, 1)
+    for queue, count in counts.items():
+        if left <= 0:
+            break
+        first[queue] = count
+        left -= min(count, part)
+    return first
+
+
 def _parts(counts: Mapping[str, int], most: int) -> dict[str, int]:
-    """Return equal parts of ``most``; what one queue doesn't need goes to those that have more."""
-    parts: dict[str, int] = {}
-    for place, queue in enumerate(sorted(counts, key=lambda name: counts[name])):
+    """Return equal parts of ``most`` in their order; what one doesn't need goes to the others."""
+    parts = dict.fromkeys(counts, 0)
+    for place, queue in enumerate(sorted(counts, key=counts.__getitem__)):
         parts[queue] = min(counts[queue], most // (len(counts) - place))
         most -= parts[queue]
     return parts
