@@ -15,6 +15,7 @@ from hypothesis import settings
 from sqlalchemy import Engine
 
 from tests.support.apply_commands import applied
+from tests.support.compiled_statements import share_compiled_statements
 from tests.support.database_pool import DatabasePool
 from tests.support.postgres_server import WITHOUT_FLUSH
 from tests.support.private_server import memory_folder
@@ -95,6 +96,14 @@ def _short_idle() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for wait in ("consumer.IDLE_S", "queries.reader._LISTEN_S", "deadletters.drainer._LISTEN_S"):
             patch.setattr(f"worker.{wait}", 0.05)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _shared_statements() -> Iterator[None]:
+    """Compile a statement once in a process, however many engines send it."""
+    with pytest.MonkeyPatch.context() as patch:
+        share_compiled_statements(patch)
         yield
 
 
