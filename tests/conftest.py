@@ -26,8 +26,8 @@ from tests.support.replication import ReplicatedLedger, Replication
 from tests.support.schedule import is_slow, processes, scheduled
 from tests.support.slot_recorder import SlotRecorder
 from tests.support.strategies import LIMITS  # noqa: F401 - registers the Hypothesis profile
+from tests.support.vhost_pool import VhostPool
 from worker.bootstrap import Application
-from worker.broker import BILLING, open_link
 from worker.catalog import Catalog, load_catalog
 from worker.core import Answer
 from worker.ledger.engine import ledger_engine
@@ -226,13 +226,19 @@ def bare_broker_url(rabbitmq: RabbitMQServer) -> Iterator[str]:
     rabbitmq.management.delete_vhost(name)
 
 
+@pytest.fixture(scope="session")
+def vhost_pool(rabbitmq: RabbitMQServer) -> Iterator[VhostPool]:
+    """Pool of virtual hosts that are emptied after a test and used again."""
+    vhosts = VhostPool(rabbitmq)
+    yield vhosts
+    vhosts.close()
+
+
 @pytest.fixture
-def broker_url(bare_broker_url: str) -> str:
+def broker_url(rabbitmq: RabbitMQServer, vhost_pool: VhostPool) -> Iterator[str]:
     """A virtual host of this test's own, with the topology declared."""
-    link = open_link(bare_broker_url)
-    link.declare(BILLING)
-    link.close()
-    return bare_broker_url
+    with vhost_pool.vhost() as name:
+        yield rabbitmq.address.url(name)
 
 
 @pytest.fixture
