@@ -84,7 +84,7 @@ class VhostPool:
             return False
 
     def _is_emptied(self, name: str) -> bool:
-        """Empty the queues; return True if nobody has anything of them, and they are those of the topology."""
+        """Empty the queues; return True if they are those of the topology and nobody has any of it."""
         queues = sorted(self._rabbitmq.management.queue_depths(name))
         if queues != sorted(queue["name"] for queue in (self._definitions or {})["queues"]):
             return False
