@@ -16,6 +16,7 @@ from sqlalchemy import Engine
 
 from tests.support.apply_commands import applied
 from tests.support.compiled_statements import share_compiled_statements
+from tests.support.compiled_templates import share_compiled_templates
 from tests.support.database_pool import DatabasePool
 from tests.support.postgres_server import WITHOUT_FLUSH
 from tests.support.private_server import memory_folder
@@ -100,10 +101,11 @@ def _short_idle() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _shared_statements() -> Iterator[None]:
-    """Compile a statement once in a process, however many engines send it."""
+def _compiled_once() -> Iterator[None]:
+    """Compile a statement and a template once in a process, however many engines and consoles have them."""
     with pytest.MonkeyPatch.context() as patch:
         share_compiled_statements(patch)
+        share_compiled_templates(patch)
         yield
 
 
