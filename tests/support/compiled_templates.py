@@ -1,7 +1,7 @@
 """Cache of compiled templates that all consoles of a test process share.
 
-Each test has a console of its own, which would compile the same templates again. What is compiled is kept with
-a hash of its source, so that a changed template is compiled anew.
+Each test has a console of its own, which would compile the same templates again. What is compiled is kept
+with a hash of its source, so that a changed template is compiled anew.
 """
 
 import pytest
