@@ -21,8 +21,8 @@ from worker.broker import BILLING, open_link
 
 #: What a killed process was about is over. The broker lists a connection up to a second after its beginning.
 REST_S, LISTED_S = 0.1, 1.5
-#: Each one costs the broker 0.4 % of a core, used or not.
-MOST = 5
+#: Each one costs the broker 0.3 % of a core, used or not.
+MOST = 3
 _TIME_WAIT, _LISTEN = "06", "0A"
 
 
