@@ -15,6 +15,8 @@ from hypothesis import settings
 from sqlalchemy import Engine
 
 from tests.support.apply_commands import applied
+from tests.support.compiled_statements import share_compiled_statements
+from tests.support.compiled_templates import share_compiled_templates
 from tests.support.database_pool import DatabasePool
 from tests.support.postgres_server import WITHOUT_FLUSH
 from tests.support.private_server import memory_folder
@@ -25,8 +27,8 @@ from tests.support.replication import ReplicatedLedger, Replication
 from tests.support.schedule import is_slow, processes, scheduled
 from tests.support.slot_recorder import SlotRecorder
 from tests.support.strategies import LIMITS  # noqa: F401 - registers the Hypothesis profile
+from tests.support.vhost_pool import VhostPool
 from worker.bootstrap import Application
-from worker.broker import BILLING, open_link
 from worker.catalog import Catalog, load_catalog
 from worker.core import Answer
 from worker.ledger.engine import ledger_engine
@@ -95,6 +97,15 @@ def _short_idle() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for wait in ("consumer.IDLE_S", "queries.reader._LISTEN_S", "deadletters.drainer._LISTEN_S"):
             patch.setattr(f"worker.{wait}", 0.05)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compiled_once() -> Iterator[None]:
+    """Compile a statement and a template once in a process, however many engines and consoles have them."""
+    with pytest.MonkeyPatch.context() as patch:
+        share_compiled_statements(patch)
+        share_compiled_templates(patch)
         yield
 
 
@@ -217,13 +228,19 @@ def bare_broker_url(rabbitmq: RabbitMQServer) -> Iterator[str]:
     rabbitmq.management.delete_vhost(name)
 
 
+@pytest.fixture(scope="session")
+def vhost_pool(rabbitmq: RabbitMQServer) -> Iterator[VhostPool]:
+    """Pool of virtual hosts that are emptied after a test and used again."""
+    vhosts = VhostPool(rabbitmq)
+    yield vhosts
+    vhosts.close()
+
+
 @pytest.fixture
-def broker_url(bare_broker_url: str) -> str:
+def broker_url(rabbitmq: RabbitMQServer, vhost_pool: VhostPool) -> Iterator[str]:
     """A virtual host of this test's own, with the topology declared."""
-    link = open_link(bare_broker_url)
-    link.declare(BILLING)
-    link.close()
-    return bare_broker_url
+    with vhost_pool.vhost() as name:
+        yield rabbitmq.address.url(name)
 
 
 @pytest.fixture

@@ -230,10 +230,11 @@ def test_named_rights_suffice_to_declare_the_topology(
 
 
 def test_rights_suffice_to_recover_and_no_worker_reads_the_journal(
-    users: BrokerUsers, roles: DatabaseRoles, broker_url: str, monkeypatch: pytest.MonkeyPatch
+    users: BrokerUsers, roles: DatabaseRoles, bare_broker_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     short_quiet(monkeypatch)
-    with closing(open_link(broker_url)) as link:
+    with closing(open_link(bare_broker_url)) as link:
+        link.declare(BILLING)
         link.declare_journal(BILLING, JournalLimits())
     with RabbitClient(users.url("app")) as rabbit:
         rabbit.publish(OPENING)

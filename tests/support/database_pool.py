@@ -4,8 +4,8 @@ To copy the template takes a third of a second, to empty a database a part of th
 it is as the template left it: the same objects, no statistics, no settings of its own.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from uuid import uuid4
 
 import psycopg2
@@ -72,12 +72,16 @@ _EMPTY = """
 
 
 class DatabasePool:
-    """Pool of copies of one template on ``postgres``, for one process."""
+    """Pool of copies of one template on ``postgres``, for one process.
+
+    Each has a session that empties it: a new one would read the catalogs of the database anew.
+    """
 
     def __init__(self, postgres: PostgresServer, template: str) -> None:
         self._postgres, self._template = postgres, template
         self._free: list[str] = []
         self._fingerprints: dict[str, str] = {}
+        self._sessions: dict[str, extensions.connection] = {}
 
     @contextmanager
     def database(self) -> Iterator[str]:
@@ -89,36 +93,50 @@ class DatabasePool:
             if self._is_emptied(name):
                 self._free.append(name)
             else:
-                self._postgres.databases.drop_database(name)
+                self._drop(name)
 
     def close(self) -> None:
         """Drop the remaining databases."""
         while self._free:
-            self._postgres.databases.drop_database(self._free.pop())
+            self._drop(self._free.pop())
 
     def _made(self) -> str:
         name = f"test_{uuid4().hex[:12]}"
         self._postgres.databases.create_database(name, template=self._template)
-        self._fingerprints[name] = self._alone(name, _fingerprint)
+        self._fingerprints[name] = _fingerprint(self._session(name).cursor())
         return name
 
-    def _is_emptied(self, name: str) -> bool:
-        def empty(cursor: extensions.cursor) -> str:
-            cursor.execute(_LEAVE)
-            cursor.execute(_EMPTY)
-            return _fingerprint(cursor)
+    def _drop(self, name: str) -> None:
+        session = self._sessions.pop(name, None)
+        if session is not None:
+            session.close()
+        self._postgres.databases.drop_database(name)
 
+    def _is_emptied(self, name: str) -> bool:
         try:
-            return self._alone(name, empty) == self._fingerprints[name]
+            try:
+                found = _emptied(self._session(name).cursor())
+            except (psycopg2.OperationalError, psycopg2.InterfaceError):  # its test has ended our session
+                self._sessions.pop(name, None)
+                found = _emptied(self._session(name).cursor())
         except psycopg2.Error:  # dropped by its test, or held
             return False
+        return found == self._fingerprints[name]
 
-    def _alone(self, name: str, work: Callable[[extensions.cursor], str]) -> str:
-        # An engine would ask the server some questions first, twice a test.
-        url = make_url(self._postgres.address.url(name)).set(drivername="postgresql")
-        with closing(psycopg2.connect(url.render_as_string(hide_password=False))) as connection:
-            connection.autocommit = True
-            return work(connection.cursor())
+    def _session(self, name: str) -> extensions.connection:
+        # An engine would ask the server some questions first.
+        if name not in self._sessions:
+            url = make_url(self._postgres.address.url(name)).set(drivername="postgresql")
+            self._sessions[name] = psycopg2.connect(url.render_as_string(hide_password=False))
+            self._sessions[name].autocommit = True
+        return self._sessions[name]
+
+
+def _emptied(cursor: extensions.cursor) -> str:
+    """Empty a database, and return what is left of it."""
+    cursor.execute(_LEAVE)
+    cursor.execute(_EMPTY)
+    return _fingerprint(cursor)
 
 
 def _fingerprint(cursor: extensions.cursor) -> str:
