@@ -6,8 +6,8 @@ The rule, for every kind of link:
 2. It gets its ``least`` in every batch, whoever else waits: it is never starved.
 3. It gets no more than its ``most``: a batch with little bulk ends soon, and whoever comes next goes on.
 4. Partitions of a lane get equal parts, and what one doesn't need goes to the others. Each part costs an
-   acknowledgement: it is a quarter of the batch at least, and those that have waited for the most batches come
-   first.
+   acknowledgement: it is a quarter of the batch at least, and those that have waited for the most batches
+   come first.
 5. Before them come partitions of which nothing more is taken: another worker waits for those.
 
 All count messages, and bytes in the same proportion. ``worker.lanes.sharing`` decides on the shares.
@@ -140,7 +140,7 @@ class BatchTurns:
 
 
 def _first(counts: Mapping[str, int], most: int) -> Mapping[str, int]:
-    """Return the first of ``counts`` that fill ``most`` where none has more than its share of a full batch."""
+    """Return the first of ``counts`` that fill ``most`` with no more than a quarter from each."""
     first: dict[str, int] = {}
     left, part = most, max(most // _PARTS_MOST, 1)
     for queue, count in counts.items():
