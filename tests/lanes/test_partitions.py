@@ -143,7 +143,7 @@ def new_worker() -> Callable[..., ShareWorld]:
 New = Callable[..., ShareWorld]
 
 
-def test_idle_worker_does_what_the_leases_say_at_once_and_a_busy_one_goes_on_meanwhile(
+def test_idle_worker_waits_for_its_look_and_a_busy_one_goes_on(
     new_worker: New,
 ) -> None:
     world = new_worker("a")
