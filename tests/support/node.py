@@ -1,6 +1,7 @@
 """Node and the packages of a folder: the machine's Node 20 or later, else the one of a PyPI wheel."""
 
 import fcntl
+import atexit
 import json
 import os
 import re
@@ -76,7 +77,7 @@ def ask_script(name: str, given: Any) -> Any:
 def _running(name: str) -> subprocess.Popen[str]:
     """Start a script of the tests once; it ends with its input, at the end of the tests."""
     install(FOLDER)
-    return subprocess.Popen(
+    script = subprocess.Popen(
         [str(node().program), name],
         cwd=FOLDER,
         env=_environment(),
@@ -85,6 +86,8 @@ def _running(name: str) -> subprocess.Popen[str]:
         text=True,
         encoding="utf-8",
     )
+    atexit.register(script.communicate)
+    return script
 
 
 def _environment() -> dict[str, str]:
