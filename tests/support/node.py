@@ -1,7 +1,7 @@
 """Node and the packages of a folder: the machine's Node 20 or later, else the one of a PyPI wheel."""
 
-import fcntl
 import atexit
+import fcntl
 import json
 import os
 import re
