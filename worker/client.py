@@ -192,9 +192,9 @@ class BillingClient:
             self._replies = {}
 
     def _publish(self, sendings: Sequence[_Sending], exchange: str, *, waits: bool) -> None:
-        """Publish, and repeat with the same ids on a new connection where the old one is lost.
+        """Publish, and repeat once with the same ids where the connection is lost, or the broker refuses.
 
-        All of it: the queue of the replies is lost with its connection.
+        All of it: the queue of the replies is lost with its channel.
         """
         is_new = not self._is_alive()
         try:
@@ -326,9 +326,9 @@ class BillingClient:
         self._opened_at = monotonic()
 
     def _renew_channel(self) -> None:
-        """Take another channel after a refusal, which may be for a node that has died and is led by another.
+        """Take another channel after a refusal, which may be because the queue's leader has died.
 
-        See ``worker.broker.rabbitmq.publishing``. At most twice a second: a full queue refuses on any.
+        See ``worker.broker.rabbitmq.publishing``. At most twice a second: a full queue refuses on every one.
         """
         if monotonic() - self._opened_at < _RENEW_AFTER_S:
             return

@@ -155,6 +155,19 @@ def test_batch_of_one_partition_has_its_lanes_in_order_and_each_has_its_turn() -
     )
 
 
+def test_nothing_joins_a_batch_of_one_partition_and_no_turn_is_used_up() -> None:
+    turns, waiting = BatchTurns(one_partition=True), partitioned(usage_00=9, usage_01=9)
+    assert by_queue(turns.batch_of(waiting, 5, BulkShare(BULK, 1, 4))) == {"usage_00": 5}
+    assert turns.batch_of(waiting, 5, BulkShare(BULK, 0, 0)) == []
+    assert by_queue(turns.batch_of(waiting, 5, BulkShare(BULK, 1, 4))) == {"usage_01": 5}
+
+
+def test_queue_that_was_served_alone_comes_after_those_that_waited() -> None:
+    turns, waiting = BatchTurns(), partitioned(usage_00=90, usage_01=90)
+    turns.batch_of({"billing.usage.00": waiting["billing.usage.00"]}, 1)
+    assert by_queue(turns.batch_of(waiting, 1)) == {"usage_01": 1}
+
+
 def test_batch_of_one_partition_is_whole_although_others_have_arrived() -> None:
     queues = ["billing.usage", "billing.usage.00", "billing.payments.00", "billing.usage.01"]
     assert BatchTurns(one_partition=True).enough(500, queues) == 1500

@@ -71,7 +71,12 @@ class BatchTurns:
     def batch_of(
         self, waiting: Mapping[str, Waiting], most: int, bulk: BulkShare | None = None
     ) -> list[Delivery]:
-        """Take a batch of at most ``most`` from what waits in each queue."""
+        """Take a batch of at most ``most`` from what waits in each queue.
+
+        Nothing joins a batch of one partition (no room for bulk): it might be of another one.
+        """
+        if self._one_partition and bulk is not None and not bulk.most:
+            return []
         lanes = self._lanes(waiting)
         of_bulk = None if bulk is None else lanes.pop(bulk.queue, None)
         if bulk is None or of_bulk is None:
@@ -114,13 +119,15 @@ class BatchTurns:
     def _fairly(self, lane: _Lane, most: int, room: int) -> list[Delivery]:
         """Take from the queues of a lane, an equal part of each; those that waited longest come first."""
         if len(lane) == 1:
-            (only,) = lane.values()
-            return only.take(most, room)
+            ((queue, only),) = lane.items()
+            if batch := only.take(most, room):
+                self._note_served(queue)
+            return batch
         last = {queue: one for queue, one in lane.items() if one.is_last}
         if 0 < len(last) < len(lane):
             going_on = {queue: one for queue, one in lane.items() if not one.is_last}
             return self._in_order([last, going_on], most, room)
-        batch: list[Delivery] = []
+        batch = []
         counts = {queue: lane[queue].count for queue in sorted(lane, key=self._last_served)}
         parts = _parts(_first(counts, most), most)
         for place, (queue, part) in enumerate(parts.items()):
@@ -142,7 +149,7 @@ class BatchTurns:
 def _first(counts: Mapping[str, int], most: int) -> Mapping[str, int]:
     """Return the first of ``counts`` that fill ``most`` with no more than a quarter from each."""
     first: dict[str, int] = {}
-    left, part = most, max(most // _PARTS_MOST, 1)
+    left, part = most, -(-most // _PARTS_MOST)
     for queue, count in counts.items():
         if left <= 0:
             break

@@ -139,8 +139,10 @@ class PartitionShare:
         return self._has_share and not self._leaving and not self._left
 
     def wait_s(self, most: float) -> float:
-        """Return how long an idle worker may wait for messages: at most so long, and until the next look."""
-        return min(most, max(self._look_at - self._seconds(), 0.0)) if self._partitions else most
+        """Return how long an idle worker may wait for messages: until its next look, and at most ``most``."""
+        if not self._partitions or self._is_ending:
+            return most
+        return min(most, max(self._look_at - self._seconds(), 0.0))
 
     def attend(self, batches: Batches) -> None:
         """Hand over what is to be handed over, look at the leases, and do what they say.

@@ -56,7 +56,8 @@ export class BillingClient extends Billing {
     this.#partitions = requirePartitions(partitions);
     this.#broker = brokerOf(url, tls);
     this.#appId = requireName("appId", appId);
-    this.#timeoutMs = timeoutMs;
+    this.#timeoutMs =
+      timeoutMs === undefined ? timeoutMs : requireCount("timeoutMs", timeoutMs, TIMEOUT_MAX_MS);
     this.#wire = new Wire(this.#broker, appId, requireCount("maxPending", maxPending, PENDING_MAX));
   }
 
@@ -94,6 +95,7 @@ export class BillingClient extends Billing {
   }
 
   override async close({ timeoutMs = CLOSE_TIMEOUT_MS }: RequestOptions = {}): Promise<void> {
+    requireCount("timeoutMs", timeoutMs, TIMEOUT_MAX_MS, 0);
     if (this.#isClosed) return;
     this.#isClosed = true;
     const subscriptions = [...this.#subscriptions].map((subscription) => subscription.close({ timeoutMs }));

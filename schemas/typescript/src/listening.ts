@@ -8,7 +8,7 @@ import { Link, atMost } from "./connection.js";
 import type { Broker } from "./connection.js";
 import { BillingUnavailable } from "./errors.js";
 import { decode } from "./numbers.js";
-import { requireCount } from "./options.js";
+import { requireCount, TIMEOUT_MAX_MS } from "./options.js";
 import { traceIn } from "./trace.js";
 
 /** Handler of messages; one that throws gets the message again. */
@@ -78,6 +78,7 @@ export class Listener<T> implements Subscription {
 
   /** Stop; what is not acknowledged by then goes back to the queue. */
   async close({ timeoutMs = CLOSE_TIMEOUT_MS }: { timeoutMs?: number } = {}): Promise<void> {
+    requireCount("timeoutMs", timeoutMs, TIMEOUT_MAX_MS, 0);
     this.#isClosing = true;
     await atMost(timeoutMs, Promise.all(this.#runs.values()));
     this.#channel = undefined;

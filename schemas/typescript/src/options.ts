@@ -7,10 +7,10 @@ export const TIMEOUT_MAX_MS = 2 ** 31 - 1;
 /** Longest text of a property of AMQP, in bytes, with room for what is added to it. */
 const NAME_MAX = 200;
 
-/** Return a whole number from 1 to `most`; throw for another. */
-export function requireCount(option: string, value: number, most: number): number {
-  if (Number.isInteger(value) && value >= 1 && value <= most) return value;
-  throw new BillingConfiguration(`${option}: ${value} is no whole number from 1 to ${most}`);
+/** Return a whole number from `least` to `most`; throw for another. */
+export function requireCount(option: string, value: number, most: number, least = 1): number {
+  if (Number.isInteger(value) && value >= least && value <= most) return value;
+  throw new BillingConfiguration(`${option}: ${value} is no whole number from ${least} to ${most}`);
 }
 
 /** Return a name that fits a property; throw for one that is empty or too long. */

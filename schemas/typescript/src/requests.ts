@@ -22,6 +22,8 @@ export interface Request extends Outgoing {
   writes: number;
   /** Whether the broker has taken it once; it may be applied then. */
   isConfirmed: boolean;
+  /** Whether the next channel gets it: until the broker has it, and again where its reply lost its way back. */
+  isDue: boolean;
   readonly end: (outcome: Buffer | Error) => void;
 }
 
@@ -50,7 +52,15 @@ export class Requests {
         else resolve(outcome);
         this.#fill();
       };
-      const request = { ...message, id: randomUUID(), timeoutMs, writes: 0, isConfirmed: false, end };
+      const request = {
+        ...message,
+        id: randomUUID(),
+        timeoutMs,
+        writes: 0,
+        isConfirmed: false,
+        isDue: true,
+        end,
+      };
       const timer = setTimeout(() => end(expired(request, timeoutMs)), timeoutMs);
       this.#line.add(request);
       if (this.#refusal === undefined) this.#fill();
@@ -63,10 +73,15 @@ export class Requests {
     this.#placed.get(id)?.end(outcome);
   }
 
-  /** Write all to a new channel: what the broker has already is applied once, and answered again. */
+  /** Write what is due to a new channel. What the broker has already is applied once, and answered again. */
   opened(): void {
     this.#refusal = undefined;
-    for (const request of this.#placed.values()) this.#write(request);
+    for (const request of this.#placed.values()) if (request.isDue) this.#write(request);
+  }
+
+  /** Note that no reply can come any more to what was written. */
+  lost(): void {
+    for (const request of this.#placed.values()) request.isDue = true;
   }
 
   /** End what was never written, and what comes, until `opened`. What was written may have been applied. */

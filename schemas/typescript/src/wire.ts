@@ -40,12 +40,18 @@ export class Wire {
     this.#all = Object.values(this.#requests);
     this.#publisher = new Link(`${appId} publisher`, broker, {
       open: (channel) => this.#openPublisher(channel),
-      lost: () => (this.#channel = undefined),
+      lost: () => {
+        this.#channel = undefined;
+        this.#requests.answer.lost(); // answers come by this channel
+      },
       refused: (refusal) => this.#all.forEach((one) => one.refuse(refusal)),
     });
     this.#consumer = new Link(`${appId} replies`, broker, {
       open: (channel) => this.#openConsumer(channel),
-      lost: () => (this.#replyQueue = undefined), // replies to it are gone with it
+      lost: () => {
+        this.#replyQueue = undefined;
+        this.#requests.reply.lost(); // replies to the queue are gone with it
+      },
       refused: (refusal) => this.#requests.reply.refuse(refusal),
     });
   }
@@ -102,21 +108,28 @@ export class Wire {
     const properties = this.#propertiesOf(request, end);
     if (this.#channel === undefined || properties === undefined) return false;
     const route = `${exchange} ${routingKey}`;
-    this.#channel.publish(exchange, routingKey, body, properties, (error) => {
+    const confirmed = (error: Error | null): void => {
       if (error === null) {
         this.#taken.add(route);
         request.isConfirmed = true;
+        request.isDue = false;
         if (end === "confirm") request.end(NOTHING);
       } else if (error.message === "message nacked") {
         if (!this.#taken.has(route)) this.#renew();
-        const text = `${type} ${referenceId}: the broker refuses it, its queue is full; ${AGAIN}`;
+        const text = `${type} ${referenceId}: the broker refuses it, its queue is full or in trouble; ${AGAIN}`;
         if (request.writes === 1) request.end(new BillingUnavailable(text));
-      } // else the channel is lost: all is written again
-    });
-    return true;
+      } // else the channel is lost: what it has not confirmed is written again
+    };
+    try {
+      this.#channel.publish(exchange, routingKey, body, properties, confirmed);
+      return true;
+    } catch {
+      return false; // the channel is about to close
+    }
   }
 
-  /** Take another channel: where a node has just died, one of RabbitMQ before 3.11 may refuse until it is back. */
+  /** Take another channel, with its connection: where a queue's leader has just died, RabbitMQ before 3.11 refuses
+   * on a new channel until that node is back. */
   #renew(): void {
     if (performance.now() - this.#openedAt < RENEW_AFTER_MS) return;
     void this.#channel?.close().catch(() => {});

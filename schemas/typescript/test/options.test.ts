@@ -11,7 +11,7 @@ const COUNTS = [0, -1, 1.5, NaN, Infinity, 2 ** 31];
 function refusal(option: string, value: unknown) {
   return (error: unknown): boolean => {
     assert.ok(error instanceof BillingConfiguration);
-    assert.match(error.message, new RegExp(`^${option}: ${value} is no whole number from 1 to \\d+$`));
+    assert.match(error.message, new RegExp(`^${option}: ${value} is no whole number from [01] to \\d+$`));
     return true;
   };
 }
@@ -19,12 +19,14 @@ function refusal(option: string, value: unknown) {
 for (const value of COUNTS) {
   test(`${value} is no number of pending messages, of milliseconds, nor of messages at a time`, async () => {
     assert.throws(() => new BillingClient({ url: NOWHERE, maxPending: value }), refusal("maxPending", value));
+    assert.throws(() => new BillingClient({ url: NOWHERE, timeoutMs: value }), refusal("timeoutMs", value));
     const client = new BillingClient({ url: NOWHERE });
     await assert.rejects(client.stats({ timeoutMs: value }), refusal("timeoutMs", value));
     await assert.rejects(
       client.replies(() => {}, { concurrency: value }),
       refusal("concurrency", value),
     );
+    if (value !== 0) await assert.rejects(client.close({ timeoutMs: value }), refusal("timeoutMs", value));
     await client.close();
   });
 }

@@ -222,10 +222,16 @@ describe("an error says what to do", () => {
     context.mock.method(performance, "now", () => later);
     await withFullQueue("usage.deduct", () => deduct("job-2"));
     assert.equal(proxy.taken, before, "it has taken such a message");
-    await withFullQueue("payment.failed", () => failed("f-2"));
     await standIn.reset(); // the queue beside the full one has them
-    await appliedAtOnce("job-3");
+    const pending = deduct("pending");
+    const message = await standIn.next();
+    await withFullQueue("payment.failed", () => failed("f-2"));
+    const [, next] = [await standIn.next(), deduct("job-3")];
+    assert.equal(bodyOf(await standIn.next()).referenceId, "job-3", "what is confirmed is not sent again");
     assert.equal(proxy.taken, before + 1);
+    standIn.apply(message);
+    assert.equal((await pending).status, "applied");
+    void next.catch(() => {}); // it ends with the client
   });
 
   test("BillingRefused: a number is no exact whole number, before anything is sent", async () => {

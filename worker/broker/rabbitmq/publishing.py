@@ -16,8 +16,10 @@ from worker.broker.rabbitmq.wire import publishing
 from worker.errors import BrokerUnavailableError
 
 CONFIRM_TIMEOUT_S = 15.0
-#: Shortest time with one channel: a queue that is full refuses by any.
+#: Shortest time with one channel: a full queue refuses on every one.
 _RENEW_AFTER_S = 0.5
+#: Longest wait for another channel: where the broker is in an alarm, it doesn't answer.
+_RENEWED_WITHIN_S = 1.0
 
 
 class PublishingConnection:
@@ -35,8 +37,9 @@ class PublishingConnection:
         """Send ``messages`` and wait for the confirms; ``while_waiting`` is called about once a second."""
         self._heartbeat.beat()
         if self._refused and monotonic() - self._opened_at > _RENEW_AFTER_S:
-            self._channel.close()
-            self._channel = self._opened()
+            with self.connection.transport.having_timeout(_RENEWED_WITHIN_S):
+                self._channel.close()
+                self._channel = self._opened()
         self._returned, self._refused = [], []
         self._send(messages)
         self._wait(while_waiting)
