@@ -112,7 +112,7 @@ export class Wire {
       if (error === null) {
         this.#taken.add(route);
         request.isConfirmed = true;
-        request.isDue = false;
+        request.isDue = end === "reply" && properties.replyTo !== this.#replyQueue; // lost before the confirm
         if (end === "confirm") request.end(NOTHING);
       } else if (error.message === "message nacked") {
         if (!this.#taken.has(route)) this.#renew();

@@ -20,6 +20,8 @@ export class Proxy {
   readonly #held = new Set<string>();
   readonly #server: net.Server;
   refuses = false;
+  /** Number of connections that were refused. */
+  refused = 0;
   /** Number of connections that were taken. */
   taken = 0;
 
@@ -70,6 +72,7 @@ export class Proxy {
 
   #accept(client: net.Socket): void {
     if (this.refuses) {
+      this.refused += 1;
       client.destroy();
       return;
     }

@@ -144,6 +144,24 @@ describe("a command", () => {
     assert.equal((await result).status, "applied");
   });
 
+  test("is sent again when its confirm comes after the loss of the connection for replies", async () => {
+    await appliedAtOnce("job-10");
+    proxy.hold("publisher");
+    const result = deduct("job-11");
+    const sent = await standIn.next();
+    proxy.refuses = true;
+    proxy.cut("replies");
+    await eventually(() => proxy.refused > 0);
+    proxy.release();
+    await client.publish({ type: "usage.deduct", referenceId: "job-12", userId: "ada", tokens: 1 });
+    await standIn.next();
+    proxy.refuses = false;
+    const again = await standIn.next();
+    assert.deepEqual(bodyOf(again), bodyOf(sent));
+    standIn.apply(again);
+    assert.equal((await result).status, "applied");
+  });
+
   test("without a confirm is sent again, and what waits meanwhile follows in order", async () => {
     await appliedAtOnce("job-6");
     proxy.hold("publisher");
