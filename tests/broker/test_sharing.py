@@ -155,7 +155,7 @@ def test_batch_of_one_partition_has_its_lanes_in_order_and_each_has_its_turn() -
     )
 
 
-def test_nothing_joins_a_batch_of_one_partition_and_no_turn_is_used_up() -> None:
+def test_late_look_takes_nothing_and_no_turn_where_a_batch_is_of_one_partition() -> None:
     turns, waiting = BatchTurns(one_partition=True), partitioned(usage_00=9, usage_01=9)
     assert by_queue(turns.batch_of(waiting, 5, BulkShare(BULK, 1, 4))) == {"usage_00": 5}
     assert turns.batch_of(waiting, 5, BulkShare(BULK, 0, 0)) == []
