@@ -1,6 +1,7 @@
 """Fixtures of the tests from end to end."""
 
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -27,3 +28,12 @@ def serving(tmp_path: Path) -> Iterator[Serving]:
     for one in started:
         one.process.kill()
         one.process.communicate()
+
+
+@pytest.fixture
+def quick_steering(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a worker look and write ten times as often."""
+    monkeypatch.setattr("worker.presence._LOOK_EVERY_S", 0.1)
+    monkeypatch.setattr("worker.presence._WRITE_EVERY_S", 0.3)
+    monkeypatch.setattr("worker.lanes.returning._AGAIN_AFTER", timedelta(seconds=0.2))
+    monkeypatch.setattr("worker.lanes.returning._SETTLED_AFTER", timedelta(seconds=0.5))

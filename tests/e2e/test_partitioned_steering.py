@@ -1,7 +1,6 @@
 """Steering of partitioned queues from end to end: a pause covers a lane with its partitions."""
 
 from contextlib import closing
-from datetime import timedelta
 
 import pytest
 
@@ -18,6 +17,8 @@ from worker.settings import Settings
 from worker.status_probe import StatusProbe
 from worker.steering import pause_lanes, resume_lanes
 
+pytestmark = pytest.mark.usefixtures("quick_steering")
+
 PARTITIONS = 8
 TOPOLOGY = BILLING.partitioned(PARTITIONS)
 USERS = [f"u-{number}" for number in range(6)]
@@ -30,15 +31,6 @@ def worker_settings(worker_settings: Settings) -> Settings:
     with closing(open_link(worker_settings.broker_url.get_secret_value())) as link:
         link.declare(TOPOLOGY)
     return worker_settings.model_copy(update={"partitions": PARTITIONS})
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a worker look and write ten times as often."""
-    monkeypatch.setattr("worker.presence._LOOK_EVERY_S", 0.1)
-    monkeypatch.setattr("worker.presence._WRITE_EVERY_S", 0.3)
-    monkeypatch.setattr("worker.lanes.returning._AGAIN_AFTER", timedelta(seconds=0.2))
-    monkeypatch.setattr("worker.lanes.returning._SETTLED_AFTER", timedelta(seconds=0.5))
 
 
 @pytest.fixture(autouse=True)

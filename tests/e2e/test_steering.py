@@ -1,7 +1,6 @@
 """Steering from end to end: real workers obey operators, lose nothing, and are known."""
 
 from collections.abc import Sequence
-from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -18,17 +17,10 @@ from worker.ledger.operator_pauses import OperatorPauses, PauseKind
 from worker.ledger.workers import KnownWorker, Workers, WorkerState
 from worker.steering import LANES, pause_lanes, resume_lanes
 
+pytestmark = pytest.mark.usefixtures("quick_steering")
+
 PAYMENTS, USAGE, HELD = "billing.payments", "billing.usage", BILLING.held.name
 TYPE = "usage.deduct"
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a worker look and write ten times as often."""
-    monkeypatch.setattr("worker.presence._LOOK_EVERY_S", 0.1)
-    monkeypatch.setattr("worker.presence._WRITE_EVERY_S", 0.3)
-    monkeypatch.setattr("worker.lanes.returning._AGAIN_AFTER", timedelta(seconds=0.2))
-    monkeypatch.setattr("worker.lanes.returning._SETTLED_AFTER", timedelta(seconds=0.5))
 
 
 @pytest.fixture(autouse=True)

@@ -73,7 +73,8 @@ class BatchTurns:
     ) -> list[Delivery]:
         """Take a batch of at most ``most`` from what waits in each queue.
 
-        Nothing joins a batch of one partition (no room for bulk): it might be of another one.
+        Where bulk may have nothing, this is to join a batch that was taken before: one of one partition is
+        joined by nothing, since what comes might be of another.
         """
         if self._one_partition and bulk is not None and not bulk.most:
             return []
